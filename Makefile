@@ -1,0 +1,82 @@
+# Sets itself up: needs Python >= 3.11, make and git. Environments are made from the locks in requirements/.
+PYTHON ?= python3
+UV = .venv/bin/uv
+BIN = .venv/bin
+SYNC = $(UV) pip sync -q --require-hashes --compile-bytecode
+
+.PHONY: demo test check protos up bench promises lock format clean
+
+# -- environments ----------------------------------------------------------------------------------
+.venv/.uv:
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -q --disable-pip-version-check uv==0.13.8
+	touch $@
+
+# Without TensorFlow: the services, the SDK, LiteRT, the checks.
+.venv/.dev: .venv/.uv requirements/dev.lock pyproject.toml
+	test -e .venv/.tensorflow || $(UV) pip install -q --python $(BIN)/python --require-hashes --compile-bytecode -r requirements/dev.lock
+	$(UV) pip install -q --python $(BIN)/python --no-deps -e .
+	touch $@
+
+.venv/.tensorflow: .venv/.uv requirements/tensorflow.lock pyproject.toml
+	$(UV) pip install -q --python $(BIN)/python --require-hashes -r requirements/tensorflow.lock
+	$(UV) pip install -q --python $(BIN)/python --no-deps -e .
+	touch $@ .venv/.dev
+
+# tritonclient wants protobuf < 7, the code generator another one: environments of their own.
+.venv-triton/.ready: .venv/.uv requirements/triton.lock
+	$(UV) venv -q --python $(BIN)/python .venv-triton
+	$(UV) pip install -q --python .venv-triton/bin/python --require-hashes -r requirements/triton.lock
+	touch $@
+
+.venv-codegen/.ready: .venv/.uv requirements/codegen.lock
+	$(UV) venv -q --python $(BIN)/python .venv-codegen
+	$(UV) pip install -q --python .venv-codegen/bin/python --require-hashes -r requirements/codegen.lock
+	touch $@
+
+lock: .venv/.uv
+	cd requirements && sh lock.sh ../$(UV)
+
+# -- what people run -------------------------------------------------------------------------------
+# Two cameras, one cut cable. LIGHT=1 skips training and TensorFlow.
+ifeq ($(LIGHT),1)
+demo: .venv/.dev
+else
+demo: .venv/.tensorflow
+endif
+	$(BIN)/python -m sealane_local.demo $(if $(filter 1,$(LIGHT)),--light) --data var/demo
+
+test: .venv/.tensorflow .venv-triton/.ready .venv-codegen/.ready
+	$(BIN)/python -m pytest tests
+
+up: .venv/.dev
+	$(BIN)/sealane up --data var/local
+
+bench: .venv/.tensorflow
+	$(BIN)/python bench/latency.py
+
+promises: .venv/.tensorflow .venv-triton/.ready
+	$(BIN)/python bench/promises.py $(if $(AREA),--area $(AREA)) $(if $(LONG),--long)
+
+# -- the fast gate ---------------------------------------------------------------------------------
+check: .venv/.dev .venv-codegen/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tools/check_house.py
+	$(BIN)/buf lint
+	$(BIN)/buf format -d --exit-code
+	sh tools/check_protos.sh
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/unit
+
+protos: .venv-codegen/.ready
+	$(BIN)/buf format -w
+	.venv-codegen/bin/python tools/generate_protos.py
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .venv-triton .venv-codegen var

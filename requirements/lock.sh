@@ -1,0 +1,12 @@
+#!/bin/sh
+# Make the locks anew. Hashes alone: no address of an index is kept.
+set -eu
+uv="$1"
+compile() {
+  "$uv" pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+    --no-emit-find-links --no-annotate --no-header "$@"
+}
+compile ../pyproject.toml --extra dev -o dev.lock
+compile ../pyproject.toml --extra dev --extra tensorflow -c dev.lock -o tensorflow.lock
+compile codegen.in -o codegen.lock
+compile triton.in -o triton.lock

@@ -1,0 +1,1 @@
+"""Auth: identities, tokens, keys, certificates."""

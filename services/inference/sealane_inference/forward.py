@@ -1,0 +1,136 @@
+"""Takes a call to a worker that serves its deployment, and to another one where the first fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable
+
+from sealane import telemetry
+from sealane.errors import FailedPrecondition, ResourceExhausted, SealaneError, Unavailable
+from sealane.rpc.call import Call
+from sealane.rpc.middleware import FORWARDED_BINDING
+from sealane.telemetry import Telemetry
+from sealane_inference.lanes import LANE_LOST, LaneCall
+from sealane_inference.loads import Loads
+from sealane_inference.present import Present
+from sealane_inference.routing import Endpoint, Route, pick, refusal
+
+#: Longest wait for a worker that is not there yet, within the call's own deadline.
+WAIT_SECONDS = 10.0
+#: Pause before the same workers are tried again where nothing has changed.
+RETRY_SECONDS = 0.2
+
+FindRoute = Callable[[], Route]
+
+
+class Forwarder:
+    """Forwards calls over the lanes."""
+
+    def __init__(self, present: Present, loads: Loads, telemetry_: Telemetry) -> None:
+        self._present = present
+        self._loads = loads
+        self._telemetry = telemetry_
+
+    async def repeatable(self, call: Call, find: FindRoute) -> bytes:
+        """Forward a call that may run more than once: every failure to reach an answer is retried.
+
+        `find` gives the route anew for each attempt, because the table may change meanwhile.
+
+        Raises:
+            Unavailable: no worker answered in the time there was.
+            SealaneError: what `find` raises, or what a worker answered.
+        """
+        patience = min(call.deadline, time.monotonic() + WAIT_SECONDS)
+        tried: set[tuple[str, int]] = set()
+        failure: SealaneError | None = None
+        while True:
+            change = self._present.change()
+            route = find()
+            if (refused := refusal(route)) is not None:
+                raise refused
+            fresh = [
+                endpoint for endpoint in self._present.reachable(route) if (endpoint.node, endpoint.epoch) not in tried
+            ]
+            if fresh:
+                endpoint = pick(fresh, self._loads, random.choice)
+                try:
+                    return await self._send(call, route, endpoint)
+                except (Unavailable, ResourceExhausted) as error:
+                    failure = error
+                    tried.add((endpoint.node, endpoint.epoch))
+                    continue
+            if isinstance(failure, ResourceExhausted) or time.monotonic() >= patience:
+                raise failure or _nobody(route)
+            await _wait(change, patience)
+            tried.clear()
+
+    async def once(self, call: Call, route: Route, key_ids: tuple[str, ...]) -> bytes:
+        """Forward a sealed call to one of its recipients; another one only where the first did not run it.
+
+        Raises:
+            FailedPrecondition: none of the recipients' keys is a present key of a worker of the route.
+            Unavailable: no recipient can be reached, or one was lost while it may have run the call.
+            SealaneError: what the worker answered.
+        """
+        recipients = [endpoint for endpoint in self._present.reachable(route) if endpoint.key_id in key_ids]
+        if not recipients:
+            if (refused := refusal(route)) is not None:
+                raise refused
+            if any(endpoint.key_id in key_ids for endpoint in route.endpoints):
+                raise _nobody(route)
+            raise FailedPrecondition(
+                "no worker has a key that the request is sealed to; get the sealing context and seal again",
+                reason="STALE_SEALING_KEY",
+            )
+        while True:
+            endpoint = pick(recipients, self._loads, random.choice)
+            recipients.remove(endpoint)
+            try:
+                return await self._send(call, route, endpoint)
+            except Unavailable as error:
+                # Lost after it was sent: the envelope may have run, so the sender has to seal anew.
+                if error.reason == LANE_LOST or not recipients:
+                    raise
+
+    async def _send(self, call: Call, route: Route, endpoint: Endpoint) -> bytes:
+        lane = self._present.lane(endpoint.node)
+        if lane is None:
+            raise _nobody(route)
+        facts = {telemetry.NODE: endpoint.node, telemetry.DEPLOYMENT: route.name}
+        with self._telemetry.span(telemetry.SPAN_LANE, **facts):
+            outgoing = LaneCall(call.method.path, route.name, endpoint.epoch, _metadata(call), call.body or b"")
+            begun = self._loads.begin(endpoint.node)
+            try:
+                return await lane.call(outgoing, max(0.0, call.remaining))
+            finally:
+                self._loads.end(endpoint.node, begun)
+
+
+def _metadata(call: Call) -> dict[str, str]:
+    """What the worker needs of the call, and nothing else that a caller sent.
+
+    The binding is what this gateway verified; a caller's own copy of it never passes (SECURITY 3.5).
+    """
+    metadata = {
+        "authorization": call.metadata.get("authorization", ""),
+        "x-request-id": call.request_id,
+        "traceparent": telemetry.current(),
+        FORWARDED_BINDING: call.caller.key_thumbprint,
+    }
+    return {key: value for key, value in metadata.items() if value}
+
+
+async def _wait(change: asyncio.Event, patience: float) -> None:
+    """Until something changes, but not longer than it takes to try the same workers again."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(min(RETRY_SECONDS, max(0.0, patience - time.monotonic()))):
+            await change.wait()
+
+
+def _nobody(route: Route) -> Unavailable:
+    return Unavailable(
+        f"no worker serves deployment {route.deployment!r} now; retry in a moment", reason="NO_WORKER", retry_after=0.2
+    )

@@ -1,0 +1,73 @@
+"""Sealed calls at the gateway: it sees where an envelope may go and nothing of what it holds."""
+
+from __future__ import annotations
+
+from sealane.errors import NotFound, Unavailable
+from sealane.inference.v1 import sealed_inference_service_pb2 as pb
+from sealane.protocols.call import Target
+from sealane.protocols.peek import peek_sealed
+from sealane.rpc.call import Call
+from sealane_inference.forward import Forwarder
+from sealane_inference.loads import Loads
+from sealane_inference.present import Present
+from sealane_inference.routing import Endpoint, Route, RouteTable, refusal, resolve
+
+#: Paths whose bodies are not parsed here.
+RAW = frozenset({"/sealane.inference.v1.SealedInferenceService/SealedInfer"})
+
+
+class SealedServicer:
+    """SealedInferenceService."""
+
+    def __init__(self, present: Present, loads: Loads, forwarder: Forwarder) -> None:
+        self._present = present
+        self._loads = loads
+        self._forwarder = forwarder
+
+    async def GetSealingContext(self, request: pb.GetSealingContextRequest, call: Call) -> pb.SealingContext:
+        """Deployment, version and the workers to seal to, cheapest first."""
+        route = resolve(self._present.table, call.caller.project, Target(request.model))
+        if route is None:
+            raise _absent(request.model)
+        if (refused := refusal(route)) is not None:
+            raise refused
+        candidates = [endpoint for endpoint in self._present.reachable(route) if endpoint.key_id]
+        if not candidates:
+            raise Unavailable(
+                f"no worker with a sealing key serves {request.model!r} now; retry in a moment",
+                reason="NO_WORKER",
+                retry_after=0.2,
+            )
+        candidates.sort(key=lambda endpoint: self._loads.of(endpoint.node))
+        return pb.SealingContext(
+            deployment=route.name,
+            model_version=f"projects/{route.project}/models/{route.model}/versions/{route.version}",
+            candidates=[_candidate(endpoint) for endpoint in candidates],
+        )
+
+    async def SealedInfer(self, request: None, call: Call) -> bytes:
+        """Forwarded, to a worker that the sender sealed to."""
+        wanted = peek_sealed(call.body or b"")
+        route = _named(self._present.table, call.caller.project, wanted.deployment)
+        if route is None:
+            raise _absent(wanted.deployment)
+        return await self._forwarder.once(call, route, wanted.key_ids)
+
+
+def _named(table: RouteTable, project: str, deployment: str) -> Route | None:
+    """The route of a deployment's resource name, inside the caller's project only."""
+    owner, _, name = deployment.removeprefix("projects/").partition("/deployments/")
+    return table.routes.get(project, {}).get(name) if owner == project else None
+
+
+def _absent(name: str) -> NotFound:
+    return NotFound(f"{name!r} is no deployment, or is not yours to see; check the name", reason="DEPLOYMENT_NOT_FOUND")
+
+
+def _candidate(endpoint: Endpoint) -> pb.SealingCandidate:
+    return pb.SealingCandidate(
+        statement=endpoint.statement,
+        variant_digest=endpoint.variant_digest,
+        address=endpoint.address,
+        tls_name=endpoint.tls_name,
+    )

@@ -1,0 +1,1 @@
+"""The demo: two cameras, one cut cable."""

@@ -1,0 +1,80 @@
+"""Rows of the registry as proto messages, and back."""
+
+from __future__ import annotations
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from sealane.registry.v1 import model_service_pb2 as model_pb
+from sealane.registry.v1 import variant_service_pb2 as variant_pb
+from sealane_registry.catalog import File, NewVariant
+from sealane_registry.store import AliasRow, ModelRow, VariantRow, VersionRow
+
+
+def time_of(seconds: float) -> Timestamp:
+    """A timestamp."""
+    stamp = Timestamp()
+    stamp.FromNanoseconds(int(seconds * 1e9))
+    return stamp
+
+
+def model(row: ModelRow) -> model_pb.Model:
+    """A model."""
+    return model_pb.Model(
+        name=f"projects/{row.project}/models/{row.model}",
+        description=row.description,
+        create_time=time_of(row.create_time),
+        update_time=time_of(row.update_time),
+        etag=row.etag,
+    )
+
+
+def version_content(version: model_pb.Version) -> bytes:
+    """What a version keeps of what was sent."""
+    kept = model_pb.Version(signatures=version.signatures)
+    kept.lineage.CopyFrom(version.lineage)
+    return kept.SerializeToString()
+
+
+def version(row: VersionRow, variants: list[VariantRow]) -> model_pb.Version:
+    """A version with its variants."""
+    message = model_pb.Version.FromString(row.content)
+    message.name = f"projects/{row.project}/models/{row.model}/versions/{row.number}"
+    message.number = row.number
+    message.variants.extend(variant(item) for item in variants)
+    message.create_time.CopyFrom(time_of(row.create_time))
+    message.etag = row.etag
+    return message
+
+
+def new_variant(variant_id: str, message: variant_pb.Variant) -> NewVariant:
+    """A variant as it was asked for."""
+    kept = variant_pb.Variant(
+        format=message.format,
+        precision=message.precision,
+        files=message.files,
+        source_variant=message.source_variant,
+        job=message.job,
+    )
+    files = [File(file.path, file.sha256, file.size_bytes) for file in message.files]
+    return NewVariant(variant_id, files, kept.SerializeToString())
+
+
+def variant(row: VariantRow) -> variant_pb.Variant:
+    """A variant with its measurements."""
+    message = variant_pb.Variant.FromString(row.content)
+    message.name = f"projects/{row.project}/models/{row.model}/versions/{row.number}/variants/{row.variant}"
+    message.digest = row.digest
+    message.size_bytes = sum(file.size_bytes for file in message.files)
+    message.measurements.extend(variant_pb.Measurement.FromString(item) for item in row.measurements)
+    message.create_time.CopyFrom(time_of(row.create_time))
+    return message
+
+
+def alias(row: AliasRow) -> model_pb.Alias:
+    """An alias."""
+    return model_pb.Alias(
+        name=f"projects/{row.project}/models/{row.model}/aliases/{row.alias}",
+        version=f"projects/{row.project}/models/{row.model}/versions/{row.number}",
+        update_time=time_of(row.update_time),
+        etag=row.etag,
+    )

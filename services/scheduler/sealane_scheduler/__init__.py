@@ -1,0 +1,1 @@
+"""The scheduler: places deployments and jobs, and says why."""

@@ -1,0 +1,93 @@
+"""Composition root of the scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from sealane import telemetry
+from sealane.clock import SystemClock
+from sealane.records.database import Database
+from sealane.records.migrate import migrate
+from sealane.records.transactions import Transactions
+from sealane.rpc import host, middleware
+from sealane.rpc.dispatch import Served
+from sealane.scheduler.v1 import (
+    deployment_service_pb2,
+    fleet_service_pb2,
+    job_service_pb2,
+    node_service_pb2,
+    placement_service_pb2,
+    routing_service_pb2,
+)
+from sealane.security import enroll
+from sealane.security.keys import KeySet
+from sealane.security.proof import ProofVerifier
+from sealane.security.tokens import ISSUER, TokenVerifier
+from sealane_scheduler import servicer
+from sealane_scheduler.config import Config
+from sealane_scheduler.controller import Controller
+from sealane_scheduler.fleet import Fleet, Patience
+from sealane_scheduler.fleet_servicer import FleetServicer
+from sealane_scheduler.gateways import Gateways
+from sealane_scheduler.job_loop import JobLoop
+from sealane_scheduler.job_servicer import JobServicer
+from sealane_scheduler.jobs import JobRules
+from sealane_scheduler.registry_port import RegistryPort
+from sealane_scheduler.store import Store
+from sealane_scheduler.store_sql import SqlStore
+
+
+async def run(config: Config) -> None:
+    """Serve until terminated."""
+    clock = SystemClock()
+    config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    enrollment = enroll.EnrollConfig(
+        config.data_dir / "identity", config.auth, config.auth_mesh, config.trust_bundle, config.join_token
+    )
+    identity = await asyncio.to_thread(enroll.ensure, enrollment)
+    database = Database.at(config.data_dir / "scheduler.db")
+    database.start(lambda connection: migrate(connection, Path(__file__).parent / "migrations"))
+    records: Transactions[Store] = Transactions(database, SqlStore, clock)
+    keys = KeySet(
+        enroll.fetch_keys(enroll.mesh_target(identity, "auth", config.auth_mesh)), config.data_dir / "jwks.json"
+    )
+    registry = RegistryPort(enroll.mesh_target(identity, "registry", config.registry_mesh))
+    controller = Controller(records, Fleet(clock, Patience(config.cloud_lost_after, config.edge_lost_after)), clock)
+    await controller.load()
+    rules, gateways = JobRules(clock, config.task_lease), Gateways()
+    loop = JobLoop(records, rules, controller, registry)
+    served = {
+        deployment_service_pb2: servicer.DeploymentServicer(records, controller, registry, clock),
+        placement_service_pb2: servicer.PlacementServicer(records, controller, registry, clock),
+        node_service_pb2: servicer.NodeServicer(controller, clock),
+        routing_service_pb2: servicer.RoutingServicer(controller, gateways, clock),
+        job_service_pb2: JobServicer(records, rules, registry, controller.changes),
+        fleet_service_pb2: FleetServicer(controller, loop, gateways, keys, clock),
+    }
+    services = [
+        Served(implementation, next(iter(module.DESCRIPTOR.services_by_name.values())))
+        for module, implementation in served.items()
+    ]
+    chain = middleware.Chain(
+        middleware.standard(
+            telemetry_=telemetry.configure(
+                telemetry.TelemetryConfig("scheduler", config.trace_file, config.otlp_endpoint, config.sample_ratio)
+            ),
+            verifier=TokenVerifier(keys, issuer=ISSUER, audience="sealane-scheduler", clock=clock),
+            proofs=ProofVerifier(clock),
+        )
+    )
+    server = host.Host(services, chain, host.Listeners(config.listen, config.mesh_listen))
+    ports = await server.start(identity)
+    renewer = enroll.Renewer(enrollment, identity)
+    renewer.start()
+    loops = [asyncio.create_task(controller.run()), asyncio.create_task(loop.run())]
+    server.health.set(True)
+    await host.until_terminated(lambda: host.announce(config.data_dir, ports), loops)
+    host.withdraw(config.data_dir)
+    await server.stop()
+    for task in loops:
+        task.cancel()
+    renewer.stop()
+    database.close()

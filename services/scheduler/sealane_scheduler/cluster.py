@@ -1,0 +1,98 @@
+"""Deployments and their copies as the controller works on them: rows plus what the nodes report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from sealane_scheduler.fleet import READY, Fleet
+from sealane_scheduler.placement import Decision, Demand, NodeView, VariantView, memory_of
+from sealane_scheduler.store import DeploymentRow, PlacementRow
+
+PREPARING, SERVING, FAILED = "PREPARING", "SERVING", "FAILED"
+
+
+@dataclass(slots=True)
+class Copy:
+    """One placement and how its node says it stands."""
+
+    row: PlacementRow
+    state: str = PREPARING
+    message: str = ""
+    digest: str = ""
+
+
+@dataclass(slots=True)
+class Deployed:
+    """One deployment."""
+
+    row: DeploymentRow
+    demand: Demand
+    variants: tuple[VariantView, ...]
+    copies: list[Copy] = field(default_factory=list)
+    decision: Decision | None = None
+    decided: float = 0.0
+
+    def variant(self, name: str) -> VariantView | None:
+        """A variant of its version."""
+        return next((item for item in self.variants if item.variant == name), None)
+
+    def copy(self, node: str, epoch: int) -> Copy | None:
+        """The copy on a node, if it is still bound with that epoch."""
+        return next((item for item in self.copies if item.row.node == node and item.row.epoch == epoch), None)
+
+    def ready(self, fleet: Fleet) -> list[Copy]:
+        """Copies on nodes that are there, oldest first."""
+        return [copy for copy in self.copies if _is_ready(fleet, copy) and copy.state != FAILED]
+
+    def serving(self, fleet: Fleet) -> list[Copy]:
+        """Copies that answer now."""
+        return [copy for copy in self.ready(fleet) if copy.state == SERVING]
+
+    def state(self, fleet: Fleet) -> str:
+        """State of the deployment, by its proto name without the prefix."""
+        if self.serving(fleet):
+            return "SERVING"
+        if self.ready(fleet):
+            return "PREPARING"
+        return "DEGRADED" if self.copies else "PENDING"
+
+
+def _is_ready(fleet: Fleet, copy: Copy) -> bool:
+    state = fleet.get(copy.row.node)
+    return state is not None and state.state == READY
+
+
+def views(fleet: Fleet, deployed: Iterable[Deployed], avoid: dict[tuple[str, str], float]) -> list[NodeView]:
+    """The nodes as a decision sees them: what they have less what is placed there.
+
+    Args:
+        fleet: the nodes.
+        deployed: everything that is placed.
+        avoid: (node, variant id) that failed lately.
+    """
+    memory: dict[str, int] = {}
+    cpu: dict[str, int] = {}
+    for item in deployed:
+        for copy in item.copies:
+            variant = item.variant(copy.row.variant)
+            if variant is not None:
+                memory[copy.row.node] = memory.get(copy.row.node, 0) + memory_of(item.demand, variant)
+                cpu[copy.row.node] = cpu.get(copy.row.node, 0) + (item.demand.cpu_milli or 100)
+    return [
+        NodeView(
+            node=state.node,
+            tier=state.tier,
+            zone=state.facts.attributes.get("zone", ""),
+            clearance=state.facts.attributes.get("clearance", ""),
+            alive=state.state == READY,
+            runtimes=frozenset(state.facts.runtimes),
+            free_memory=state.facts.memory_bytes - memory.get(state.node, 0),
+            free_cpu_milli=state.facts.cpu_milli - cpu.get(state.node, 0),
+            rtt_ms=state.rtt_ms,
+            price_per_hour=state.facts.price_per_hour,
+            accelerator=state.facts.accelerator,
+            avoid=frozenset(variant for node, variant in avoid if node == state.node),
+        )
+        for state in fleet
+    ]

@@ -1,0 +1,42 @@
+"""Configuration of the scheduler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PREFIX = "SEALANE_SCHEDULER_"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Read from ``SEALANE_SCHEDULER_*``."""
+
+    data_dir: Path
+    """Folder for the database, the certificate and `ports.json`."""
+    auth: str
+    """Client port of auth, `host:port`."""
+    auth_mesh: str
+    """Mesh port of auth, `host:port`."""
+    trust_bundle: Path
+    """File with the root certificates."""
+    join_token: Path | None = None
+    """File with the join token; needed before the first start."""
+    registry_mesh: str = "127.0.0.1:0"
+    """Mesh port of the registry, `host:port`."""
+    edge_lost_after: float = 30.0
+    """Seconds of silence after which an edge node is dead and its work is placed anew."""
+    cloud_lost_after: float = 5.0
+    """The same for cloud nodes."""
+    task_lease: float = 15.0
+    """Seconds after the last renewal at which a task is taken back."""
+    listen: str = "127.0.0.1:0"
+    """Client port."""
+    mesh_listen: str = "127.0.0.1:0"
+    """Mesh port."""
+    trace_file: str = ""
+    """Spans are appended here as JSON lines; empty for none."""
+    otlp_endpoint: str = ""
+    """OTLP/gRPC endpoint for spans; empty for none."""
+    sample_ratio: float = 0.01
+    """Share of calls without a trace context that are recorded."""

@@ -1,0 +1,139 @@
+"""Which workers there are and how they stand. In memory: a worker says all of it again when it connects.
+
+Suspicion and death are two steps: a broken or silent stream stops new routes at once (cheap, reversible),
+death after the lease moves the work (dear).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from sealane.clock import Clock
+
+READY, SUSPECT, DEAD = "READY", "SUSPECT", "DEAD"
+HEARTBEAT_SECONDS = {"cloud": 1.0, "edge": 5.0}
+_SUSPECT_SECONDS = {"cloud": 3.0, "edge": 12.0}
+_RTT_WEIGHT = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a worker. Attributes come from auth's signed statement, the rest is measured."""
+
+    attributes: dict[str, str]
+    runtimes: dict[str, str] = field(default_factory=dict)
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    device_class: str = ""
+    accelerator: str = ""
+    speed: float = 0.0
+    price_per_hour: float = 0.0
+    labels: dict[str, str] = field(default_factory=dict)
+    endpoint: str = ""
+    tls_name: str = ""
+
+
+@dataclass(slots=True)
+class NodeState:
+    """One worker as it stands."""
+
+    node: str
+    facts: Facts
+    statement: str = ""
+    session: int = 0
+    """Number of the live stream; 0 while there is none."""
+    seen: float = 0.0
+    lost: float = 0.0
+    """When the stream broke; meaningless while there is one."""
+    grace: float = 0.0
+    """Extra seconds before a substitute is placed, after a restart of the scheduler."""
+    rtt_ms: float = 0.0
+    state: str = SUSPECT
+
+    @property
+    def tier(self) -> str:
+        """``cloud`` or ``edge``."""
+        return self.facts.attributes.get("tier", "edge")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds after which a silent node is dead."""
+
+    cloud: float = 5.0
+    edge: float = 30.0
+
+    def of(self, tier: str) -> float:
+        """Seconds for a tier."""
+        return self.cloud if tier == "cloud" else self.edge
+
+
+class Fleet:
+    """All workers. Lives on the event loop."""
+
+    def __init__(self, clock: Clock, patience: Patience) -> None:
+        self._clock = clock
+        self._patience = patience
+        self._nodes: dict[str, NodeState] = {}
+        self._sessions = 0
+
+    def __iter__(self) -> Iterator[NodeState]:
+        return iter(sorted(self._nodes.values(), key=lambda state: state.node))
+
+    def get(self, node: str) -> NodeState | None:
+        """A worker that was ever seen."""
+        return self._nodes.get(node)
+
+    def expect(self, node: str, grace: float) -> None:
+        """A worker that had placements before a restart: it gets `grace` seconds to come back."""
+        now = self._clock.monotonic()
+        self._nodes.setdefault(node, NodeState(node, Facts({}), seen=now, lost=now, grace=grace))
+
+    def connect(self, node: str, facts: Facts, statement: str) -> int:
+        """A stream began; returns its number. An older stream of the same node is superseded."""
+        self._sessions += 1
+        now = self._clock.monotonic()
+        rtt = self._nodes[node].rtt_ms if node in self._nodes else 0.0
+        self._nodes[node] = NodeState(node, facts, statement, self._sessions, now, now, rtt_ms=rtt, state=READY)
+        return self._sessions
+
+    def disconnect(self, node: str, session: int) -> bool:
+        """A stream ended; False where a newer one has replaced it."""
+        state = self._nodes.get(node)
+        if state is None or state.session != session:
+            return False
+        state.session, state.lost, state.state = 0, self._clock.monotonic(), SUSPECT
+        return True
+
+    def heartbeat(self, node: str, rtt_ms: float | None, statement: str) -> None:
+        """A sign of life."""
+        state = self._nodes[node]
+        state.seen = self._clock.monotonic()
+        if statement:
+            state.statement = statement
+        if rtt_ms is not None:
+            state.rtt_ms = rtt_ms if not state.rtt_ms else state.rtt_ms + _RTT_WEIGHT * (rtt_ms - state.rtt_ms)
+
+    def tick(self) -> bool:
+        """Look at the clock; whether any node's state changed."""
+        changed = False
+        for state in self._nodes.values():
+            before, state.state = state.state, self._judge(state)
+            changed = changed or before != state.state
+        return changed
+
+    def absent_for(self, node: str) -> float:
+        """Seconds since the node's stream broke or fell silent, less its grace; 0 while it is READY."""
+        state = self._nodes.get(node)
+        if state is None or state.state == READY:
+            return 0.0
+        since = state.lost if not state.session else state.seen
+        return self._clock.monotonic() - since - state.grace
+
+    def _judge(self, state: NodeState) -> str:
+        silent = self._clock.monotonic() - (state.seen if state.session else state.lost)
+        if state.session and silent < _SUSPECT_SECONDS[state.tier]:
+            return READY
+        return DEAD if silent - state.grace >= self._patience.of(state.tier) else SUSPECT

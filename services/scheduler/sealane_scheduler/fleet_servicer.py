@@ -1,0 +1,145 @@
+"""FleetService: the workers' streams and the ends of their tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from google.protobuf import empty_pb2
+
+from sealane.clock import Clock
+from sealane.errors import InvalidArgument, PermissionDenied
+from sealane.names import parse
+from sealane.registry.v1 import model_service_pb2 as model_pb
+from sealane.rpc.call import Call
+from sealane.scheduler.v1 import deployment_service_pb2 as deployment_pb
+from sealane.scheduler.v1 import fleet_service_pb2 as pb
+from sealane.security import statements
+from sealane.security.keys import KeySet
+from sealane_scheduler import present
+from sealane_scheduler.cluster import Copy
+from sealane_scheduler.controller import Controller
+from sealane_scheduler.fleet import HEARTBEAT_SECONDS
+from sealane_scheduler.gateways import Gateways
+from sealane_scheduler.job_loop import JobLoop
+from sealane_scheduler.store import JobRow, PlacementRow
+
+
+class FleetServicer:
+    """FleetService."""
+
+    def __init__(self, controller: Controller, loop: JobLoop, gateways: Gateways, keys: KeySet, clock: Clock) -> None:
+        self._controller = controller
+        self._loop = loop
+        self._gateways = gateways
+        self._keys = keys
+        self._clock = clock
+
+    async def Connect(self, requests: AsyncIterator[pb.NodeMessage], call: Call) -> AsyncIterator[pb.SchedulerMessage]:
+        node = call.peer.node
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("message") != "register":
+            raise InvalidArgument("the first message of the stream must register the worker", field="message")
+        statement = await self._verified(first.register.sealing_statement, node)
+        session = self._controller.fleet.connect(
+            node, present.facts(statement.attributes, first.register), first.register.sealing_statement
+        )
+        for report in first.register.serving:
+            self._report(node, report)
+        self._changed()
+        pings: dict[int, float] = {}
+        reader = asyncio.create_task(self._read(node, requests, pings))
+        try:
+            interval = HEARTBEAT_SECONDS[statement.attributes["tier"]]
+            yield pb.SchedulerMessage(welcome=pb.Welcome(heartbeat_interval=present.duration_of(interval)))
+            async for message in self._messages(node, reader, interval, pings):
+                yield message
+        finally:
+            reader.cancel()
+            if self._controller.fleet.disconnect(node, session):
+                self._changed()
+
+    async def RenewTask(self, request: pb.RenewTaskRequest, call: Call) -> pb.RenewTaskResponse:
+        row = _held(request.task, request.attempt, call.peer.node)
+        await self._loop.renew(row, request.progress, request.message)
+        return pb.RenewTaskResponse(lease=present.duration_of(self._loop.lease_seconds))
+
+    async def FinishTask(self, request: pb.FinishTaskRequest, call: Call) -> empty_pb2.Empty:
+        row = _held(request.task, request.attempt, call.peer.node)
+        await self._loop.finish(row, request)
+        return empty_pb2.Empty()
+
+    async def _verified(self, jws: str, node: str) -> statements.Statement:
+        statement = await asyncio.to_thread(statements.verify, jws, self._keys, self._clock.now())
+        if statement.node != node:
+            raise PermissionDenied("the sealing statement is about another node than the certificate")
+        return statement
+
+    async def _read(self, node: str, requests: AsyncIterator[pb.NodeMessage], pings: dict[int, float]) -> None:
+        async for message in requests:
+            if message.HasField("heartbeat"):
+                beat, sent = message.heartbeat, pings.pop(message.heartbeat.ping_sequence, None)
+                if beat.sealing_statement:
+                    await self._verified(beat.sealing_statement, node)
+                rtt = None if sent is None else (self._clock.monotonic() - sent) * 1000
+                self._controller.fleet.heartbeat(node, rtt, beat.sealing_statement)
+                if beat.sealing_statement:
+                    self._changed()
+            elif message.HasField("report"):
+                self._report(node, message.report)
+
+    async def _messages(
+        self, node: str, reader: asyncio.Task[None], interval: float, pings: dict[int, float]
+    ) -> AsyncIterator[pb.SchedulerMessage]:
+        revision, sequence, next_ping = -1, 0, 0.0
+        while not reader.done():
+            changes, now = self._controller.changes, self._clock.monotonic()
+            if changes.revision > revision:
+                revision = changes.revision
+                yield pb.SchedulerMessage(desired=await self._desired(node, revision))
+            if now >= next_ping:
+                sequence, next_ping = sequence + 1, now + interval
+                pings[sequence] = self._clock.monotonic()
+                yield pb.SchedulerMessage(ping=pb.Ping(sequence=sequence))
+            waiter = asyncio.create_task(changes.after(revision, max(0.01, next_ping - now)))
+            await asyncio.wait({waiter, reader}, return_when=asyncio.FIRST_COMPLETED)
+            waiter.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await waiter
+        reader.result()
+
+    async def _desired(self, node: str, revision: int) -> pb.DesiredState:
+        message = pb.DesiredState(revision=revision, gateways=self._gateways.addresses())
+        for item in self._controller.all():
+            version = model_pb.Version.FromString(item.row.version)
+            for copy in item.copies:
+                variant = next((v for v in version.variants if v.name.endswith(f"/{copy.row.variant}")), None)
+                if copy.row.node == node and variant is not None:
+                    message.assignments.append(
+                        pb.Assignment(
+                            deployment=item.row.name,
+                            model_version=item.row.model_version,
+                            variant=variant,
+                            signatures=version.signatures,
+                            epoch=copy.row.epoch,
+                            data_class=deployment_pb.Demand.FromString(item.row.demand).data_class,
+                        )
+                    )
+        message.tasks.extend(await self._loop.tasks_of(node))
+        return message
+
+    def _report(self, node: str, report: pb.AssignmentReport) -> None:
+        state = deployment_pb.Placement.State.Name(report.state).removeprefix("STATE_")
+        row = PlacementRow("", "", report.epoch, node, "")
+        self._controller.report(node, report.deployment, Copy(row, state, report.message, report.variant_digest))
+
+    def _changed(self) -> None:
+        self._controller.changes.announce()
+        self._controller.wake()
+
+
+def _held(task: str, attempt: int, node: str) -> JobRow:
+    """The row that a worker says it holds: only its keys, node and attempt count."""
+    project, job, _ = parse(task, "projects/*/jobs/*/tasks/*", "task")
+    return JobRow(project, job, "RUNNING", b"", 0.0, 0.0, "", attempt=attempt, node=node)

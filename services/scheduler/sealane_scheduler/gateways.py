@@ -1,0 +1,24 @@
+"""The gateways that are watching, and where workers dial their lanes."""
+
+from __future__ import annotations
+
+
+class Gateways:
+    """Lane addresses by gateway. An address is kept while the gateway is away: workers keep dialling."""
+
+    def __init__(self) -> None:
+        self._addresses: dict[str, str] = {}
+        self._open: dict[str, int] = {}
+
+    def open(self, gateway: str, address: str) -> None:
+        """A gateway began to watch."""
+        self._addresses[gateway] = address
+        self._open[gateway] = self._open.get(gateway, 0) + 1
+
+    def close(self, gateway: str) -> None:
+        """A watch ended."""
+        self._open[gateway] -= 1
+
+    def addresses(self) -> list[str]:
+        """Lane addresses, sorted."""
+        return sorted(set(self._addresses.values()))

@@ -1,0 +1,160 @@
+"""Moves jobs along: gives waiting tasks to nodes, takes back what expired, registers what was made."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from sealane.errors import Aborted, SealaneError, Unavailable
+from sealane.records.transactions import Transactions
+from sealane.registry.v1 import model_service_pb2 as model_pb
+from sealane.scheduler.v1 import fleet_service_pb2 as fleet_pb
+from sealane.scheduler.v1 import job_service_pb2 as job_pb
+from sealane_scheduler import present
+from sealane_scheduler.controller import Controller
+from sealane_scheduler.fleet import READY, NodeState
+from sealane_scheduler.jobs import PENDING, REGISTERING, RUNNING, JobRules, Outcome
+from sealane_scheduler.registry_port import RegistryPort, version_of
+from sealane_scheduler.store import JobRow, Store
+
+log = logging.getLogger("sealane.jobs")
+
+TICK_SECONDS = 0.3
+_RUNTIME = "tensorflow"
+
+
+class JobLoop:
+    """The loop over jobs, and the ends of tasks as workers tell them."""
+
+    def __init__(
+        self, records: Transactions[Store], rules: JobRules, controller: Controller, registry: RegistryPort
+    ) -> None:
+        self._records = records
+        self._rules = rules
+        self._controller = controller
+        self._registry = registry
+        self._tasks: dict[str, tuple[str, fleet_pb.TaskAssignment]] = {}
+
+    @property
+    def lease_seconds(self) -> float:
+        """Length of a task's lease."""
+        return self._rules.lease_seconds
+
+    async def run(self) -> None:
+        """Move jobs until cancelled."""
+        await self._records.write(self._rules.extend_all)
+        while True:
+            try:
+                await self.step()
+            except SealaneError as error:
+                log.warning("jobs did not move, trying again", extra={"reason": error.reason})
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def step(self) -> None:
+        """One round."""
+        if await self._records.write(self._rules.expire):
+            self._changed()
+        await self._sync()
+        for row in await self._records.read(lambda store: store.jobs_in((PENDING,))):
+            node = self._choose()
+            if node is not None:
+                await self._bind(row, node)
+        for row in await self._records.read(lambda store: store.jobs_in((REGISTERING,))):
+            await self._register(row)
+
+    async def tasks_of(self, node: str) -> list[fleet_pb.TaskAssignment]:
+        """What a node is to work on."""
+        return [task for holder, task in self._tasks.values() if holder == node]
+
+    async def renew(self, row: JobRow, progress: float, message: str) -> None:
+        """Extend a lease; raises Aborted where the task is another attempt's."""
+        await self._records.write(lambda store: self._rules.renew(store, row, progress, message))
+        self._controller.changes.announce()
+
+    async def finish(self, row: JobRow, request: fleet_pb.FinishTaskRequest) -> None:
+        """End an attempt; raises Aborted where the task is another attempt's. A repeat is no error."""
+        stored = await self._records.read(lambda store: self._rules.get(store, row.project, row.job))
+        repeated = (stored.attempt, stored.node) == (row.attempt, row.node) and stored.state not in (PENDING, RUNNING)
+        if repeated and stored.state != "CANCELLED":
+            return
+        outcome = _outcome(present.job(stored), request)
+        await self._records.write(lambda store: self._rules.finish(store, row, outcome))
+        self._changed()
+        await self._sync()
+
+    async def _sync(self) -> None:
+        """Tasks in memory are those that run by the records."""
+        running = {row.name: row for row in await self._records.read(lambda store: store.jobs_in((RUNNING,)))}
+        gone = [name for name in self._tasks if name not in running]
+        for name in gone:
+            del self._tasks[name]
+        for name, row in running.items():
+            if name not in self._tasks or self._tasks[name][1].attempt != row.attempt:
+                await self._remember(row)
+        if gone:
+            self._changed()
+
+    def _choose(self) -> NodeState | None:
+        """A node that is there, has the runtime and no task; rather a cloud node."""
+        busy = {holder for holder, _ in self._tasks.values()}
+        fit = [
+            state
+            for state in self._controller.fleet
+            if state.state == READY and _RUNTIME in state.facts.runtimes and state.node not in busy
+        ]
+        return min(fit, key=lambda state: (state.tier != "cloud", state.node), default=None)
+
+    async def _bind(self, row: JobRow, node: NodeState) -> None:
+        claimed = await self._records.write(lambda store: self._rules.claim(store, row, node.node))
+        if claimed is not None:
+            await self._remember(claimed)
+            self._changed()
+
+    async def _remember(self, row: JobRow) -> None:
+        spec = job_pb.OptimiseSpec.FromString(row.spec)
+        try:
+            version = await asyncio.to_thread(self._registry.version, version_of(spec.source_variant))
+        except SealaneError as error:
+            log.warning("a task waits for the registry", extra={"job": row.name, "reason": error.reason})
+            return
+        source = next((item for item in version.variants if item.name == spec.source_variant), None)
+        task = fleet_pb.OptimiseTask(spec=spec, source=source, signatures=version.signatures)
+        lease = present.duration_of(self.lease_seconds)
+        assignment = fleet_pb.TaskAssignment(task=row.task, attempt=row.attempt, lease=lease, optimise=task)
+        self._tasks[row.name] = (row.node, assignment)
+        self._changed()
+
+    async def _register(self, row: JobRow) -> None:
+        job = present.job(row)
+        try:
+            made = await asyncio.to_thread(self._registry.register, job)
+            version: model_pb.Version = await asyncio.to_thread(
+                self._registry.version, version_of(job.optimise.source_variant)
+            )
+        except (Unavailable, Aborted) as error:
+            log.warning("variants wait for the registry", extra={"job": row.name, "reason": error.reason})
+            return
+        except SealaneError as error:
+            why = error.message
+            await self._records.write(lambda store: self._rules.not_registered(store, row, why))
+        else:
+            await self._controller.refresh(version)
+            results = job_pb.Job(results=job.results, variants=made).SerializeToString()
+            await self._records.write(lambda store: self._rules.registered(store, row, results))
+        self._changed()
+
+    def _changed(self) -> None:
+        self._controller.changes.announce()
+
+
+def _outcome(job: job_pb.Job, request: fleet_pb.FinishTaskRequest) -> Outcome:
+    source = job.optimise.source_variant.rsplit("/", 1)[1]
+    measured = {item.variant_id: item.measurement.accuracy for item in request.results}
+    return Outcome(
+        error=request.error,
+        retryable=request.retryable,
+        results=job_pb.Job(results=request.results).SerializeToString(),
+        source_accuracy=measured.get(source, 0.0),
+        accuracies=[(name, accuracy) for name, accuracy in measured.items() if name != source],
+        max_drop=job.optimise.max_accuracy_drop,
+    )

@@ -1,0 +1,94 @@
+"""JobService."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from sealane.errors import InvalidArgument, NotFound
+from sealane.names import parse
+from sealane.records.paging import page_of, read_token, write_token
+from sealane.records.transactions import Transactions, actor
+from sealane.registry.v1 import variant_service_pb2 as variant_pb
+from sealane.rpc.call import Call
+from sealane.scheduler.v1 import job_service_pb2 as pb
+from sealane_scheduler import present
+from sealane_scheduler.changes import Changes
+from sealane_scheduler.jobs import ENDED, JobRules
+from sealane_scheduler.registry_port import RegistryPort, version_of
+from sealane_scheduler.store import JobRow, Store
+
+_NAME = "projects/*/jobs/*"
+_WAIT_SECONDS = 10.0
+
+
+class JobServicer:
+    """JobService."""
+
+    def __init__(self, records: Transactions[Store], rules: JobRules, registry: RegistryPort, changes: Changes) -> None:
+        self._records = records
+        self._rules = rules
+        self._registry = registry
+        self._changes = changes
+
+    async def CreateJob(self, request: pb.CreateJobRequest, call: Call) -> bytes:
+        (project,) = parse(request.parent, "projects/*", "parent")
+        spec = request.job.optimise
+        await self._check(spec, project)
+        who = actor(call, project)
+        return await self._records.once(
+            call,
+            request,
+            request.request_id,
+            lambda store: present.job(self._rules.create(store, who, spec.SerializeToString())),
+        )
+
+    async def GetJob(self, request: pb.GetJobRequest, call: Call) -> pb.Job:
+        return present.job(await self._get(request.name))
+
+    async def ListJobs(self, request: pb.ListJobsRequest, call: Call) -> pb.ListJobsResponse:
+        (project,) = parse(request.parent, "projects/*", "parent")
+        size, after = page_of(request.page_size), read_token(request.page_token)
+        rows = await self._records.read(lambda store: store.jobs(project, after, size + 1))
+        more = write_token(rows[size - 1].job) if len(rows) > size else ""
+        return pb.ListJobsResponse(jobs=[present.job(row) for row in rows[:size]], next_page_token=more)
+
+    async def CancelJob(self, request: pb.CancelJobRequest, call: Call) -> pb.Job:
+        project, job = parse(request.name, _NAME)
+        who = actor(call, project)
+        row = await self._records.write(lambda store: self._rules.cancel(store, who, job))
+        self._changes.announce()
+        return present.job(row)
+
+    async def WatchJob(self, request: pb.WatchJobRequest, call: Call) -> AsyncIterator[pb.Job]:
+        last = ""
+        while call.remaining > 0:
+            revision = self._changes.revision
+            row = await self._get(request.name)
+            if row.etag != last:
+                last = row.etag
+                yield present.job(row)
+            if row.state in ENDED:
+                return
+            await self._changes.after(revision, _WAIT_SECONDS)
+
+    async def _get(self, name: str) -> JobRow:
+        project, job = parse(name, _NAME)
+        return await self._records.read(lambda store: self._rules.get(store, project, job))
+
+    async def _check(self, spec: pb.OptimiseSpec, project: str) -> None:
+        for field in ("source_variant", "calibration_sha256", "test_sha256"):
+            if not getattr(spec, field):
+                raise InvalidArgument(f"an optimise job needs {field}", field=f"job.optimise.{field}")
+        if not 0 <= spec.max_accuracy_drop <= 1:
+            raise InvalidArgument("max_accuracy_drop is a share, 0 to 1", field="job.optimise.max_accuracy_drop")
+        if not spec.source_variant.startswith(f"projects/{project}/"):
+            raise NotFound(f"{spec.source_variant} does not exist, or is not yours to see; check the name")
+        version = await asyncio.to_thread(self._registry.version, version_of(spec.source_variant))
+        source = next((item for item in version.variants if item.name == spec.source_variant), None)
+        if source is None:
+            raise NotFound(f"{spec.source_variant} does not exist; list the version's variants")
+        if source.format != variant_pb.FORMAT_SAVED_MODEL:
+            raise InvalidArgument(
+                "only a SavedModel can be optimised; name that variant", field="job.optimise.source_variant"
+            )

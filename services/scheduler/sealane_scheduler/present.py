@@ -1,0 +1,212 @@
+"""Plain values of the scheduler as proto messages, and back."""
+
+from __future__ import annotations
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from sealane.auth.v1 import enrollment_service_pb2 as enrollment_pb
+from sealane.errors import InvalidArgument
+from sealane.registry.v1 import model_service_pb2 as model_pb
+from sealane.registry.v1 import variant_service_pb2 as variant_pb
+from sealane.scheduler.v1 import deployment_service_pb2 as pb
+from sealane.scheduler.v1 import fleet_service_pb2 as fleet_pb
+from sealane.scheduler.v1 import job_service_pb2 as job_pb
+from sealane.scheduler.v1 import node_service_pb2 as node_pb
+from sealane_scheduler.cluster import Deployed
+from sealane_scheduler.fleet import READY, Facts, Fleet, NodeState
+from sealane_scheduler.placement import Decision, Demand, VariantView
+from sealane_scheduler.store import JobRow
+
+_TIERS = {pb.TIER_PREFERENCE_CLOUD: "cloud", pb.TIER_PREFERENCE_EDGE: "edge"}
+_CLASSES = {pb.DATA_CLASS_PUBLIC: "public", pb.DATA_CLASS_RESTRICTED: "restricted"}
+_OBJECTIVES = {pb.OBJECTIVE_LATENCY: "latency", pb.OBJECTIVE_COST: "cost", pb.OBJECTIVE_ACCURACY: "accuracy"}
+
+
+def time_of(seconds: float) -> Timestamp:
+    """A timestamp."""
+    stamp = Timestamp()
+    stamp.FromNanoseconds(int(seconds * 1e9))
+    return stamp
+
+
+def duration_of(seconds: float) -> Duration:
+    """A duration."""
+    duration = Duration()
+    duration.FromNanoseconds(int(seconds * 1e9))
+    return duration
+
+
+def demand(message: pb.Demand) -> Demand:
+    """A demand, checked.
+
+    Raises:
+        InvalidArgument: numbers that cannot be, or restricted data without a residency.
+    """
+    for field in ("min_accuracy", "latency_ms", "memory_bytes", "cpu_milli", "max_price_per_hour", "request_bytes"):
+        if getattr(message, field) < 0:
+            raise InvalidArgument(f"demand.{field} is negative; leave it out for no demand", field=f"demand.{field}")
+    if message.min_accuracy > 1:
+        raise InvalidArgument("demand.min_accuracy is a share, 0 to 1", field="demand.min_accuracy")
+    if not 0 <= message.replicas <= 64:
+        raise InvalidArgument("demand.replicas must be 1 to 64", field="demand.replicas")
+    data_class = _CLASSES.get(message.data_class, "internal")
+    if data_class == "restricted" and not message.residency:
+        raise InvalidArgument(
+            "restricted data needs the zones it must stay in; set demand.residency", field="demand.residency"
+        )
+    return Demand(
+        min_accuracy=message.min_accuracy,
+        formats=tuple(variant_pb.Format.Name(item).removeprefix("FORMAT_") for item in message.formats),
+        latency_ms=message.latency_ms,
+        data_class=data_class,
+        residency=tuple(message.residency),
+        tier=_TIERS.get(message.tier_preference, ""),
+        objective=_OBJECTIVES.get(message.objective, "balanced"),
+        memory_bytes=message.memory_bytes,
+        cpu_milli=message.cpu_milli,
+        max_price_per_hour=message.max_price_per_hour,
+        request_bytes=message.request_bytes,
+        accelerator=message.accelerator,
+        replicas=message.replicas or 1,
+    )
+
+
+def variants(version: model_pb.Version) -> tuple[VariantView, ...]:
+    """The variants of a version as the decision sees them."""
+    return tuple(_variant(item) for item in version.variants)
+
+
+def _variant(message: variant_pb.Variant) -> VariantView:
+    accuracies = [item.accuracy for item in message.measurements if item.rows]
+    latencies = [item.latency_p99_us for item in message.measurements if item.latency_p99_us]
+    return VariantView(
+        variant=message.name.rsplit("/", 1)[1],
+        format=variant_pb.Format.Name(message.format).removeprefix("FORMAT_"),
+        precision=variant_pb.Precision.Name(message.precision).removeprefix("PRECISION_"),
+        size_bytes=message.size_bytes,
+        digest=message.digest,
+        accuracy=accuracies[-1] if accuracies else None,
+        p99_ms=latencies[-1] / 1000 if latencies else None,
+        converted=bool(message.source_variant),
+    )
+
+
+def decision(plain: Decision, epoch: int, now: float) -> pb.Decision:
+    """A decision."""
+    return pb.Decision(
+        decide_time=time_of(now),
+        epoch=epoch,
+        node=f"nodes/{plain.node}" if plain.node else "",
+        variant=plain.variant,
+        reasons=plain.reasons or ((plain.unavailable_reason,) if plain.unavailable_reason else ()),
+        rejections=[
+            pb.Rejection(
+                node=f"nodes/{item.node}",
+                variant=item.variant,
+                filter=item.failures[0][0],
+                detail="; ".join(why for _, why in item.failures),
+            )
+            for item in plain.rejected
+        ],
+        candidates=[
+            pb.Candidate(node=f"nodes/{item.node}", variant=item.variant, score=item.score, terms=item.terms)
+            for item in plain.candidates
+        ],
+        binding_constraint=plain.binding_constraint,
+    )
+
+
+def deployment(deployed: Deployed, fleet: Fleet) -> pb.Deployment:
+    """A deployment as it stands."""
+    row = deployed.row
+    message = pb.Deployment(
+        name=row.name,
+        model_version=row.model_version,
+        demand=pb.Demand.FromString(row.demand),
+        state=pb.Deployment.State.Value(f"STATE_{deployed.state(fleet)}"),
+        create_time=time_of(row.create_time),
+        update_time=time_of(row.update_time),
+        etag=row.etag,
+    )
+    for copy in deployed.copies:
+        node = fleet.get(copy.row.node)
+        state = copy.state if node is not None and node.state == READY else "SUSPECT"
+        message.placements.append(
+            pb.Placement(
+                node=f"nodes/{copy.row.node}",
+                variant=f"{row.model_version}/variants/{copy.row.variant}",
+                epoch=copy.row.epoch,
+                state=pb.Placement.State.Value(f"STATE_{state}"),
+                message=copy.message,
+            )
+        )
+    if deployed.decision is not None:
+        epoch = max((copy.row.epoch for copy in deployed.copies), default=0)
+        message.decision.CopyFrom(decision(deployed.decision, epoch, deployed.decided))
+    return message
+
+
+def facts(attributes: dict[str, str], message: fleet_pb.Register) -> Facts:
+    """What a worker said of itself, with the attributes that auth vouches for."""
+    capacity = message.capacity
+    return Facts(
+        attributes=attributes,
+        runtimes={runtime.name: runtime.version for runtime in message.runtimes},
+        cpu_milli=capacity.cpu_milli,
+        memory_bytes=capacity.memory_bytes,
+        disk_bytes=capacity.disk_bytes,
+        device_class=capacity.device_class,
+        accelerator=capacity.accelerator,
+        speed=capacity.speed,
+        price_per_hour=message.price_per_hour,
+        labels=dict(message.labels),
+        endpoint=message.endpoint,
+        tls_name=message.tls_name,
+    )
+
+
+def node(state: NodeState, now: float, monotonic: float) -> node_pb.Node:
+    """A node."""
+    known = state.facts
+    return node_pb.Node(
+        name=f"nodes/{state.node}",
+        attributes=enrollment_pb.NodeAttributes(**known.attributes),
+        capacity=node_pb.Capacity(
+            cpu_milli=known.cpu_milli,
+            memory_bytes=known.memory_bytes,
+            disk_bytes=known.disk_bytes,
+            device_class=known.device_class,
+            accelerator=known.accelerator,
+            speed=known.speed,
+        ),
+        runtimes=[node_pb.Runtime(name=name, version=version) for name, version in known.runtimes.items()],
+        price_per_hour=known.price_per_hour,
+        state=node_pb.Node.State.Value(f"STATE_{state.state}"),
+        rtt_ms=state.rtt_ms,
+        seen_time=time_of(now - (monotonic - state.seen)),
+        labels=known.labels,
+        endpoint=known.endpoint,
+        tls_name=known.tls_name,
+    )
+
+
+def job(row: JobRow) -> job_pb.Job:
+    """A job."""
+    message = job_pb.Job(
+        name=row.name,
+        state=job_pb.Job.State.Value(f"STATE_{row.state}"),
+        progress=row.progress,
+        message=row.message,
+        error=row.error,
+        attempt=row.attempt,
+        node=f"nodes/{row.node}" if row.node else "",
+        create_time=time_of(row.create_time),
+        update_time=time_of(row.update_time),
+        etag=row.etag,
+    )
+    message.optimise.MergeFromString(row.spec)
+    stored = job_pb.Job.FromString(row.results)
+    message.results.extend(stored.results)
+    message.variants.extend(stored.variants)
+    return message

@@ -1,0 +1,153 @@
+"""What the scheduler keeps. Constraints stand in the methods' docstrings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from sealane.records.tables import Actor
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentRow:
+    """A deployment. `demand` and `version` are opaque to the store: serialized messages."""
+
+    project: str
+    deployment: str
+    model_version: str
+    demand: bytes
+    version: bytes
+    create_time: float
+    update_time: float
+    etag: str
+
+    @property
+    def name(self) -> str:
+        """Resource name."""
+        return f"projects/{self.project}/deployments/{self.deployment}"
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementRow:
+    """One copy of a deployment, bound with an epoch."""
+
+    project: str
+    deployment: str
+    epoch: int
+    node: str
+    variant: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRow:
+    """A decision about a deployment; `content` is serialized."""
+
+    project: str
+    deployment: str
+    time: float
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A job with its one task. `spec` and `results` are serialized.
+
+    `attempt` is the task's fencing token: it grows by one with every bind and is never used again.
+    """
+
+    project: str
+    job: str
+    state: str
+    spec: bytes
+    create_time: float
+    update_time: float
+    etag: str
+    attempt: int = 0
+    node: str = ""
+    lease_until: float = 0.0
+    progress: float = 0.0
+    message: str = ""
+    error: str = ""
+    results: bytes = b""
+
+    @property
+    def name(self) -> str:
+        """Resource name."""
+        return f"projects/{self.project}/jobs/{self.job}"
+
+    @property
+    def task(self) -> str:
+        """Name of its one task."""
+        return f"{self.name}/tasks/0"
+
+
+class Deployments(Protocol):
+    """Deployments, placements, decisions, inside one transaction."""
+
+    def add_deployment(self, row: DeploymentRow) -> None:
+        """Add; a taken name raises AlreadyExists."""
+        ...
+
+    def put_deployment(self, row: DeploymentRow) -> None:
+        """Replace an existing one."""
+        ...
+
+    def drop_deployment(self, project: str, deployment: str) -> None:
+        """Remove with its placements; decisions stay."""
+        ...
+
+    def deployments(self) -> list[DeploymentRow]:
+        """All deployments of all projects."""
+        ...
+
+    def bind(self, row: PlacementRow) -> int:
+        """Add a placement under the deployment's next epoch, which is returned; ``row.epoch`` is ignored."""
+        ...
+
+    def release(self, row: PlacementRow) -> None:
+        """Remove a placement."""
+        ...
+
+    def placements(self) -> list[PlacementRow]:
+        """All placements."""
+        ...
+
+    def add_decision(self, row: DecisionRow) -> None:
+        """Add."""
+        ...
+
+    def decisions(self, project: str, deployment: str, limit: int) -> list[DecisionRow]:
+        """Decisions about a deployment, newest first."""
+        ...
+
+
+class Jobs(Protocol):
+    """Jobs and their tasks, inside one transaction."""
+
+    def add_job(self, row: JobRow) -> None:
+        """Add."""
+        ...
+
+    def jobs(self, project: str, after: str, limit: int, only: str = "") -> list[JobRow]:
+        """Jobs of a project by name, strictly after `after`; just the one named `only`, if given."""
+        ...
+
+    def jobs_in(self, states: tuple[str, ...]) -> list[JobRow]:
+        """Jobs of all projects in these states, oldest first."""
+        ...
+
+    def claim(self, row: JobRow, node: str, lease_until: float, now: float) -> int:
+        """PENDING to RUNNING on `node`; returns the new attempt, 0 where it was not PENDING any more."""
+        ...
+
+    def advance(self, row: JobRow, states: tuple[str, ...]) -> bool:
+        """Write the row if the stored one has the same attempt and one of `states`; whether it was."""
+        ...
+
+
+class Store(Deployments, Jobs, Protocol):
+    """All of it."""
+
+    def record(self, actor: Actor, action: str, resource: str, now: float, **details: str) -> None:
+        """Audit and announce one change, in its transaction."""
+        ...

@@ -1,0 +1,186 @@
+"""The store on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+
+from sealane.errors import AlreadyExists
+from sealane.records import tables
+from sealane.records.tables import Actor
+from sealane_scheduler.store import DecisionRow, DeploymentRow, JobRow, PlacementRow
+
+metadata = sa.MetaData()
+
+
+def _key(name: str, kind: type[sa.types.TypeEngine[Any]] = sa.String) -> sa.Column[Any]:
+    return sa.Column(name, kind, primary_key=True)
+
+
+def _value(name: str, kind: type[sa.types.TypeEngine[Any]] = sa.String) -> sa.Column[Any]:
+    return sa.Column(name, kind, nullable=False)
+
+
+deployments = sa.Table(
+    "deployments",
+    metadata,
+    _key("project"),
+    _key("deployment"),
+    _value("model_version"),
+    _value("demand", sa.LargeBinary),
+    _value("version", sa.LargeBinary),
+    _value("create_time", sa.Float),
+    _value("update_time", sa.Float),
+    _value("etag"),
+)
+#: Outlives the deployment: an epoch is never used twice, even where the name is.
+epochs = sa.Table("epochs", metadata, _key("project"), _key("deployment"), _value("epoch", sa.BigInteger))
+placements = sa.Table(
+    "placements",
+    metadata,
+    _key("project"),
+    _key("deployment"),
+    _key("epoch", sa.BigInteger),
+    _value("node"),
+    _value("variant"),
+)
+decisions = sa.Table(
+    "decisions",
+    metadata,
+    _key("id", sa.Integer),
+    _value("project"),
+    _value("deployment"),
+    _value("time", sa.Float),
+    _value("content", sa.LargeBinary),
+)
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    _key("project"),
+    _key("job"),
+    _value("state"),
+    _value("spec", sa.LargeBinary),
+    _value("create_time", sa.Float),
+    _value("update_time", sa.Float),
+    _value("etag"),
+    _value("attempt", sa.BigInteger),
+    _value("node"),
+    _value("lease_until", sa.Float),
+    _value("progress", sa.Float),
+    _value("message", sa.Text),
+    _value("error", sa.Text),
+    _value("results", sa.LargeBinary),
+)
+
+
+def _of(table: sa.Table, project: str, deployment: str) -> sa.ColumnElement[bool]:
+    return (table.c.project == project) & (table.c.deployment == deployment)
+
+
+class SqlStore:
+    """Implements :class:`sealane_scheduler.store.Store` on one connection."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def add_deployment(self, row: DeploymentRow) -> None:
+        """Add; a taken name raises AlreadyExists."""
+        query = sa.select(deployments.c.etag).where(_of(deployments, row.project, row.deployment))
+        if self._connection.execute(query).first() is not None:
+            raise AlreadyExists(f"deployment {row.deployment} exists; delete it first, or choose another id")
+        self._connection.execute(deployments.insert().values(asdict(row)))
+
+    def put_deployment(self, row: DeploymentRow) -> None:
+        """Replace an existing one."""
+        key = _of(deployments, row.project, row.deployment)
+        self._connection.execute(deployments.update().where(key).values(asdict(row)))
+
+    def drop_deployment(self, project: str, deployment: str) -> None:
+        """Remove with its placements; decisions stay."""
+        for table in (placements, deployments):
+            self._connection.execute(table.delete().where(_of(table, project, deployment)))
+
+    def deployments(self) -> list[DeploymentRow]:
+        """All deployments of all projects."""
+        query = sa.select(deployments).order_by(deployments.c.project, deployments.c.deployment)
+        return [DeploymentRow(**row._mapping) for row in self._connection.execute(query)]
+
+    def bind(self, row: PlacementRow) -> int:
+        """Add a placement under the deployment's next epoch, which is returned."""
+        key = _of(epochs, row.project, row.deployment)
+        grown = epochs.update().where(key).values(epoch=epochs.c.epoch + 1).returning(epochs.c.epoch)
+        epoch = self._connection.execute(grown).scalar_one_or_none()
+        if epoch is None:
+            epoch = 1
+            first = epochs.insert().values(project=row.project, deployment=row.deployment, epoch=epoch)
+            self._connection.execute(first)
+        self._connection.execute(placements.insert().values(asdict(row) | {"epoch": epoch}))
+        return int(epoch)
+
+    def release(self, row: PlacementRow) -> None:
+        """Remove a placement."""
+        key = _of(placements, row.project, row.deployment) & (placements.c.epoch == row.epoch)
+        self._connection.execute(placements.delete().where(key))
+
+    def placements(self) -> list[PlacementRow]:
+        """All placements."""
+        query = sa.select(placements).order_by(placements.c.epoch)
+        return [PlacementRow(**row._mapping) for row in self._connection.execute(query)]
+
+    def add_decision(self, row: DecisionRow) -> None:
+        """Add."""
+        self._connection.execute(decisions.insert().values(asdict(row)))
+
+    def decisions(self, project: str, deployment: str, limit: int) -> list[DecisionRow]:
+        """Decisions about a deployment, newest first."""
+        query = sa.select(decisions).where(_of(decisions, project, deployment))
+        rows = self._connection.execute(query.order_by(decisions.c.id.desc()).limit(limit))
+        return [DecisionRow(row.project, row.deployment, row.time, row.content) for row in rows]
+
+    def add_job(self, row: JobRow) -> None:
+        """Add."""
+        self._connection.execute(jobs.insert().values(asdict(row)))
+
+    def jobs(self, project: str, after: str, limit: int, only: str = "") -> list[JobRow]:
+        """Jobs of a project by name, strictly after `after`; just the one named `only`, if given."""
+        wanted = jobs.c.project == project
+        wanted &= (jobs.c.job == only) if only else (jobs.c.job > after)
+        query = sa.select(jobs).where(wanted).order_by(jobs.c.job).limit(limit)
+        return [JobRow(**row._mapping) for row in self._connection.execute(query)]
+
+    def jobs_in(self, states: tuple[str, ...]) -> list[JobRow]:
+        """Jobs of all projects in these states, oldest first."""
+        query = sa.select(jobs).where(jobs.c.state.in_(states)).order_by(jobs.c.create_time)
+        return [JobRow(**row._mapping) for row in self._connection.execute(query)]
+
+    def claim(self, row: JobRow, node: str, lease_until: float, now: float) -> int:
+        """PENDING to RUNNING on `node`; returns the new attempt, 0 where it was not PENDING any more."""
+        key = (jobs.c.project == row.project) & (jobs.c.job == row.job) & (jobs.c.state == "PENDING")
+        claimed = (
+            jobs.update()
+            .where(key)
+            .values(
+                state="RUNNING",
+                attempt=jobs.c.attempt + 1,
+                node=node,
+                lease_until=lease_until,
+                update_time=now,
+                etag=secrets.token_hex(8),
+            )
+            .returning(jobs.c.attempt)
+        )
+        return int(self._connection.execute(claimed).scalar_one_or_none() or 0)
+
+    def advance(self, row: JobRow, states: tuple[str, ...]) -> bool:
+        """Write the row if the stored one has the same attempt and one of `states`; whether it was."""
+        key = (jobs.c.project == row.project) & (jobs.c.job == row.job)
+        guard = key & (jobs.c.attempt == row.attempt) & jobs.c.state.in_(states)
+        values = asdict(row) | {"etag": secrets.token_hex(8)}
+        return self._connection.execute(jobs.update().where(guard).values(values)).rowcount == 1
+
+    def record(self, actor: Actor, action: str, resource: str, now: float, **details: str) -> None:
+        """Audit and announce one change, in its transaction."""
+        tables.record(self._connection, actor=actor, action=action, resource=resource, now=now, **details)

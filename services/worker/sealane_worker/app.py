@@ -1,0 +1,166 @@
+"""Composition root of a worker."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+
+from sealane import telemetry
+from sealane.clock import SystemClock
+from sealane.compat.openinference.v2 import openinference_pb2
+from sealane.compat.tfserving.v1 import tfserving_pb2
+from sealane.inference.v1 import sealed_inference_service_pb2
+from sealane.protocols.foreign import FOREIGN_SERVICES
+from sealane.rpc import host, middleware, sync_server
+from sealane.rpc.channel import connect
+from sealane.rpc.dispatch import Dispatcher, Served
+from sealane.rpc.health import Health
+from sealane.security import enroll, suites, tls
+from sealane.security.envelope import Opener
+from sealane.security.keys import KeySet
+from sealane.security.proof import ProofVerifier
+from sealane.security.tokens import TokenVerifier
+from sealane.telemetry import Telemetry
+from sealane_worker import front
+from sealane_worker.agent import Agent, Hooks
+from sealane_worker.artifacts import Artifacts
+from sealane_worker.assignments import Assignments
+from sealane_worker.cache import ArtifactCache
+from sealane_worker.config import Config
+from sealane_worker.engine import Engine
+from sealane_worker.introduction import Introduction
+from sealane_worker.lanes import Lanes, LaneWork
+from sealane_worker.memory import protect_memory
+from sealane_worker.optimise_task import OptimiseWork
+from sealane_worker.preparation import Preparation
+from sealane_worker.runner import Runner
+from sealane_worker.runtimes import installed_runtimes
+from sealane_worker.sealed import SealedServicer
+from sealane_worker.sealing import SealingKey
+from sealane_worker.serving import Serving
+from sealane_worker.worker import Parts, Worker, take_desired
+
+ISSUER = "https://auth.service.sealane"
+AUDIENCE = "sealane-inference"
+NODE_PREFIX = "spiffe://sealane/node/"
+#: Calls from the listener and the lanes together; more are refused.
+MAX_IN_FLIGHT = 48
+THREADS = 64
+
+
+def services(serving: Serving, sealed: SealedServicer, health: Health) -> list[Served]:
+    """Everything that the listener and the lanes serve."""
+    oip = openinference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+    tfs = tfserving_pb2.DESCRIPTOR.services_by_name
+    servicers = (
+        (front.OpenInferenceServicer(serving, health), oip),
+        (front.PredictionServicer(serving), tfs["PredictionService"]),
+        (front.ModelServicer(serving), tfs["ModelService"]),
+        (sealed, sealed_inference_service_pb2.DESCRIPTOR.services_by_name["SealedInferenceService"]),
+    )
+    served = [Served(item, service, FOREIGN_SERVICES.get(service.full_name, "")) for item, service in servicers]
+    return [*served, health.served_sync()]
+
+
+def build(config: Config, identity: tls.PeerIdentity) -> tuple[Worker, int]:
+    """A worker that is bound to its port and does nothing yet, and the port."""
+
+    def dial(service: str, address: str) -> Callable[[], grpc.Channel]:
+        return lambda: connect(enroll.mesh_target(identity, service, address))
+
+    clock = SystemClock()
+    telemetry_ = telemetry.configure(
+        telemetry.TelemetryConfig("worker", config.trace_file, config.otlp_endpoint, config.sample_ratio)
+    )
+    engine, cache = Engine(), ArtifactCache(config.data_dir / "artifacts")
+    artifacts = Artifacts(dial("registry", config.registry_mesh))
+    suite = suites.number_of(config.suite) if config.suite else suites.best_available()
+    sealing = SealingKey(suites.generate(suite), dial("auth", config.auth_mesh), clock)
+    keys = KeySet(
+        enroll.fetch_keys(enroll.mesh_target(identity, "auth", config.auth_mesh)), config.data_dir / "jwks.json"
+    )
+    chain = _chain(keys, clock, telemetry_)
+    introduction = _introduction(config, identity, sealing, chain)
+    health = Health(tuple(FOREIGN_SERVICES.values()))
+    serving = Serving(engine, telemetry_, introduction.node)
+    sealed = SealedServicer(serving, Opener(sealing.pair, clock), introduction, telemetry_)
+    dispatcher = Dispatcher(services(serving, sealed, health), middleware.Chain(chain))
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lane-call")
+    work = LaneWork(dispatcher, engine, pool, MAX_IN_FLIGHT)
+    prepare = Preparation(cache, artifacts, config.threads, frozenset(introduction.runtimes))
+    assignments = Assignments(
+        engine, prepare, config.data_dir / "assignments.json", lambda report: agent.report(report)
+    )
+    reach = dict(pair.split("=", 1) for pair in config.reach)
+    dial_scheduler = dial("scheduler", config.scheduler_mesh)
+    parts = Parts(
+        engine=engine,
+        server=sync_server.build(dispatcher, threads=THREADS),
+        health=health,
+        pool=pool,
+        introduction=introduction,
+        sealing=sealing,
+        keys=keys,
+        lanes=Lanes(work, lambda address: dial("inference", reach.get(address, address))()),
+        assignments=assignments,
+        runner=Runner(dial_scheduler, OptimiseWork(cache, artifacts, config.data_dir / "scratch")),
+    )
+    hooks = Hooks(
+        ready=sealing.wait,
+        register=introduction.register,
+        serving=assignments.reports,
+        heartbeat=introduction.heartbeat,
+        desired=lambda desired: take_desired(parts, desired),
+    )
+    agent = Agent(dial_scheduler, hooks)
+    port = parts.server.add_secure_port(config.listen, tls.server_credentials(identity, mesh=False))
+    introduction.endpoint = config.advertise or f"{config.listen.rpartition(':')[0]}:{port}"
+    return Worker(parts, agent), port
+
+
+def _chain(keys: KeySet, clock: SystemClock, telemetry_: Telemetry) -> list[middleware.Middleware]:
+    verifier = TokenVerifier(keys, issuer=ISSUER, audience=AUDIENCE, clock=clock)
+    return middleware.standard(
+        telemetry_=telemetry_, verifier=verifier, proofs=ProofVerifier(clock), max_in_flight=MAX_IN_FLIGHT
+    )
+
+
+def _introduction(
+    config: Config, identity: tls.PeerIdentity, sealing: SealingKey, chain: list[middleware.Middleware]
+) -> Introduction:
+    found = installed_runtimes()
+    return Introduction(
+        node=identity.spiffe_id.removeprefix(NODE_PREFIX),
+        data_dir=config.data_dir,
+        runtimes={name: found[name] for name in found if not config.runtimes or name in config.runtimes},
+        price_per_hour=config.price_per_hour,
+        labels=config.labels,
+        sealing=sealing,
+        limits=next(item for item in chain if isinstance(item, middleware.Limits)),
+    )
+
+
+def run(config: Config) -> None:
+    """Serve until SIGTERM, then drain."""
+    protect_memory()
+    config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    enrollment = enroll.EnrollConfig(
+        config.data_dir / "identity", config.auth, config.auth_mesh, config.trust_bundle, config.join_token
+    )
+    identity = enroll.ensure(enrollment)
+    renewer = enroll.Renewer(enrollment, identity)
+    worker, port = build(config, identity)
+    terminated = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: terminated.set())
+    worker.start()
+    renewer.start()
+    host.announce(config.data_dir, {"client": port})
+    terminated.wait()
+    host.withdraw(config.data_dir)
+    renewer.stop()
+    worker.stop()

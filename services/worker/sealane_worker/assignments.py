@@ -1,0 +1,215 @@
+"""Brings what this worker serves in line with what the scheduler wants, and remembers it across restarts.
+
+One thread does all loading and unloading, so that two decisions about a deployment never overlap. The last desired
+state lies on disk: a worker that starts while it is cut off serves it at once, every file verified.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from google.protobuf import json_format
+
+from sealane.errors import Aborted, DataLoss, DeadlineExceeded, Internal, ResourceExhausted, SealaneError, Unavailable
+from sealane.scheduler.v1 import deployment_service_pb2, fleet_service_pb2
+from sealane_worker.box import BoxState
+from sealane_worker.engine import Assignment, Engine, Served
+
+log = logging.getLogger("sealane.worker.assignments")
+
+State = deployment_service_pb2.Placement.State
+#: Turns an assignment into local files; raises SealaneError.
+Prepare = Callable[[fleet_service_pb2.Assignment], Assignment]
+Report = Callable[[fleet_service_pb2.AssignmentReport], None]
+
+RETRYABLE = (Unavailable, DataLoss, DeadlineExceeded, ResourceExhausted, Aborted)
+MAX_TRIES = 5
+RETRY_SECONDS = 1.0
+WATCH_SECONDS = 1.0
+
+
+class Assignments:
+    """The worker's assignments.
+
+    Args:
+        engine: what serves.
+        prepare: gets the files of an assignment.
+        path: file that keeps the last desired assignments.
+        report: tells the scheduler how an assignment stands.
+    """
+
+    def __init__(self, engine: Engine, prepare: Prepare, path: Path, report: Report) -> None:
+        self._engine = engine
+        self._prepare = prepare
+        self._path = path
+        self._report = report
+        self._wanted: dict[str, fleet_service_pb2.Assignment] = {}
+        self._tries: dict[tuple[str, int], int] = {}
+        self._quarantined: set[tuple[str, int]] = set()
+        self._generation = 0
+        self._changed = threading.Event()
+        self._settled = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="assignments", daemon=True)
+
+    def start(self) -> None:
+        """Load what the disk remembers, and go on with what :meth:`apply` brings."""
+        remembered = self._read()
+        if remembered:
+            log.info("serving remembered assignments", extra={"count": len(remembered)})
+            self._set(remembered)
+        else:
+            self._settled.set()
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until what the disk remembers has been tried once; whether it has."""
+        return self._settled.wait(seconds)
+
+    def apply(self, assignments: Iterable[fleet_service_pb2.Assignment]) -> None:
+        """Replace the whole desired state; loading happens in the background."""
+        wanted = list(assignments)
+        self._write(wanted)
+        self._set(wanted)
+
+    def reports(self) -> list[fleet_service_pb2.AssignmentReport]:
+        """How everything that is loaded stands, for a registration."""
+        return [_report(served) for served in self._engine.served()]
+
+    def stop(self) -> None:
+        """End the thread; what is served goes on being served."""
+        self._stop.set()
+        self._changed.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5.0)
+
+    def _set(self, wanted: list[fleet_service_pb2.Assignment]) -> None:
+        self._wanted = {item.deployment: item for item in wanted}
+        self._generation += 1
+        self._expect()
+        self._changed.set()
+
+    def _expect(self) -> None:
+        """Let callers of what is still to be loaded wait, and callers of what cannot be loaded know."""
+        self._engine.expect(
+            {
+                item.deployment: item.model_version.partition("/versions/")[0]
+                for item in self._wanted.values()
+                if self._tries.get((item.deployment, item.epoch), 0) < MAX_TRIES
+            }
+        )
+
+    def _run(self) -> None:
+        """Supervise: reconcile after every change, look after quarantined models in between."""
+        pause = 0.0
+        while not self._stop.is_set():
+            if self._changed.wait(pause or WATCH_SECONDS) or pause:
+                self._changed.clear()
+                try:
+                    pause = self._reconcile()
+                    self._settled.set()
+                except Exception:  # supervisor: one bad pass must not end the reconciling
+                    log.exception("reconciling failed, trying again")
+                    pause = RETRY_SECONDS
+            self._report_quarantined()
+
+    def _reconcile(self) -> float:
+        """One pass; returns after how many seconds to try again, 0 where nothing is left to do."""
+        generation, wanted = self._generation, self._wanted
+        for model in self._engine.models():
+            if model.assignment.deployment not in wanted:
+                self._engine.unload(model.assignment.deployment)
+        again = False
+        for assignment in wanted.values():
+            if self._generation != generation or self._stop.is_set():
+                break  # a newer state is there: what follows may be outdated
+            again |= self._bring_up(assignment)
+        return RETRY_SECONDS if again else 0.0
+
+    def _bring_up(self, wanted: fleet_service_pb2.Assignment) -> bool:
+        """Load one assignment where it is not loaded; whether to try again."""
+        key = (wanted.deployment, wanted.epoch)
+        loaded = next((item for item in self._engine.models() if item.assignment.deployment == wanted.deployment), None)
+        if loaded and (loaded.assignment.epoch, loaded.assignment.digest) == (wanted.epoch, wanted.variant.digest):
+            return False
+        if self._tries.get(key, 0) >= MAX_TRIES:
+            return False
+        if loaded is None or loaded.assignment.digest != wanted.variant.digest:
+            self._tell(wanted, State.STATE_PREPARING)
+        try:
+            served = self._engine.load(self._prepare(wanted))
+        except SealaneError as error:
+            return self._failed(key, wanted, error)
+        except OSError as error:
+            return self._failed(key, wanted, Internal(f"the worker's disk failed: {error.strerror}; free space on it"))
+        self._tries.pop(key, None)
+        self._report(_report(served))
+        return False
+
+    def _failed(self, key: tuple[str, int], wanted: fleet_service_pb2.Assignment, error: SealaneError) -> bool:
+        tries = self._tries.get(key, 0) + 1 if isinstance(error, RETRYABLE) else MAX_TRIES
+        self._tries[key] = tries
+        log.warning(
+            "assignment not loaded", extra={"deployment": wanted.deployment, "reason": error.reason, "tries": tries}
+        )
+        if tries < MAX_TRIES:
+            return True
+        self._tell(wanted, State.STATE_FAILED, error.message)
+        self._expect()
+        return False
+
+    def _report_quarantined(self) -> None:
+        for served in self._engine.served():
+            key = (served.assignment.deployment, served.assignment.epoch)
+            if served.state is BoxState.QUARANTINED and key not in self._quarantined:
+                self._quarantined.add(key)
+                self._report(_report(served))
+
+    def _tell(self, wanted: fleet_service_pb2.Assignment, state: State.ValueType, message: str = "") -> None:
+        self._report(
+            fleet_service_pb2.AssignmentReport(
+                deployment=wanted.deployment,
+                epoch=wanted.epoch,
+                state=state,
+                message=message,
+                variant_digest=wanted.variant.digest,
+            )
+        )
+
+    def _read(self) -> list[fleet_service_pb2.Assignment]:
+        try:
+            state = json_format.Parse(self._path.read_text(), fleet_service_pb2.DesiredState())
+        except FileNotFoundError:
+            return []
+        except (json_format.ParseError, OSError):
+            log.warning("remembered assignments cannot be read; waiting for the scheduler")
+            return []
+        return list(state.assignments)
+
+    def _write(self, wanted: list[fleet_service_pb2.Assignment]) -> None:
+        text = json_format.MessageToJson(fleet_service_pb2.DesiredState(assignments=wanted))
+        temporary = self._path.with_suffix(".new")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self._path)
+
+
+def _report(served: Served) -> fleet_service_pb2.AssignmentReport:
+    failed = served.state is BoxState.QUARANTINED
+    return fleet_service_pb2.AssignmentReport(
+        deployment=served.assignment.deployment,
+        epoch=served.assignment.epoch,
+        state=State.STATE_FAILED if failed else State.STATE_SERVING,
+        message="the model crashed again and again and is quarantined; deploy a version that does not"
+        if failed
+        else "",
+        variant_digest=served.assignment.digest,
+        memory_bytes=served.footprint_bytes,
+    )

@@ -1,0 +1,244 @@
+"""The worker's artifacts on disk: blobs by SHA-256, and model folders made of them.
+
+Layout below the cache's root::
+
+    cas/sha256/ab/abcd...     verified blobs, read-only
+    incoming/                 blobs on their way
+    corrupt/                  blobs that no longer matched their digest
+    models/<manifest digest>/ folders that model processes read, hard links into cas/
+
+A blob is hashed while it comes in and again at every load: disks and their owners change files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from sealane.errors import DataLoss, FailedPrecondition, InvalidArgument
+
+#: Gives a blob's bytes in order; what it raises goes to the caller.
+Fetch = Callable[["Blob"], Iterator[bytes]]
+
+MAX_NAME_BYTES = 512
+MAX_DEPTH = 16
+#: Most bytes taken for a blob whose size was not announced.
+MAX_UNANNOUNCED_BYTES = 1 << 30
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_HASH_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A file's content: SHA-256 as 64 lower-case hex digits, and its size in bytes where it is known."""
+
+    digest: str
+    size: int | None = None
+
+
+class ArtifactCache:
+    """A content-addressed folder. Several threads may fill it; one process owns it."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        for name in ("cas/sha256", "incoming", "corrupt", "models"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        for left_over in (root / "incoming").iterdir():  # a download that a crash cut off
+            if left_over.is_dir():
+                shutil.rmtree(left_over)
+            else:
+                left_over.unlink()
+
+    def materialise(self, name: str, files: Mapping[str, Blob], fetch: Fetch) -> Path:
+        """The folder `name` with these files, fetched where missing, every one verified.
+
+        Args:
+            name: the manifest's digest, 64 hex digits.
+            files: relative path -> content.
+            fetch: called for each blob that is not here yet.
+
+        Raises:
+            InvalidArgument: a path or digest that is not acceptable.
+            FailedPrecondition: what was fetched is not what the manifest says.
+            DataLoss: a stored blob no longer matches; it was put aside, so a second call fetches it again.
+        """
+        check_digest(name)
+        check_paths(files)
+        folder = self._root / "models" / name
+        for blob in files.values():
+            self._ensure(blob, fetch)
+        if _same_files(folder, {path: self._path(blob) for path, blob in files.items()}):
+            return folder
+        staging = Path(tempfile.mkdtemp(dir=self._root / "incoming"))
+        for path, blob in files.items():
+            target = staging / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link(self._path(blob), target)
+        shutil.rmtree(folder, ignore_errors=True)
+        staging.rename(folder)
+        _fsync_folder(folder.parent)
+        return folder
+
+    def read(self, blob: Blob, fetch: Fetch) -> Path:
+        """The verified file of one blob, fetched where missing. Raises as :meth:`materialise`."""
+        self._ensure(blob, fetch)
+        return self._path(blob)
+
+    def has(self, blob: Blob) -> bool:
+        """Whether the blob is here; its content is verified by :meth:`materialise` and :meth:`read`."""
+        return self._path(blob).is_file()
+
+    def keep_only(self, names: set[str]) -> None:
+        """Remove the model folders not in `names`, and blobs that no folder uses."""
+        for folder in (self._root / "models").iterdir():
+            if folder.name not in names:
+                shutil.rmtree(folder, ignore_errors=True)
+        for blob in (self._root / "cas/sha256").glob("*/*"):
+            if blob.stat().st_nlink == 1:
+                blob.unlink()
+
+    def _path(self, blob: Blob) -> Path:
+        check_digest(blob.digest)
+        return self._root / "cas/sha256" / blob.digest[:2] / blob.digest
+
+    def _ensure(self, blob: Blob, fetch: Fetch) -> None:
+        path = self._path(blob)
+        if not path.is_file():
+            self._download(blob, path, fetch)
+        elif not _matches(path, blob):
+            path.rename(self._root / "corrupt" / f"{blob.digest}.{os.getpid()}.{os.urandom(4).hex()}")
+            raise DataLoss(
+                f"the cached file {blob.digest[:12]} no longer matches its digest and was put aside; load again "
+                "to fetch it anew",
+                reason="BLOB_CORRUPT",
+                digest=blob.digest,
+            )
+
+    def _download(self, blob: Blob, path: Path, fetch: Fetch) -> None:
+        handle, name = tempfile.mkstemp(dir=self._root / "incoming")
+        incoming = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                _receive(blob, fetch(blob), file.write)
+                file.flush()
+                os.fsync(file.fileno())
+            incoming.chmod(0o444)
+            path.parent.mkdir(exist_ok=True)
+            incoming.rename(path)
+            _fsync_folder(path.parent)
+        finally:
+            incoming.unlink(missing_ok=True)
+
+
+def check_digest(digest: str) -> None:
+    """Refuse what is not 64 lower-case hex digits: it becomes a path.
+
+    Raises:
+        InvalidArgument: it is not.
+    """
+    if not _DIGEST.fullmatch(digest):
+        raise InvalidArgument("a digest is 64 lower-case hex digits of SHA-256", reason="DIGEST_MALFORMED")
+
+
+def check_paths(files: Mapping[str, Blob]) -> None:
+    """Refuse manifests whose paths could leave their folder or mean another file elsewhere (SECURITY 2.8).
+
+    Raises:
+        InvalidArgument: which path, and why.
+    """
+    if not files:
+        raise InvalidArgument("a manifest without files cannot be loaded", reason="MANIFEST_EMPTY", field="files")
+    seen: dict[str, str] = {}
+    for path in files:
+        problem = _path_problem(path)
+        if problem:
+            raise InvalidArgument(
+                f"file name {path[:80]!r} {problem}; rename it and push again",
+                reason="FILE_NAME_REFUSED",
+                field="files",
+            )
+        folded = unicodedata.normalize("NFC", path).casefold()
+        if folded in seen:
+            raise InvalidArgument(
+                f"file names {seen[folded][:80]!r} and {path[:80]!r} are one file on some machines; rename one",
+                reason="FILE_NAME_REFUSED",
+                field="files",
+            )
+        seen[folded] = path
+    for path in files:
+        for parent in PurePosixPath(path).parents:
+            if str(parent) in files:
+                raise InvalidArgument(
+                    f"{str(parent)[:80]!r} is both a file and a folder; rename one",
+                    reason="FILE_NAME_REFUSED",
+                    field="files",
+                )
+
+
+def _path_problem(path: str) -> str:
+    parts = path.split("/")
+    if not path or len(path.encode(errors="replace")) > MAX_NAME_BYTES or len(parts) > MAX_DEPTH:
+        return "is empty, too long or too deep"
+    if "\\" in path or "%" in path or not path.isprintable():
+        return "has a backslash, a per cent sign or a control character"
+    if path.startswith("/") or ":" in path:
+        return "is absolute"
+    if any(part in ("", ".", "..") or part[-1] in ". " or part[0] == " " for part in parts):
+        return "has a part that is empty, is '..', or begins or ends with a space or ends with a dot"
+    return ""
+
+
+def _receive(blob: Blob, chunks: Iterator[bytes], write: Callable[[bytes], int]) -> None:
+    hasher, size = hashlib.sha256(), 0
+    limit = MAX_UNANNOUNCED_BYTES if blob.size is None else blob.size
+    for chunk in chunks:
+        size += len(chunk)
+        if size > limit:  # never write more than was announced
+            break
+        hasher.update(chunk)
+        write(chunk)
+    if size > limit or (blob.size is not None and size != blob.size) or hasher.hexdigest() != blob.digest:
+        raise FailedPrecondition(
+            f"what was fetched for {blob.digest[:12]} is not what the manifest says; fetch it again",
+            reason="DIGEST_MISMATCH",
+        )
+
+
+def _matches(path: Path, blob: Blob) -> bool:
+    if path.is_symlink() or (blob.size is not None and path.stat().st_size != blob.size):
+        return False
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_CHUNK):
+            hasher.update(chunk)
+    return hasher.hexdigest() == blob.digest
+
+
+def _same_files(folder: Path, wanted: Mapping[str, Path]) -> bool:
+    """Whether the folder holds exactly these files as hard links; a copy is never trusted to be unchanged."""
+    if not folder.is_dir():
+        return False
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    return found == wanted.keys() and all((folder / path).samefile(blob) for path, blob in wanted.items())
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+
+
+def _fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,67 @@
+"""Settings of a worker, read once from ``SEALANE_WORKER_*``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PREFIX = "SEALANE_WORKER_"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One worker. Fields are environment variables in upper case behind ``SEALANE_WORKER_``."""
+
+    data_dir: Path
+    """Identity, keys of auth, assignments, artifacts; everything that survives a restart."""
+
+    auth: str
+    """Client port of auth, ``host:port``, for enrollment."""
+
+    auth_mesh: str
+    """Mesh port of auth: certificate renewal, key set, sealing keys."""
+
+    registry_mesh: str
+    """Mesh port of the registry: artifacts."""
+
+    scheduler_mesh: str
+    """Mesh port of the scheduler: what to serve and to run."""
+
+    trust_bundle: Path
+    """Root certificates, PEM."""
+
+    join_token: Path | None = None
+    """File with the join token; needed before the first start only."""
+
+    listen: str = "127.0.0.1:0"
+    """Where clients call the front."""
+
+    advertise: str = ""
+    """Address that clients are told; empty takes the host of `listen` with the port that was bound."""
+
+    reach: tuple[str, ...] = ()
+    """``told=reached`` addresses of gateways, for a site from which they are reached elsewhere than they are told."""
+
+    price_per_hour: float = 0.0
+    """What this machine costs, in units of currency per hour."""
+
+    labels: tuple[str, ...] = ()
+    """``key=value`` facts that this worker tells of itself."""
+
+    runtimes: tuple[str, ...] = ()
+    """Runtimes to offer; empty offers all that are installed."""
+
+    threads: int = 1
+    """Processor threads for one inference."""
+
+    suite: str = ""
+    """Suite of the sealing key: ``MLKEM768_X25519`` or ``X25519``; empty takes the best this build can do."""
+
+    trace_file: str = ""
+    """Spans are appended here as JSON lines; empty for none."""
+
+    otlp_endpoint: str = ""
+    """OTLP/gRPC endpoint for spans; empty for none."""
+
+    sample_ratio: float = 0.01
+    """Share of calls without a trace context that start a recorded trace."""

@@ -1,0 +1,89 @@
+"""What this worker tells the scheduler about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sealane.errors import FailedPrecondition
+from sealane.inference.v1 import sealed_inference_service_pb2 as sealed
+from sealane.rpc.middleware import Limits
+from sealane.scheduler.v1 import fleet_service_pb2, node_service_pb2
+from sealane_worker import machine
+from sealane_worker.sealing import SealingKey
+
+
+@dataclass(slots=True)
+class Introduction:
+    """Makes registrations and heartbeats.
+
+    Attributes:
+        node: node id.
+        data_dir: folder whose disk counts.
+        runtimes: runtime name -> version.
+        price_per_hour: in units of currency.
+        labels: ``key=value`` each.
+        sealing: gives the sealing statement.
+        limits: knows the calls in flight.
+        endpoint: where clients in reach can call; known once the listener is bound.
+    """
+
+    node: str
+    data_dir: Path
+    runtimes: Mapping[str, str]
+    price_per_hour: float
+    labels: tuple[str, ...]
+    sealing: SealingKey
+    limits: Limits
+    endpoint: str = ""
+
+    @property
+    def tls_name(self) -> str:
+        """Name in this worker's certificate."""
+        return f"{self.node}.node.sealane"
+
+    def candidate(self, variant_digest: str) -> sealed.SealingCandidate:
+        """This worker as somebody to seal to.
+
+        Raises:
+            FailedPrecondition: auth does not vouch for the key now; only unsealed calls are possible.
+        """
+        if not self.sealing.statement:
+            raise FailedPrecondition(
+                "this worker is cut off from auth, so nobody vouches for its sealing key; call it unsealed or wait",
+                reason="NO_SEALING_STATEMENT",
+            )
+        return sealed.SealingCandidate(
+            statement=self.sealing.statement,
+            variant_digest=variant_digest,
+            address=self.endpoint,
+            tls_name=self.tls_name,
+        )
+
+    def register(self) -> fleet_service_pb2.Register:
+        """The first message of a stream, what is served left out; measures the machine, which takes about 50 ms."""
+        measured = machine.measure(self.data_dir)
+        return fleet_service_pb2.Register(
+            sealing_statement=self.sealing.statement,
+            capacity=node_service_pb2.Capacity(
+                cpu_milli=measured.cpu_milli,
+                memory_bytes=measured.memory_bytes,
+                disk_bytes=measured.disk_bytes,
+                device_class=measured.device_class,
+                speed=measured.speed,
+            ),
+            runtimes=[node_service_pb2.Runtime(name=name, version=self.runtimes[name]) for name in self.runtimes],
+            price_per_hour=self.price_per_hour,
+            labels=dict(label.partition("=")[::2] for label in self.labels),
+            endpoint=self.endpoint,
+            tls_name=self.tls_name,
+        )
+
+    def heartbeat(self) -> fleet_service_pb2.Heartbeat:
+        """A sign of life."""
+        return fleet_service_pb2.Heartbeat(
+            sealing_statement=self.sealing.statement,
+            in_flight=self.limits.in_flight,
+            free_memory_bytes=machine.free_memory_bytes(),
+        )

@@ -1,0 +1,94 @@
+"""From an assignment of the scheduler to a model on this disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sealane.errors import FailedPrecondition, InvalidArgument, Unimplemented
+from sealane.registry.v1 import variant_service_pb2 as registry
+from sealane.scheduler.v1 import fleet_service_pb2
+from sealane_worker.artifacts import Artifacts
+from sealane_worker.cache import ArtifactCache, Blob
+from sealane_worker.child import ModelSpec
+from sealane_worker.engine import Assignment
+
+RUNTIME_OF = {registry.FORMAT_SAVED_MODEL: "tensorflow", registry.FORMAT_LITERT: "litert"}
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """Gets the files of assignments.
+
+    Attributes:
+        cache: where they come to lie.
+        artifacts: where they come from.
+        threads: processor threads for one inference.
+        runtimes: runtimes that this worker offers.
+    """
+
+    cache: ArtifactCache
+    artifacts: Artifacts
+    threads: int
+    runtimes: frozenset[str]
+
+    def __call__(self, wanted: fleet_service_pb2.Assignment) -> Assignment:
+        """Fetch and verify; raises what the cache and the registry raise."""
+        model, _, version = wanted.model_version.rpartition("/versions/")
+        variant = wanted.variant
+        runtime = RUNTIME_OF.get(variant.format, "")
+        if runtime not in self.runtimes:
+            raise Unimplemented(
+                f"this worker has no runtime for {registry.Format.Name(variant.format)}, only {sorted(self.runtimes)}; "
+                "deploy another variant",
+                reason="RUNTIME_NOT_INSTALLED",
+            )
+        files = files_of(variant)
+        check_manifest(variant)
+        fetch = self.artifacts.fetcher(project_of(wanted.deployment))
+        path = self.cache.materialise(variant.digest.removeprefix("sha256:"), files, fetch)
+        return Assignment(
+            deployment=wanted.deployment,
+            model=model,
+            version=int(version),
+            variant=variant.name.rpartition("/")[2],
+            digest=variant.digest,
+            epoch=wanted.epoch,
+            spec=ModelSpec(runtime, path, self.threads),
+        )
+
+
+def project_of(name: str) -> str:
+    """The project of a resource name, ``projects/{project}/...``.
+
+    Raises:
+        InvalidArgument: it has none.
+    """
+    parts = name.split("/")
+    if len(parts) < 4 or parts[0] != "projects" or not parts[1]:
+        raise InvalidArgument(f"{name!r} is no resource of a project", reason="NAME_MALFORMED")
+    return parts[1]
+
+
+def files_of(variant: registry.Variant) -> dict[str, Blob]:
+    """Path -> content of a variant's files."""
+    return {file.path: Blob(file.sha256, file.size_bytes) for file in variant.files}
+
+
+def check_manifest(variant: registry.Variant) -> None:
+    """Refuse a variant whose digest is not that of its files: sealed calls are bound to that digest.
+
+    Raises:
+        FailedPrecondition: it is not.
+    """
+    if manifest_digest(variant.files) != variant.digest:
+        raise FailedPrecondition(
+            "the variant's digest is not that of its files; push it again", reason="MANIFEST_DIGEST_MISMATCH"
+        )
+
+
+def manifest_digest(files: Iterable[registry.ModelFile]) -> str:
+    """``sha256:`` and the SHA-256 over the sorted lines ``sha256 size path``, as the registry makes it."""
+    lines = sorted(f"{file.sha256} {file.size_bytes} {file.path}\n" for file in files)
+    return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()

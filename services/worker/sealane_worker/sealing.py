@@ -1,0 +1,87 @@
+"""This process's sealing key and the statement by which auth vouches for it.
+
+The key pair is made at process start and lives in memory only: a restart makes every older ciphertext dead.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import grpc
+
+from sealane.auth.v1 import sealing_key_service_pb2 as pb
+from sealane.auth.v1.sealing_key_service_pb2_grpc import SealingKeyServiceStub
+from sealane.clock import Clock
+from sealane.errors import SealaneError
+from sealane.security import suites
+from sealane.security.suites import KeyPair
+
+log = logging.getLogger("sealane.worker.sealing")
+
+PUBLISH_SECONDS = 5.0
+RETRY_SECONDS = 2.0
+
+Dial = Callable[[], grpc.Channel]
+
+
+class SealingKey:
+    """The key pair and its present statement; renewed at half of its life in a thread of its own.
+
+    Args:
+        pair: the key pair.
+        dial: makes a channel to auth's mesh port, with the certificate of this moment.
+        clock: time.
+    """
+
+    def __init__(self, pair: KeyPair, dial: Dial, clock: Clock) -> None:
+        self.pair = pair
+        self._dial = dial
+        self._clock = clock
+        self._statement = ""
+        self._expires = 0.0
+        self._stop = threading.Event()
+        self._published = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sealing", daemon=True)
+
+    @property
+    def statement(self) -> str:
+        """The signed statement; empty while auth has not vouched for this process, or no longer does."""
+        return self._statement if self._clock.now() < self._expires else ""
+
+    def publish(self) -> None:
+        """Get a statement now.
+
+        Raises:
+            SealaneError: auth refused or cannot be reached.
+        """
+        name = suites.NAMES[self.pair.suite]
+        request = pb.PublishSealingKeyRequest(suite=name, public_key=self.pair.public_key)
+        with self._dial() as channel:
+            answer = SealingKeyServiceStub(channel).PublishSealingKey(request, timeout=PUBLISH_SECONDS)
+        self._statement, self._expires = answer.jws, answer.expire_time.ToNanoseconds() / 1e9
+        self._published.set()
+
+    def start(self) -> None:
+        """Publish, and keep it published."""
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until a statement is there; whether it is."""
+        return self._published.wait(seconds)
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        wait = 0.0
+        while not self._stop.wait(wait):
+            try:
+                self.publish()
+            except SealaneError as error:
+                log.warning("sealing key not published, trying again", extra={"reason": error.reason})
+                wait = RETRY_SECONDS
+            else:
+                wait = max((self._expires - self._clock.now()) / 2, 1.0)

@@ -1,0 +1,1 @@
+"""Sealane: models from a laptop to cloud and edge machines, sealed end to end. The library."""

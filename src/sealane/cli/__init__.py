@@ -1,0 +1,1 @@
+"""The ``sealane`` command. It uses only :mod:`sealane.client`."""

@@ -1,0 +1,135 @@
+"""``sealane models``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+import click
+
+from sealane.cli.context import Cli, common, enum_word, note, progress_bar
+
+if TYPE_CHECKING:
+    from sealane.registry.v1 import model_service_pb2 as pb
+
+
+@click.group()
+def models() -> None:
+    """Push, pull and name models.
+
+    A version is written MODEL@NUMBER or MODEL@ALIAS.
+    """
+
+
+class _Push(TypedDict):
+    variant: str
+    alias: str
+    description: str
+    commit: str
+    metric: tuple[str, ...]
+
+
+@models.command()
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.argument("name")
+@click.option("--variant", default="", help="Id of the variant; default by the files.")
+@click.option("--alias", default="", help="Alias to point at the new version.")
+@click.option("--description", default="", help="What the model is for, when it is new.")
+@click.option("--commit", default="", help="Commit of the training code.")
+@click.option("--metric", multiple=True, metavar="NAME=VALUE", help="Metric measured in training; may be repeated.")
+@common
+def push(cli: Cli, path: Path, name: str, **options: Unpack[_Push]) -> None:
+    """Make PATH the next version of model NAME.
+
+    PATH is a SavedModel folder or a .tflite file.
+
+    Example: sealane models push export/ digits --alias production
+    """
+    metrics = dict(_metric(text) for text in options["metric"])
+    with cli.client() as client, progress_bar() as progress:
+        version = client.models.push(
+            path,
+            name,
+            variant=options["variant"],
+            alias=options["alias"],
+            description=options["description"],
+            commit=options["commit"],
+            metrics=metrics,
+            progress=progress,
+        )
+    _show(cli, version)
+
+
+@models.command(name="list")
+@common
+def list_models(cli: Cli) -> None:
+    """List the models of the project."""
+    with cli.client() as client:
+        found = list(client.models.list())
+    rows = [(_last(model.name), model.description, model.update_time.ToJsonString()) for model in found]
+    cli.table(("MODEL", "DESCRIPTION", "UPDATED"), rows, found)
+
+
+@models.command()
+@click.argument("model")
+@common
+def versions(cli: Cli, model: str) -> None:
+    """List the versions of MODEL with their variants, newest first."""
+    with cli.client() as client:
+        found = list(client.models.versions(model))
+    rows = [
+        (version.number, _last(variant.name), variant.size_bytes, _accuracy(version, index), variant.digest[:19])
+        for version in found
+        for index, variant in enumerate(version.variants)
+    ]
+    cli.table(("VERSION", "VARIANT", "BYTES", "ACCURACY", "DIGEST"), rows, found)
+
+
+@models.command()
+@click.argument("version")
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--variant", default="", help="Id of the variant; default: the one pushed first.")
+@common
+def pull(cli: Cli, version: str, directory: Path, variant: str) -> None:
+    """Fetch the files of VERSION into DIRECTORY; digests are checked."""
+    with cli.client() as client, progress_bar() as progress:
+        found = client.models.pull(version, directory, variant=variant, progress=progress)
+    cli.facts((("variant", found.name), ("bytes", found.size_bytes), ("digest", found.digest)), found)
+
+
+@models.command()
+@click.argument("model")
+@click.argument("alias")
+@click.argument("version", type=int)
+@common
+def alias(cli: Cli, model: str, alias: str, version: int) -> None:
+    """Point ALIAS of MODEL at VERSION (a number)."""
+    with cli.client() as client:
+        found = client.models.move_alias(model, alias, version)
+    cli.facts((("alias", found.name), ("version", found.version)), found)
+
+
+def _metric(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no NAME=VALUE with a number", param_hint="--metric") from None
+
+
+def _show(cli: Cli, version: pb.Version) -> None:
+    from sealane.registry.v1 import variant_service_pb2
+
+    for variant in version.variants:
+        form = enum_word(variant_service_pb2.Format.Name(variant.format), "FORMAT_")
+        note(f"{_last(variant.name)}: {form}, {variant.size_bytes} bytes, {variant.digest}")
+    cli.facts((("version", version.name),), version)
+
+
+def _accuracy(version: pb.Version, index: int) -> str:
+    measured = [item.accuracy for item in version.variants[index].measurements if item.rows]
+    return f"{measured[-1]:.4f}" if measured else "-"
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]

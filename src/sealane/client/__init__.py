@@ -1,0 +1,33 @@
+"""The Python SDK.
+
+::
+
+    from sealane.client import connect
+
+    with connect("var/local") as client:
+        version = client.models.push("export/", "digits", alias="production")
+        client.deployments.create("camera", "digits@production", tier="edge")
+        client.deployments.wait("camera")
+        outputs = client.inference.predict("camera", images, sealed=True)
+
+Errors are those of :mod:`sealane.errors`; gRPC never shows.
+"""
+
+from __future__ import annotations
+
+from sealane.client.client import Client, connect
+from sealane.client.credentials import ClientCredentials, Credentials, StaticToken
+from sealane.client.inference import Inference, PredictOptions, WorkerModel
+from sealane.client.operations import NodePlace
+
+__all__ = [
+    "Client",
+    "ClientCredentials",
+    "Credentials",
+    "Inference",
+    "NodePlace",
+    "PredictOptions",
+    "StaticToken",
+    "WorkerModel",
+    "connect",
+]

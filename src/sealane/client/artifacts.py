@@ -1,0 +1,152 @@
+"""Files of the registry: up and down in chunks, resumed where a stream was cut, always checked."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO
+
+from sealane.client import references
+from sealane.client.session import Session
+from sealane.errors import Aborted, DataLoss, SealaneError, Unavailable
+from sealane.registry.v1 import artifact_service_pb2 as pb
+from sealane.registry.v1 import artifact_service_pb2_grpc
+
+CHUNK_BYTES = 1 << 20
+_ATTEMPTS_WITHOUT_PROGRESS = 5
+_SLOWEST_BYTES_PER_SECOND = 64 * 1024
+_PATIENCE_SECONDS = 60.0
+
+Progress = Callable[[str, int, int], None]
+"""Called with a file's name, the bytes that are over, and all its bytes."""
+
+
+def no_progress(name: str, done: int, total: int) -> None:
+    """Tells nobody."""
+
+
+class Artifacts:
+    """Stored files of the project, named by their SHA-256."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def upload(self, content: Path | str | bytes, *, progress: Progress = no_progress) -> str:
+        """Store a file, or bytes; returns the SHA-256 as 64 hexadecimal digits.
+
+        What the registry has already is not sent again; a cut stream goes on where it was cut.
+
+        Args:
+            content: path of a file, or the content itself.
+            progress: called after every chunk.
+
+        Raises:
+            FailedPrecondition: the file changed while it was read.
+            SealaneError: the registry refused, or stayed out of reach.
+        """
+        source = _Source(content)
+        sha256 = source.sha256()
+        request = pb.StartUploadRequest(parent=self._session.parent, sha256=sha256, size_bytes=source.size)
+        failures, held = 0, -1
+        while True:
+            upload = self._stub().StartUpload(request, timeout=self._session.timeout)
+            if upload.complete:
+                progress(source.name, source.size, source.size)
+                return sha256
+            failures = 0 if upload.offset > held else failures + 1
+            held = upload.offset
+            try:
+                if held < source.size:
+                    self._send(source, upload, progress)
+                finish = pb.FinishUploadRequest(name=upload.name)
+                self._stub().FinishUpload(finish, timeout=_allowance(source.size))
+            except (Unavailable, Aborted) as error:
+                if failures >= _ATTEMPTS_WITHOUT_PROGRESS:
+                    raise
+                _pause(failures, error)
+                continue
+            return sha256
+
+    def download(self, sha256: str, path: Path | str, *, progress: Progress = no_progress) -> Path:
+        """Fetch a file to `path`; it appears there only when it is whole and its digest matches.
+
+        Raises:
+            NotFound: the project has no such artifact.
+            DataLoss: what arrived does not match its digest.
+        """
+        target = Path(path)
+        partial = target.with_name(f".{target.name}.part")
+        name = references.resource(self._session.project, "artifacts", sha256)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                self._receive(name, file, lambda done: progress(target.name, done, 0))
+            with partial.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != references.last(name):
+                raise DataLoss(f"{target.name} arrived with another digest; fetch it again", reason="DIGEST_MISMATCH")
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return target
+
+    def _stub(self) -> artifact_service_pb2_grpc.ArtifactServiceStub:
+        return artifact_service_pb2_grpc.ArtifactServiceStub(self._session.channel("registry"))
+
+    def _send(self, source: _Source, upload: pb.Upload, progress: Progress) -> None:
+        self._stub().UploadChunks(source.chunks(upload, progress), timeout=_allowance(source.size - upload.offset))
+
+    def _receive(self, name: str, file: BinaryIO, progress: Callable[[int], None]) -> None:
+        failures = 0
+        while True:
+            request = pb.DownloadArtifactRequest(name=name, offset=file.tell())
+            try:
+                for chunk in self._stub().DownloadArtifact(request):
+                    file.write(chunk.data)
+                    progress(file.tell())
+                    failures = 0
+                return
+            except Unavailable as error:
+                failures += 1
+                if failures >= _ATTEMPTS_WITHOUT_PROGRESS:
+                    raise
+                _pause(failures, error)
+
+
+class _Source:
+    """What is uploaded: a file or bytes."""
+
+    def __init__(self, content: Path | str | bytes) -> None:
+        self._content = content if isinstance(content, bytes) else Path(content)
+        self.name = "bytes" if isinstance(self._content, bytes) else self._content.name
+        self.size = len(self._content) if isinstance(self._content, bytes) else self._content.stat().st_size
+
+    def sha256(self) -> str:
+        """Digest of the whole."""
+        with self._open() as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # any readable
+
+    def chunks(self, upload: pb.Upload, progress: Progress) -> Iterator[pb.UploadChunksRequest]:
+        """Messages from the server's offset to the end."""
+        offset = upload.offset
+        with self._open() as file:
+            file.seek(offset)
+            while data := file.read(min(CHUNK_BYTES, self.size - offset)):
+                yield pb.UploadChunksRequest(name=upload.name, offset=offset, data=data)
+                offset += len(data)
+                progress(self.name, offset, self.size)
+
+    def _open(self) -> AbstractContextManager[BinaryIO]:
+        return io.BytesIO(self._content) if isinstance(self._content, bytes) else self._content.open("rb")
+
+
+def _allowance(size: int) -> float:
+    return _PATIENCE_SECONDS + size / _SLOWEST_BYTES_PER_SECOND
+
+
+def _pause(failures: int, error: SealaneError) -> None:
+    time.sleep(max(0.1 * 2**failures, error.retry_after or 0.0))

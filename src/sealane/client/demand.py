@@ -1,0 +1,90 @@
+"""What a deployment needs and wants, in plain Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict, TypeVar
+
+from sealane.errors import InvalidArgument
+from sealane.registry.v1 import variant_service_pb2
+from sealane.scheduler.v1 import deployment_service_pb2 as pb
+
+E = TypeVar("E", bound=int)
+
+_FORMATS = {
+    "savedmodel": variant_service_pb2.FORMAT_SAVED_MODEL,
+    "litert": variant_service_pb2.FORMAT_LITERT,
+}
+_DATA_CLASSES = {
+    "": pb.DATA_CLASS_UNSPECIFIED,
+    "public": pb.DATA_CLASS_PUBLIC,
+    "internal": pb.DATA_CLASS_INTERNAL,
+    "restricted": pb.DATA_CLASS_RESTRICTED,
+}
+_TIERS = {"": pb.TIER_PREFERENCE_UNSPECIFIED, "cloud": pb.TIER_PREFERENCE_CLOUD, "edge": pb.TIER_PREFERENCE_EDGE}
+_OBJECTIVES = {
+    "": pb.OBJECTIVE_UNSPECIFIED,
+    "latency": pb.OBJECTIVE_LATENCY,
+    "cost": pb.OBJECTIVE_COST,
+    "accuracy": pb.OBJECTIVE_ACCURACY,
+}
+
+
+class DemandFields(TypedDict, total=False):
+    """Demands of a deployment; what is left out is not demanded."""
+
+    min_accuracy: float
+    """Least measured accuracy of a variant, 0 to 1."""
+    formats: Sequence[str]
+    """Formats allowed: ``savedmodel``, ``litert``."""
+    latency_ms: float
+    """99th percentile as the caller sees it, milliseconds."""
+    data_class: str
+    """``public``, ``internal`` or ``restricted``."""
+    residency: Sequence[str]
+    """Zones in which the data must stay."""
+    tier: str
+    """Where it would rather run: ``cloud`` or ``edge``."""
+    objective: str
+    """What weighs most: ``latency``, ``cost`` or ``accuracy``."""
+    memory_bytes: int
+    """Memory on top of the model's own size."""
+    cpu_milli: int
+    """Thousandths of a core."""
+    max_price_per_hour: float
+    """Highest price of a node."""
+    request_bytes: int
+    """Bytes of one request, for the time on the wire."""
+    accelerator: str
+    """Accelerator class needed."""
+    replicas: int
+    """Copies."""
+
+
+def demand(fields: DemandFields) -> pb.Demand:
+    """The demand as the contract carries it.
+
+    Raises:
+        InvalidArgument: a word that means nothing there.
+    """
+    return pb.Demand(
+        min_accuracy=fields.get("min_accuracy", 0.0),
+        formats=[_word(_FORMATS, name, "formats") for name in fields.get("formats", ())],
+        latency_ms=fields.get("latency_ms", 0.0),
+        data_class=_word(_DATA_CLASSES, fields.get("data_class", ""), "data_class"),
+        residency=fields.get("residency", ()),
+        tier_preference=_word(_TIERS, fields.get("tier", ""), "tier"),
+        objective=_word(_OBJECTIVES, fields.get("objective", ""), "objective"),
+        memory_bytes=fields.get("memory_bytes", 0),
+        cpu_milli=fields.get("cpu_milli", 0),
+        max_price_per_hour=fields.get("max_price_per_hour", 0.0),
+        request_bytes=fields.get("request_bytes", 0),
+        accelerator=fields.get("accelerator", ""),
+        replicas=fields.get("replicas", 0),
+    )
+
+
+def _word(known: dict[str, E], word: str, field: str) -> E:
+    if word not in known:
+        raise InvalidArgument(f"{field} {word!r} is unknown; use one of {sorted(filter(None, known))}", field=field)
+    return known[word]

@@ -1,0 +1,136 @@
+"""Deployments: keep a version serving under a demand, and say why it runs where it does."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Unpack
+
+from sealane.client import references
+from sealane.client.demand import DemandFields, demand
+from sealane.client.paging import pages
+from sealane.client.session import Session
+from sealane.errors import Unavailable
+from sealane.scheduler.v1 import deployment_service_pb2 as pb
+from sealane.scheduler.v1 import deployment_service_pb2_grpc, placement_service_pb2, placement_service_pb2_grpc
+
+_FIRST_POLL_SECONDS = 0.05
+_LAST_POLL_SECONDS = 0.5
+
+
+class Deployments:
+    """The deployments of the project."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def create(self, deployment: str, model_version: str, **demands: Unpack[DemandFields]) -> pb.Deployment:
+        """Create a deployment. It is accepted even where nothing can run it now; see :meth:`wait`.
+
+        Args:
+            deployment: its id.
+            model_version: ``digits@3``, ``digits@production`` or the full name; an alias is resolved once.
+            demands: see :class:`~sealane.client.demand.DemandFields`.
+        """
+        request = pb.CreateDeploymentRequest(
+            parent=self._session.parent,
+            deployment_id=deployment,
+            deployment=pb.Deployment(
+                model_version=references.version(self._session.project, model_version), demand=demand(demands)
+            ),
+            request_id=str(uuid.uuid4()),
+        )
+        return self._stub().CreateDeployment(request, timeout=self._session.timeout)
+
+    def get(self, deployment: str) -> pb.Deployment:
+        """A deployment by its id or full name."""
+        return self._stub().GetDeployment(
+            pb.GetDeploymentRequest(name=self._name(deployment)), timeout=self._session.timeout
+        )
+
+    def list(self) -> Iterator[pb.Deployment]:
+        """All deployments, by name."""
+
+        def fetch(token: str) -> pb.ListDeploymentsResponse:
+            request = pb.ListDeploymentsRequest(parent=self._session.parent, page_token=token)
+            return self._stub().ListDeployments(request, timeout=self._session.timeout)
+
+        return pages(fetch, lambda page: page.deployments)
+
+    def delete(self, deployment: str, *, etag: str = "") -> None:
+        """Delete a deployment; its copies stop. With `etag` only as it was seen."""
+        request = pb.DeleteDeploymentRequest(name=self._name(deployment), etag=etag)
+        self._stub().DeleteDeployment(request, timeout=self._session.timeout)
+
+    def wait(
+        self,
+        deployment: str,
+        timeout: float = 60.0,
+        on_change: Callable[[pb.Deployment], None] = lambda deployment: None,
+    ) -> pb.Deployment:
+        """Wait until a deployment serves.
+
+        Args:
+            deployment: its id or full name.
+            timeout: seconds to wait.
+            on_change: called with the deployment now and whenever it has changed.
+
+        Raises:
+            Unavailable: it does not serve in time; the message names the binding constraint and the
+                reasons, `metadata["constraint"]` the constraint alone.
+        """
+        deadline, pause, etag = time.monotonic() + timeout, _FIRST_POLL_SECONDS, ""
+        while True:
+            found = self.get(deployment)
+            if found.etag != etag:
+                etag = found.etag
+                on_change(found)
+            if found.state == pb.Deployment.STATE_SERVING:
+                return found
+            if time.monotonic() + pause >= deadline:
+                raise not_serving(found, timeout)
+            time.sleep(pause)
+            pause = min(2 * pause, _LAST_POLL_SECONDS)
+
+    def explain(self, deployment: str) -> Sequence[pb.Decision]:
+        """The decisions about a deployment, newest first: reasons, rejections, scores."""
+        request = placement_service_pb2.ExplainRequest(deployment=self._name(deployment))
+        return self._placements().Explain(request, timeout=self._session.timeout).decisions
+
+    def plan(self, model_version: str, **demands: Unpack[DemandFields]) -> pb.Decision:
+        """What :meth:`create` would choose now, without doing it."""
+        request = placement_service_pb2.PlanRequest(
+            parent=self._session.parent,
+            model_version=references.version(self._session.project, model_version),
+            demand=demand(demands),
+        )
+        return self._placements().Plan(request, timeout=self._session.timeout)
+
+    def _name(self, deployment: str) -> str:
+        return references.resource(self._session.project, "deployments", deployment)
+
+    def _stub(self) -> deployment_service_pb2_grpc.DeploymentServiceStub:
+        return deployment_service_pb2_grpc.DeploymentServiceStub(self._session.channel("scheduler"))
+
+    def _placements(self) -> placement_service_pb2_grpc.PlacementServiceStub:
+        return placement_service_pb2_grpc.PlacementServiceStub(self._session.channel("scheduler"))
+
+
+def not_serving(deployment: pb.Deployment, seconds: float) -> Unavailable:
+    """Why a deployment does not serve, in one error."""
+    state = pb.Deployment.State.Name(deployment.state).removeprefix("STATE_")
+    decision = deployment.decision
+    causes = [f"{item.node}: {item.message}" for item in deployment.placements if item.message]
+    causes += [f"{item.node} {item.variant} fails {item.filter}: {item.detail}" for item in decision.rejections]
+    constraint = decision.binding_constraint
+    what = f"{references.last(deployment.name)} is {state} after {seconds:g} s"
+    if constraint:
+        what += f", held back by {constraint}"
+    because = f" ({'; '.join(causes)})" if causes else ""
+    return Unavailable(
+        f"{what}{because}; see 'sealane deployments explain {references.last(deployment.name)}'",
+        reason=constraint.upper() or "NOT_SERVING",
+        constraint=constraint,
+        state=state,
+    )

@@ -1,0 +1,250 @@
+"""Models in the registry: push, pull, versions, variants, aliases."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+from sealane.client import model_files, references
+from sealane.client.artifacts import Artifacts, Progress, no_progress
+from sealane.client.model_files import LocalModel
+from sealane.client.paging import pages
+from sealane.client.session import Session
+from sealane.errors import AlreadyExists, DataLoss, NotFound
+from sealane.registry.v1 import model_service_pb2 as pb
+from sealane.registry.v1 import model_service_pb2_grpc, variant_service_pb2, variant_service_pb2_grpc
+from sealane.tensors import Signature
+
+
+class PushOptions(TypedDict, total=False):
+    """What may be said about a push; everything has a default."""
+
+    variant: str
+    """Id of the variant, such as ``litert-int8``; default: by the files."""
+    signatures: Sequence[Signature]
+    """What the model takes and gives; default: read from its files."""
+    alias: str
+    """Alias to point at the new version."""
+    description: str
+    """What the model is for, when it is created."""
+    commit: str
+    """Commit of the training code."""
+    dataset_digests: Sequence[str]
+    """Digests of the training data."""
+    metrics: Mapping[str, float]
+    """Metrics measured in training."""
+    request_id: str
+    """UUID that makes a repeat of this push safe across processes; default: a new one."""
+    progress: Progress
+    """Called with file name, bytes done and bytes in all."""
+
+
+class Models:
+    """The models of the project."""
+
+    def __init__(self, session: Session, artifacts: Artifacts) -> None:
+        self._session = session
+        self._artifacts = artifacts
+
+    def push(self, path: Path | str, name: str, **options: Unpack[PushOptions]) -> pb.Version:
+        """Upload a model and make it the next version of `name`, which is created where it is not there.
+
+        Files that the registry has are not sent again; a push that was cut goes on where it was.
+
+        Args:
+            path: a SavedModel directory or a ``.tflite`` file.
+            name: id of the model.
+            options: see :class:`PushOptions`.
+
+        Raises:
+            InvalidArgument: no model at `path`.
+            SealaneError: the registry refused, or is out of reach.
+        """
+        local = model_files.inspect(
+            Path(path), variant=options.get("variant", ""), signatures=options.get("signatures", ())
+        )
+        parent = references.resource(self._session.project, "models", name)
+        self._ensure_model(parent, options.get("description", ""))
+        lineage = pb.Lineage(
+            commit=options.get("commit", ""),
+            dataset_digests=options.get("dataset_digests", ()),
+            metrics=dict(options.get("metrics", {})),
+        )
+        request = pb.CreateVersionRequest(
+            parent=parent,
+            version=pb.Version(signatures=model_files.to_proto(local.signatures), lineage=lineage),
+            variant_id=local.variant,
+            variant=self._upload(local, options.get("progress", no_progress)),
+            request_id=options.get("request_id") or str(uuid.uuid4()),
+        )
+        version = self._stub().CreateVersion(request, timeout=self._session.timeout)
+        if alias := options.get("alias", ""):
+            self.move_alias(name, alias, version.name)
+        return version
+
+    def add_variant(
+        self, version: str, path: Path | str, *, variant: str = "", progress: Progress = no_progress
+    ) -> variant_service_pb2.Variant:
+        """Add another form of the same function to a version.
+
+        Args:
+            version: ``digits@3``, ``digits@production`` or the full name.
+            path: a SavedModel directory or a ``.tflite`` file with the signatures of the version.
+            variant: its id; default: by the files.
+            progress: called after every chunk.
+        """
+        there = self.get_version(version)
+        local = model_files.inspect(Path(path), variant=variant, signatures=model_files.from_proto(there.signatures))
+        request = variant_service_pb2.CreateVariantRequest(
+            parent=there.name,
+            variant_id=local.variant,
+            variant=self._upload(local, progress),
+            request_id=str(uuid.uuid4()),
+        )
+        stub = variant_service_pb2_grpc.VariantServiceStub(self._session.channel("registry"))
+        return stub.CreateVariant(request, timeout=self._session.timeout)
+
+    def record_measurement(
+        self, variant: str, measurement: variant_service_pb2.Measurement
+    ) -> variant_service_pb2.Variant:
+        """Add a measurement (accuracy, latency, utilisation on one class of device) to a variant.
+
+        Args:
+            variant: ``digits@3/litert-int8`` or the full name.
+            measurement: what was measured.
+        """
+        request = variant_service_pb2.RecordMeasurementRequest(
+            name=references.variant(self._session.project, variant),
+            measurement=measurement,
+            request_id=str(uuid.uuid4()),
+        )
+        stub = variant_service_pb2_grpc.VariantServiceStub(self._session.channel("registry"))
+        return stub.RecordMeasurement(request, timeout=self._session.timeout)
+
+    def pull(
+        self, version: str, directory: Path | str, *, variant: str = "", progress: Progress = no_progress
+    ) -> variant_service_pb2.Variant:
+        """Fetch the files of a variant into `directory`; every digest is checked.
+
+        Args:
+            version: ``digits@3``, ``digits@production`` or the full name.
+            directory: folder to write to; files of the same names are replaced.
+            variant: id of the variant; default: the one that was pushed first.
+            progress: called after every chunk.
+
+        Raises:
+            NotFound: no such version or variant.
+            DataLoss: what arrived does not match its digest.
+        """
+        there = self.get_version(version)
+        known = {references.last(item.name): item for item in there.variants}
+        wanted = variant or next(iter(known), "")
+        if wanted not in known:
+            raise NotFound(
+                f"{there.name} has no variant {wanted!r}; it has {sorted(known)}", reason="VARIANT_NOT_FOUND"
+            )
+        for file in known[wanted].files:
+            target = Path(directory) / _safe(file.path)
+            self._artifacts.download(file.sha256, target, progress=progress)
+        return known[wanted]
+
+    def get(self, name: str) -> pb.Model:
+        """A model."""
+        request = pb.GetModelRequest(name=references.resource(self._session.project, "models", name))
+        return self._stub().GetModel(request, timeout=self._session.timeout)
+
+    def list(self) -> Iterator[pb.Model]:
+        """All models, by name."""
+
+        def fetch(token: str) -> pb.ListModelsResponse:
+            request = pb.ListModelsRequest(parent=self._session.parent, page_token=token)
+            return self._stub().ListModels(request, timeout=self._session.timeout)
+
+        return pages(fetch, lambda page: page.models)
+
+    def get_version(self, version: str) -> pb.Version:
+        """A version with its variants; `version` as in :meth:`pull`."""
+        request = pb.GetVersionRequest(name=references.version(self._session.project, version))
+        return self._stub().GetVersion(request, timeout=self._session.timeout)
+
+    def versions(self, name: str) -> Iterator[pb.Version]:
+        """The versions of a model, newest first."""
+        parent = references.resource(self._session.project, "models", name)
+
+        def fetch(token: str) -> pb.ListVersionsResponse:
+            request = pb.ListVersionsRequest(parent=parent, page_token=token)
+            return self._stub().ListVersions(request, timeout=self._session.timeout)
+
+        return pages(fetch, lambda page: page.versions)
+
+    def get_alias(self, name: str, alias: str) -> pb.Alias:
+        """An alias of a model."""
+        request = pb.GetAliasRequest(name=self._alias_name(name, alias))
+        return self._stub().GetAlias(request, timeout=self._session.timeout)
+
+    def move_alias(self, name: str, alias: str, version: str | int, *, etag: str | None = None) -> pb.Alias:
+        """Point an alias at a version, by compare-and-set.
+
+        Args:
+            name: id of the model.
+            alias: the alias, such as ``production``.
+            version: number or full name of the version.
+            etag: the alias as it was seen; empty demands that it does not exist yet; None reads it first.
+
+        Raises:
+            Aborted: somebody else moved it since (reason ETAG_MISMATCH).
+        """
+        if etag is None:
+            try:
+                etag = self.get_alias(name, alias).etag
+            except NotFound:
+                etag = ""
+        number = str(version)
+        if not number.startswith("projects/"):
+            number = f"{references.resource(self._session.project, 'models', name)}/versions/{number}"
+        request = pb.MoveAliasRequest(
+            name=self._alias_name(name, alias), version=number, etag=etag, request_id=str(uuid.uuid4())
+        )
+        return self._stub().MoveAlias(request, timeout=self._session.timeout)
+
+    def _alias_name(self, name: str, alias: str) -> str:
+        return f"{references.resource(self._session.project, 'models', name)}/aliases/{alias}"
+
+    def _stub(self) -> model_service_pb2_grpc.ModelServiceStub:
+        return model_service_pb2_grpc.ModelServiceStub(self._session.channel("registry"))
+
+    def _ensure_model(self, name: str, description: str) -> None:
+        try:
+            self.get(name)
+        except NotFound:
+            request = pb.CreateModelRequest(
+                parent=self._session.parent,
+                model_id=references.last(name),
+                model=pb.Model(description=description),
+                request_id=str(uuid.uuid4()),
+            )
+            try:
+                self._stub().CreateModel(request, timeout=self._session.timeout)
+            except AlreadyExists:
+                self.get(name)  # made by somebody else meanwhile: fine
+
+    def _upload(self, local: LocalModel, progress: Progress) -> variant_service_pb2.Variant:
+        files = [
+            variant_service_pb2.ModelFile(
+                path=inside,
+                sha256=self._artifacts.upload(file, progress=progress),
+                size_bytes=file.stat().st_size,
+            )
+            for inside, file in local.files.items()
+        ]
+        return variant_service_pb2.Variant(format=local.format, precision=local.precision, files=files)
+
+
+def _safe(path: str) -> Path:
+    """A path from the registry, refused where it would leave the folder: the server is not trusted with that."""
+    parts = path.split("/")
+    if not path or "\\" in path or ":" in parts[0] or any(part in ("", ".", "..") for part in parts):
+        raise DataLoss(f"the registry names a file {path!r}, which would leave its folder; do not use this variant")
+    return Path(*parts)

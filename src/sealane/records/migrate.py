@@ -1,0 +1,24 @@
+"""Brings a service's schema up to date with Alembic, from the migrations inside its package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.script import ScriptDirectory
+
+
+def migrate(connection: sa.Connection, migrations: Path) -> None:
+    """Run every migration of the folder `migrations` that the database has not seen."""
+    config = Config()
+    config.set_main_option("script_location", str(migrations))
+    script = ScriptDirectory.from_config(config)
+
+    def upgrade(revision, _context):  # type: ignore[no-untyped-def]  # Alembic's callback
+        return script._upgrade_revs("head", revision)
+
+    with EnvironmentContext(config, script, fn=upgrade) as environment:
+        environment.configure(connection=connection)
+        environment.run_migrations()

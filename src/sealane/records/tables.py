@@ -1,0 +1,120 @@
+"""Tables that every service keeps beside its own: outbox, audit trail, request ids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from google.protobuf.message import Message
+
+from sealane.errors import AlreadyExists
+
+metadata = sa.MetaData()
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("revision", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("project", sa.String, nullable=False),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("resource", sa.String, nullable=False),
+    sa.Column("payload", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("project", sa.String, nullable=False),
+    sa.Column("actor", sa.String, nullable=False),
+    sa.Column("action", sa.String, nullable=False),
+    sa.Column("resource", sa.String, nullable=False),
+    sa.Column("request_id", sa.String, nullable=False),
+    sa.Column("details", sa.Text, nullable=False),
+    # Filled by the sealer, which chains rows after their commit.
+    sa.Column("sequence", sa.Integer, unique=True),
+    sa.Column("hash", sa.String),
+    sqlite_autoincrement=True,
+)
+
+request_ids = sa.Table(
+    "request_ids",
+    metadata,
+    sa.Column("project", sa.String, primary_key=True),
+    sa.Column("request_id", sa.String, primary_key=True),
+    sa.Column("content", sa.String, nullable=False),
+    sa.Column("response", sa.LargeBinary, nullable=False),
+    sa.Column("time", sa.Float, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who changes something, for the audit trail."""
+
+    subject: str
+    project: str
+    request_id: str = ""
+
+
+def record(connection: sa.Connection, *, actor: Actor, action: str, resource: str, now: float, **details: str) -> None:
+    """Audit row and outbox row of one change, in the change's own transaction."""
+    payload = json.dumps(details, sort_keys=True)
+    connection.execute(
+        audit.insert().values(
+            time=now,
+            project=actor.project,
+            actor=actor.subject,
+            action=action,
+            resource=resource,
+            request_id=actor.request_id,
+            details=payload,
+        )
+    )
+    connection.execute(
+        outbox.insert().values(time=now, project=actor.project, kind=action, resource=resource, payload=payload)
+    )
+
+
+def once(
+    connection: sa.Connection, *, project: str, request_id: str, request: Message, now: float, run: Callable[[], bytes]
+) -> bytes:
+    """Run a mutation once per request id; a repeat gets the first answer (AIP-155).
+
+    Args:
+        connection: of the mutation's own transaction.
+        project: owner of the id.
+        request_id: empty runs without protection.
+        request: its content, so that an id used twice for different things is noticed.
+        now: seconds since 1970.
+        run: makes the change and returns the serialized answer.
+
+    Raises:
+        AlreadyExists: the id was used for another request.
+    """
+    if not request_id:
+        return run()
+    content = hashlib.sha256(
+        request.DESCRIPTOR.full_name.encode() + b"\0" + request.SerializeToString(deterministic=True)
+    ).hexdigest()
+    key = (request_ids.c.project == project) & (request_ids.c.request_id == request_id)
+    row = connection.execute(sa.select(request_ids).where(key)).one_or_none()
+    if row is not None:
+        if row.content != content:
+            raise AlreadyExists(
+                "this request_id was used for another request; use a new one", reason="REQUEST_ID_REUSED"
+            )
+        return bytes(row.response)
+    response = run()
+    connection.execute(
+        request_ids.insert().values(
+            project=project, request_id=request_id, content=content, response=response, time=now
+        )
+    )
+    return response

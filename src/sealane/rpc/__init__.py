@@ -1,0 +1,1 @@
+"""Both ends of a call: status, channel, server, middleware, policy."""

@@ -1,0 +1,116 @@
+"""From a method path to the servicer's function, through the middleware.
+
+No transport in here: the same dispatcher serves a worker's own listener and the lanes it dialled.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
+
+from sealane.errors import SealaneError, Unimplemented
+from sealane.rpc.call import Call
+from sealane.rpc.middleware import Blocking, Chain
+from sealane.rpc.policy import Method, methods_of
+from sealane.rpc.status import translate
+
+log = logging.getLogger("sealane.rpc")
+
+# A servicer's function takes (request, call) and returns a message or ready bytes; on streams an
+# iterator, on grpc.aio an awaitable of either. One Callable type for all is what grpc itself does.
+Handler = Callable[..., object]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A servicer and the contract it serves; `foreign_name` replaces the service's own in the path."""
+
+    servicer: object
+    descriptor: ServiceDescriptor
+    foreign_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A method and the function behind it."""
+
+    method: Method
+    handler: Handler
+
+
+def routes_of(services: Iterable[Served]) -> dict[str, Route]:
+    """Routes by path. A method that the servicer lacks is an error at start, not at the first call."""
+    routes = {}
+    for served in services:
+        for method in methods_of(served.descriptor, served.foreign_name):
+            if method.server_streaming and not hasattr(served.servicer, method.name):
+                continue  # the synchronous front leaves streams (health's Watch) to the gateway
+            routes[method.path] = Route(method, getattr(served.servicer, method.name))
+    return routes
+
+
+class Dispatcher:
+    """Runs unary calls synchronously."""
+
+    def __init__(self, services: Iterable[Served], chain: Chain) -> None:
+        self.routes = routes_of(services)
+        self.chain = chain
+
+    def route(self, path: str) -> Route:
+        """The route of a path.
+
+        Raises:
+            Unimplemented: nothing is served there.
+        """
+        route = self.routes.get(path)
+        if route is None:
+            raise Unimplemented(f"{path} is not served here; check the method and the service's version")
+        return route
+
+    def unary(self, route: Route, call: Call) -> bytes:
+        """Run one unary call; returns the serialized answer.
+
+        Raises:
+            SealaneError: whatever went wrong, translated.
+        """
+        failure: SealaneError | None = None
+        try:
+            enter_blocking(self.chain, call)
+            return serialize(route.handler(call.message, call))
+        except Exception as error:  # the translator: the one place that may catch all
+            failure = explain(error, call)
+            raise failure from error
+        finally:
+            self.chain.leave(call, failure)
+
+
+def enter_blocking(chain: Chain, call: Call) -> None:
+    """Enter the chain on a thread that may block."""
+    while True:
+        try:
+            chain.enter(call)
+        except Blocking as pause:
+            pause.work()
+        else:
+            return
+
+
+def serialize(response: object) -> bytes:
+    """Bytes of an answer; ready bytes pass untouched."""
+    if isinstance(response, bytes):
+        return response
+    if isinstance(response, Message):
+        return response.SerializeToString()
+    raise TypeError(f"a servicer returned {type(response).__name__}, not a message")
+
+
+def explain(failure: BaseException, call: Call) -> SealaneError:
+    """Translate a failure; the details of an unexpected one go to the log alone."""
+    translated = translate(failure, call.request_id)
+    if translated.kind == "INTERNAL" and not isinstance(failure, SealaneError):
+        log.error("unexpected failure", exc_info=failure, extra={"method": call.method.path, "id": call.request_id})
+    return translated

@@ -1,0 +1,63 @@
+"""Limits of a listener (SECURITY 2.4): measured against floods, resets and slow peers."""
+
+from __future__ import annotations
+
+CONTROL_MESSAGE_BYTES = 4 * 1024 * 1024
+DATA_MESSAGE_BYTES = 64 * 1024 * 1024
+#: A unary call without a deadline gets this one.
+UNARY_SECONDS = 60.0
+#: A stream may live this long; long-lived ones reconnect.
+STREAM_SECONDS = 24 * 3600.0
+
+Option = tuple[str, int | str]
+
+
+def client_port(message_bytes: int = CONTROL_MESSAGE_BYTES) -> list[Option]:
+    """Options of a port that strangers can reach."""
+    return [
+        *_common(message_bytes),
+        ("grpc.max_concurrent_streams", 100),
+        ("grpc.max_allowed_incoming_connections", 1000),
+        ("grpc.max_connection_idle_ms", 300_000),
+        ("grpc.max_connection_age_ms", 1_800_000),
+        ("grpc.max_connection_age_grace_ms", 30_000),
+    ]
+
+
+def mesh_port(message_bytes: int = DATA_MESSAGE_BYTES) -> list[Option]:
+    """Options of a port for peers with certificates; its streams live for days."""
+    return [
+        *_common(message_bytes),
+        ("grpc.max_concurrent_streams", 1000),
+        ("grpc.max_allowed_incoming_connections", 20_000),
+        # A peer whose cable was cut sends no FIN: without pings its lane would look alive for minutes.
+        ("grpc.keepalive_time_ms", 5_000),
+        ("grpc.keepalive_timeout_ms", 3_000),
+    ]
+
+
+def _common(message_bytes: int) -> list[Option]:
+    return [
+        ("grpc.max_receive_message_length", message_bytes),
+        ("grpc.max_send_message_length", message_bytes),
+        ("grpc.max_metadata_size", 16_384),
+        ("grpc.absolute_max_metadata_size", 16_384),
+        ("grpc.server_handshake_timeout_ms", 5_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def channel(message_bytes: int = DATA_MESSAGE_BYTES) -> list[Option]:
+    """Options of an outgoing channel; keepalive agrees with what the servers allow."""
+    return [
+        ("grpc.max_receive_message_length", message_bytes),
+        ("grpc.max_send_message_length", message_bytes),
+        ("grpc.max_metadata_size", 16_384),
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        ("grpc.enable_retries", 0),
+    ]

@@ -1,0 +1,301 @@
+"""Cross-cutting work on every call: two plain functions each, in one visible order (see :func:`standard`).
+
+``before`` runs from the outside in and may refuse by raising; ``after`` runs from the inside out for
+those that were entered. Neither blocks; work that must (fetching a key) is handed out as
+:class:`Blocking` and done by the adapter where it hurts nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from google.protobuf.message import DecodeError, Message
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from sealane import telemetry
+from sealane.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    SealaneError,
+    Unauthenticated,
+)
+from sealane.rpc.call import Call, Identity
+from sealane.security.proof import ProofVerifier
+from sealane.security.tokens import TokenVerifier, UnknownKey
+from sealane.telemetry import Telemetry
+
+access_log = logging.getLogger("sealane.access")
+
+#: Thumbprint that the gateway verified at the first hop; honoured on lanes alone.
+FORWARDED_BINDING = "x-sealane-cnf"
+
+
+class Blocking(Exception):
+    """Work that must be done before the call can go on; do it, then enter again."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        super().__init__("work to be done off the event loop")
+        self.work = work
+
+
+class Middleware(Protocol):
+    """One concern."""
+
+    def before(self, call: Call) -> None:
+        """Look at the call on its way in; raise to refuse it."""
+        ...
+
+    def after(self, call: Call, failure: SealaneError | None) -> None:
+        """Look at the outcome on its way out."""
+        ...
+
+
+class Chain:
+    """Runs the list for one call, whatever its cardinality."""
+
+    def __init__(self, middleware: Sequence[Middleware]) -> None:
+        self._middleware = tuple(middleware)
+
+    def enter(self, call: Call) -> None:
+        """Run every ``before`` not run yet."""
+        while call.entered < len(self._middleware):
+            self._middleware[call.entered].before(call)
+            call.entered += 1
+
+    def leave(self, call: Call, failure: SealaneError | None) -> None:
+        """Run the ``after`` of what was entered, inside out."""
+        while call.entered > 0:
+            call.entered -= 1
+            self._middleware[call.entered].after(call, failure)
+
+
+class _Inward:
+    def after(self, call: Call, failure: SealaneError | None) -> None:
+        """Nothing to do on the way out."""
+
+
+class Limits:
+    """Refuses more calls than the process can hold; streams are counted too."""
+
+    def __init__(self, max_in_flight: int) -> None:
+        self._max = max_in_flight
+        self._in_flight = 0
+        self._lock = threading.Lock()
+
+    @property
+    def in_flight(self) -> int:
+        """Calls inside now."""
+        return self._in_flight
+
+    def before(self, call: Call) -> None:
+        """Count in; public methods (health, tokens) are never crowded out by load."""
+        with self._lock:
+            if self._in_flight >= self._max and not call.method.public:
+                raise ResourceExhausted(
+                    "too many calls at once; back off and retry", reason="OVERLOAD", retry_after=0.1
+                )
+            self._in_flight += 1
+
+    def after(self, call: Call, failure: SealaneError | None) -> None:
+        """Count out."""
+        with self._lock:
+            self._in_flight -= 1
+
+
+class Tracing:
+    """A server span and an access line per call."""
+
+    def __init__(self, telemetry_: Telemetry) -> None:
+        self._telemetry = telemetry_
+
+    def before(self, call: Call) -> None:
+        """Take over the caller's trace and request id."""
+        call.request_id = call.metadata.get("x-request-id", "")[:64] or str(uuid.uuid4())
+        incoming = call.metadata.get("traceparent", "")
+        call.span = self._telemetry.start(call.method.path.lstrip("/"), SpanKind.SERVER, incoming)
+        call.traceparent = incoming if call.span is None else telemetry.header_of(call.span)
+        call.trace_token = telemetry.enter(call.traceparent)
+
+    def after(self, call: Call, failure: SealaneError | None) -> None:
+        """End the span, write the line."""
+        code = failure.kind if failure else "OK"
+        telemetry.leave(call.trace_token)
+        if call.span is not None:
+            call.span.set_attribute(telemetry.RPC_SYSTEM, "grpc")
+            call.span.set_attribute(telemetry.RPC_METHOD, call.method.path.lstrip("/"))
+            call.span.set_attribute(telemetry.RPC_STATUS, code)
+            if failure is not None:
+                call.span.set_attribute(telemetry.ERROR_TYPE, failure.reason)
+                call.span.set_status(Status(StatusCode.ERROR))
+            call.span.end()
+        if access_log.isEnabledFor(logging.INFO):
+            access_log.info(
+                "call",
+                extra={
+                    "method": call.method.path,
+                    "code": code,
+                    "reason": failure.reason if failure else "",
+                    "ms": round((time.monotonic() - call.started) * 1000, 2),
+                    "request_id": call.request_id,
+                    "trace": call.traceparent,
+                    "subject": call.identity.subject if call.identity else "",
+                },
+            )
+
+
+class Deadline(_Inward):
+    """A call whose time is over is not begun."""
+
+    def before(self, call: Call) -> None:
+        """Refuse what nobody waits for any more."""
+        if call.remaining <= 0:
+            raise DeadlineExceeded("the deadline was over before the call began; allow more time")
+
+
+class Authenticate(_Inward):
+    """Who is calling: a peer by its certificate where the contract names it, else a token's subject."""
+
+    def __init__(self, verifier: TokenVerifier, proofs: ProofVerifier) -> None:
+        self._verifier = verifier
+        self._proofs = proofs
+
+    def before(self, call: Call) -> None:
+        """Set ``call.identity``; no byte of the body has been parsed."""
+        if call.peer.tls_version not in ("TLSv1.3", ""):
+            raise Unauthenticated("TLS 1.3 is required; update the client's TLS library", reason="TLS_VERSION")
+        access = call.method.access
+        if call.method.public:
+            return
+        if call.peer.kind and call.peer.kind in access.callers and not call.peer.via_gateway:
+            call.identity = Identity(subject=call.peer.spiffe_id)
+            return
+        if not access.permission:
+            if call.peer.kind:
+                raise PermissionDenied(f"{call.peer.kind} may not call {call.method.name}", reason="CALLER_NOT_ALLOWED")
+            raise Unauthenticated("this method is for services; call it on the mesh port with a certificate")
+        call.identity = self._by_token(call)
+
+    def _by_token(self, call: Call) -> Identity:
+        if "authorization" in call.duplicates or "authorization-bin" in call.metadata:
+            raise Unauthenticated("send exactly one authorization entry", reason="TOKEN_AMBIGUOUS")
+        scheme, _, token = call.metadata.get("authorization", "").partition(" ")
+        if scheme.lower() not in ("bearer", "dpop") or not token:
+            raise Unauthenticated(
+                "no access token; get one from auth and send it as metadata 'authorization: Bearer ...'",
+                reason="TOKEN_MISSING",
+            )
+        try:
+            identity = self._verifier.verify(token)
+        except UnknownKey as error:
+            raise Blocking(self._verifier.keys.refresh) from error
+        if identity.key_thumbprint and not call.method.access.proof_in_body:
+            self._check_binding(call, token, identity)
+        return identity
+
+    def _check_binding(self, call: Call, token: str, identity: Identity) -> None:
+        if call.peer.via_gateway:
+            if call.metadata.get(FORWARDED_BINDING) != identity.key_thumbprint:
+                raise Unauthenticated("the gateway did not vouch for the token's key", reason="PROOF_REFUSED")
+            return
+        self._proofs.verify(
+            call.metadata.get("dpop", ""),
+            method_path=call.method.path,
+            token=token,
+            thumbprint=identity.key_thumbprint,
+        )
+
+
+class Authorise(_Inward):
+    """Whether the caller's token holds the scope that the contract demands."""
+
+    def before(self, call: Call) -> None:
+        """Refuse a caller without the scope; peers were matched by name already."""
+        access, identity = call.method.access, call.identity
+        if call.method.public or identity is None or not identity.project:
+            return
+        if access.permission not in identity.scopes:
+            raise PermissionDenied(
+                f"{call.method.name} needs scope {access.permission!r}; ask an admin of {identity.project} for it",
+                reason="SCOPE_MISSING",
+                scope=access.permission,
+            )
+
+
+class Parse(_Inward):
+    """Bytes to message, after the caller is known: a malformed body never raises inside grpcio.
+
+    Args:
+        raw: paths whose servicers take ``call.body`` as it came, to pass it on.
+    """
+
+    def __init__(self, raw: frozenset[str] = frozenset()) -> None:
+        self._raw = raw
+
+    def before(self, call: Call) -> None:
+        """Set ``call.message`` for calls with one request."""
+        if call.body is not None and call.method.path not in self._raw:
+            call.message = parse_body(call, call.body)
+            call.body = None
+
+
+class Validate(_Inward):
+    """A caller acts inside its own project; a foreign resource is answered as an absent one."""
+
+    def before(self, call: Call) -> None:
+        """Compare the project in the request's resource with the token's."""
+        if call.message is not None:
+            check_project(call, call.message)
+
+
+def parse_body(call: Call, body: bytes) -> Message:
+    """One request message.
+
+    Raises:
+        InvalidArgument: the bytes are not a message of the method's request type.
+    """
+    message = call.method.request()
+    try:
+        message.ParseFromString(body)
+    except (DecodeError, ValueError) as error:
+        raise InvalidArgument(f"malformed request; send a {message.DESCRIPTOR.name}", reason="MALFORMED") from error
+    return message
+
+
+def check_project(call: Call, message: Message) -> None:
+    """Refuse a resource of another project than the caller's, with the answer of an absent one."""
+    field, identity = call.method.access.resource, call.identity
+    if not field or identity is None or not identity.project:
+        return
+    name = getattr(message, field)
+    if not name.startswith("projects/"):
+        raise InvalidArgument(f"{field} {name!r} is no resource name; it starts with 'projects/'", field=field)
+    if name.split("/")[1] != identity.project:
+        raise NotFound(f"{name} does not exist, or is not yours to see; check the name")
+
+
+def standard(
+    *,
+    telemetry_: Telemetry,
+    verifier: TokenVerifier,
+    proofs: ProofVerifier,
+    max_in_flight: int = 1000,
+    raw: frozenset[str] = frozenset(),
+) -> list[Middleware]:
+    """The list, the same everywhere, outermost first. Errors are translated around it by the adapter."""
+    return [
+        Limits(max_in_flight),
+        Tracing(telemetry_),
+        Deadline(),
+        Authenticate(verifier, proofs),
+        Authorise(),
+        Parse(raw),
+        Validate(),
+    ]

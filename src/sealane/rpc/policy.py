@@ -1,0 +1,80 @@
+"""What each served method demands, read from the contract.
+
+The rule stands in the proto (``sealane.type.v1.access``). Health and reflection are foreign protos that
+cannot carry it: their fixed table here is the only second list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+
+from sealane.type.v1 import access_pb2
+
+PUBLIC = "PUBLIC"
+
+#: Methods of foreign services that carry no option of ours.
+FOREIGN: dict[str, access_pb2.Access] = {
+    "/grpc.health.v1.Health/Check": access_pb2.Access(permission=PUBLIC, risk=access_pb2.RISK_LOW),
+    "/grpc.health.v1.Health/Watch": access_pb2.Access(permission=PUBLIC, risk=access_pb2.RISK_LOW),
+    "/grpc.health.v1.Health/List": access_pb2.Access(permission=PUBLIC, risk=access_pb2.RISK_LOW),
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": access_pb2.Access(
+        permission="reflect", risk=access_pb2.RISK_LOW
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A served method: its path, its shapes and who may call it."""
+
+    path: str
+    request: type[Message]
+    response: type[Message]
+    client_streaming: bool
+    server_streaming: bool
+    access: access_pb2.Access
+    idempotent: bool
+
+    @property
+    def name(self) -> str:
+        """Last part of the path."""
+        return self.path.rsplit("/", 1)[1]
+
+    @property
+    def public(self) -> bool:
+        """Whether it needs no credential."""
+        return self.access.permission == PUBLIC
+
+
+class MissingAccess(Exception):
+    """A method without a permission: the server must not start."""
+
+
+def methods_of(service: ServiceDescriptor, foreign_name: str = "") -> list[Method]:
+    """The methods of a service, under its own name or under the foreign one that clients call.
+
+    Raises:
+        MissingAccess: a method declares neither a permission nor callers.
+    """
+    name = foreign_name or service.full_name
+    return [_method(descriptor, f"/{name}/{descriptor.name}") for descriptor in service.methods]
+
+
+def _method(descriptor: MethodDescriptor, path: str) -> Method:
+    options = descriptor.GetOptions()
+    access = FOREIGN.get(path, options.Extensions[access_pb2.access])
+    if not access.permission and not access.callers:
+        raise MissingAccess(f"{path} declares no (sealane.type.v1.access); add it to the proto")
+    return Method(
+        path=path,
+        request=message_factory.GetMessageClass(descriptor.input_type),
+        response=message_factory.GetMessageClass(descriptor.output_type),
+        client_streaming=descriptor.client_streaming,
+        server_streaming=descriptor.server_streaming,
+        access=access,
+        idempotent=options.idempotency_level in (options.IDEMPOTENT, options.NO_SIDE_EFFECTS),
+    )

@@ -1,0 +1,46 @@
+"""The synchronous server of a worker's front: a thread pool, the cheapest unary call grpcio has."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+
+from sealane.errors import SealaneError
+from sealane.rpc import limits
+from sealane.rpc.dispatch import Dispatcher, Route
+from sealane.rpc.transport import call_of, code_of, trailers_of
+
+
+def build(dispatcher: Dispatcher, *, threads: int = 64) -> grpc.Server:
+    """A server for every unary method of the dispatcher.
+
+    Raises:
+        ValueError: a streaming method, which this server does not carry.
+    """
+    server = grpc.server(
+        ThreadPoolExecutor(threads, thread_name_prefix="front"),
+        options=limits.client_port(limits.DATA_MESSAGE_BYTES),
+        maximum_concurrent_rpcs=threads,
+    )
+    by_service: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {}
+    for path, route in dispatcher.routes.items():
+        if route.method.client_streaming or route.method.server_streaming:
+            raise ValueError(f"{path} streams; the synchronous server carries unary methods only")
+        service, _, name = path.lstrip("/").partition("/")
+        by_service.setdefault(service, {})[name] = _handler(dispatcher, route)
+    for service, handlers in by_service.items():
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+    return server
+
+
+def _handler(dispatcher: Dispatcher, route: Route) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def run(body: bytes, context: grpc.ServicerContext) -> bytes:
+        call = call_of(route.method, context, body)  # type: ignore[arg-type]  # its stubs name other mappings
+        try:
+            return dispatcher.unary(route, call)
+        except SealaneError as failure:
+            context.set_trailing_metadata(trailers_of(failure, call.request_id))
+            context.abort(code_of(failure), failure.message)
+
+    return grpc.unary_unary_rpc_method_handler(run)

@@ -1,0 +1,80 @@
+"""What grpcio tells about a call, in our words. Shared by the synchronous and the asyncio server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import grpc
+
+from sealane.errors import SealaneError
+from sealane.rpc import limits
+from sealane.rpc.call import Call, Peer
+from sealane.rpc.policy import Method
+from sealane.rpc.status import CODE_OF, DETAILS_KEY, to_status
+
+Trailers = tuple[tuple[str, str | bytes], ...]
+
+
+class Context(Protocol):
+    """The part of a servicer context that both kinds of server have."""
+
+    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]] | None:
+        """Metadata of the caller."""
+        ...
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        """What TLS knows of the peer."""
+        ...
+
+    def peer(self) -> str:
+        """Transport address."""
+        ...
+
+    def time_remaining(self) -> float | None:
+        """Seconds left, None without a deadline."""
+        ...
+
+
+def call_of(method: Method, context: Context, body: bytes | None) -> Call:
+    """The call that a context stands for."""
+    metadata: dict[str, str] = {}
+    duplicates: set[str] = set()
+    for key, value in context.invocation_metadata() or ():
+        if key in metadata:
+            duplicates.add(key)
+        metadata[key] = value if isinstance(value, str) else ""
+    streaming = method.client_streaming or method.server_streaming
+    cap = limits.STREAM_SECONDS if streaming else limits.UNARY_SECONDS
+    remaining = context.time_remaining()
+    return Call(
+        method=method,
+        metadata=metadata,
+        peer=_peer(context),
+        deadline=time.monotonic() + (cap if remaining is None else min(remaining, cap)),
+        body=body,
+        duplicates=frozenset(duplicates),
+    )
+
+
+def trailers_of(failure: SealaneError, request_id: str) -> Trailers:
+    """Trailing metadata of a refusal: the rich status, and when to try again."""
+    details: Trailers = ((DETAILS_KEY, to_status(failure, request_id).SerializeToString()),)
+    if failure.retry_after is not None:
+        details += (("grpc-retry-pushback-ms", str(int(failure.retry_after * 1000))),)
+    return details
+
+
+def code_of(failure: SealaneError) -> grpc.StatusCode:
+    """The gRPC code of an error."""
+    return CODE_OF[failure.kind]
+
+
+def _peer(context: Context) -> Peer:
+    tls = context.auth_context()
+
+    def first(name: str) -> str:
+        return next(iter(tls.get(name, ())), b"").decode("ascii", "replace")
+
+    return Peer(address=context.peer(), spiffe_id=first("peer_spiffe_id"), tls_version=first("ssl_tls_version"))

@@ -1,0 +1,1 @@
+"""Tokens, proofs, certificates, sealed payloads."""

@@ -1,0 +1,83 @@
+"""Which route a name means, and which worker gets the next call."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+import pytest
+
+from sealane.clock import ManualClock
+from sealane.errors import FailedPrecondition
+from sealane.protocols.call import Target
+from sealane_inference.loads import DECAY_SECONDS, Loads
+from sealane_inference.routing import Endpoint, Route, RouteTable, pick, refusal, resolve
+
+A = Route("p", "camera-a", "digits", "3", (Endpoint("edge", 1),))
+B = Route("p", "camera-b", "digits", "3", (Endpoint("edge", 2), Endpoint("cloud", 3)))
+C = Route("p", "float", "big", "1")
+FOREIGN = Route("q", "camera-a", "digits", "9")
+TABLE = RouteTable.of(1, [A, B, C, FOREIGN])
+
+
+def test_names_are_looked_up_in_the_callers_project_only() -> None:
+    assert resolve(TABLE, "p", Target("camera-a")) is A
+    assert resolve(TABLE, "q", Target("camera-a")) is FOREIGN
+    assert resolve(TABLE, "q", Target("camera-b")) is None
+    assert resolve(TABLE, "r", Target("camera-a")) is None
+
+
+def test_a_model_id_means_its_only_deployment() -> None:
+    assert resolve(TABLE, "p", Target("big")) is C
+    with pytest.raises(FailedPrecondition, match="camera-a, camera-b"):
+        resolve(TABLE, "p", Target("digits"))
+
+
+def test_a_version_must_be_the_one_that_is_served() -> None:
+    assert resolve(TABLE, "p", Target("camera-a", version="3")) is A
+    assert resolve(TABLE, "p", Target("camera-a", version="4")) is None
+    assert resolve(TABLE, "p", Target("camera-a", label="live")) is None
+
+
+def test_a_route_is_refused_only_when_no_placement_is_possible() -> None:
+    assert refusal(A) is None
+    assert refusal(C) is None
+    refused = refusal(Route("p", "d", "m", "1", (), "needs site lab", "residency"))
+    assert refused is not None
+    assert (refused.reason, refused.metadata) == ("RESIDENCY", {"constraint": "residency"})
+    assert "needs site lab" in refused.message
+
+
+def test_equal_workers_share_the_load() -> None:
+    loads = Loads(ManualClock())
+    chosen = Counter(pick(B.endpoints, loads, Random(7).choice).node for _ in range(1))
+    random = Random(7)
+    chosen += Counter(pick(B.endpoints, loads, random.choice).node for _ in range(200))
+    assert min(chosen["edge"], chosen["cloud"]) > 60
+
+
+def call(loads: Loads, clock: ManualClock, node: str, seconds: float) -> None:
+    begun = loads.begin(node)
+    clock.advance(seconds)
+    loads.end(node, begun)
+
+
+def test_a_slow_worker_is_avoided_at_once_and_forgiven_in_time() -> None:
+    clock = ManualClock()
+    loads = Loads(clock)
+    call(loads, clock, "edge", 0.5)
+    call(loads, clock, "cloud", 0.01)
+    assert pick(B.endpoints, loads, Random(1).choice).node == "cloud"
+    clock.advance(10 * DECAY_SECONDS)
+    call(loads, clock, "edge", 0.002)
+    assert pick(B.endpoints, loads, Random(1).choice).node == "edge"
+
+
+def test_calls_in_flight_count() -> None:
+    clock = ManualClock()
+    loads = Loads(clock)
+    call(loads, clock, "edge", 0.01)
+    call(loads, clock, "cloud", 0.015)
+    assert pick(B.endpoints, loads, Random(1).choice).node == "edge"
+    loads.begin("edge")
+    assert pick(B.endpoints, loads, Random(1).choice).node == "cloud"

@@ -1,0 +1,64 @@
+"""Every method of every contract says who may call it."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import pytest
+from google.protobuf.descriptor import MethodDescriptor
+
+import sealane
+from sealane.rpc.policy import PUBLIC
+from sealane.type.v1 import access_pb2
+
+PEERS = {"registry", "scheduler", "inference", "node"}
+
+
+def all_methods() -> list[MethodDescriptor]:
+    methods = []
+    for module in pkgutil.walk_packages(sealane.__path__, "sealane."):
+        if module.name.endswith("_pb2") and "protobuf" not in module.name:
+            file = importlib.import_module(module.name).DESCRIPTOR
+            methods += [method for service in file.services_by_name.values() for method in service.methods]
+    return methods
+
+
+METHODS = {method.full_name: method for method in all_methods()}
+
+
+def access(method: MethodDescriptor) -> access_pb2.Access:
+    return method.GetOptions().Extensions[access_pb2.access]
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_method_declares_access_risk_and_idempotency(name: str) -> None:
+    rule, options = access(METHODS[name]), METHODS[name].GetOptions()
+    assert rule.permission or rule.callers
+    assert rule.risk != access_pb2.RISK_UNSPECIFIED
+    assert set(rule.callers) <= PEERS
+    assert options.HasField("idempotency_level")
+    if rule.resource:
+        assert rule.resource in METHODS[name].input_type.fields_by_name
+
+
+def test_the_public_methods_are_these_and_no_others() -> None:
+    public = {name for name, method in METHODS.items() if access(method).permission == PUBLIC}
+    assert public == {
+        "sealane.auth.v1.TokenService.IssueToken",
+        "sealane.auth.v1.TokenService.GetJsonWebKeySet",
+        "sealane.auth.v1.EnrollmentService.Enroll",
+        "sealane.compat.openinference.v2.GRPCInferenceService.ServerLive",
+        "sealane.compat.openinference.v2.GRPCInferenceService.ServerReady",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_method_that_creates_takes_a_request_id(name: str) -> None:
+    method = METHODS[name]
+    once = {"CreateJoinToken"}  # its answer is a secret that must not be stored
+    if method.name.startswith("Create") and method.name not in once:
+        assert "request_id" in method.input_type.fields_by_name
+    if method.name.startswith("List"):
+        assert {"page_size", "page_token"} <= set(method.input_type.fields_by_name)
+        assert "next_page_token" in method.output_type.fields_by_name

@@ -1,0 +1,235 @@
+"""How a worker's silence is judged, and what the controller makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+import sqlalchemy as sa
+
+from sealane.clock import ManualClock
+from sealane.records import tables
+from sealane.records.database import Database
+from sealane.records.transactions import Transactions
+from sealane.registry.v1 import model_service_pb2 as model_pb
+from sealane.registry.v1 import variant_service_pb2 as variant_pb
+from sealane.scheduler.v1 import deployment_service_pb2 as pb
+from sealane_scheduler import cluster, routes
+from sealane_scheduler.cluster import Copy
+from sealane_scheduler.controller import RECONNECT_SECONDS, SUBSTITUTE_SECONDS, Controller
+from sealane_scheduler.fleet import DEAD, READY, SUSPECT, Facts, Fleet, Patience
+from sealane_scheduler.store import DeploymentRow, Store
+from sealane_scheduler.store_sql import SqlStore, metadata
+
+VERSION = model_pb.Version(
+    name="projects/p/models/m/versions/1",
+    number=1,
+    variants=[
+        variant_pb.Variant(
+            name="projects/p/models/m/versions/1/variants/litert",
+            format=variant_pb.FORMAT_LITERT,
+            digest="sha256:1",
+            size_bytes=1000,
+        )
+    ],
+)
+
+
+def facts(tier: str, zone: str, clearance: str = "restricted") -> Facts:
+    attributes = {"tier": tier, "zone": zone, "clearance": clearance, "region": "", "pool": ""}
+    return Facts(attributes, runtimes={"litert": "2"}, cpu_milli=2000, memory_bytes=8 << 30)
+
+
+def row(deployment: str, **demand: object) -> DeploymentRow:
+    message = pb.Demand(**demand)  # type: ignore[arg-type]
+    return DeploymentRow(
+        "p", deployment, VERSION.name, message.SerializeToString(), VERSION.SerializeToString(), 0.0, 0.0, "e"
+    )
+
+
+A = row("a", data_class=pb.DATA_CLASS_RESTRICTED, residency=["site-a"])
+B = row("b", tier_preference=pb.TIER_PREFERENCE_EDGE)
+
+
+def create_tables(connection: sa.Connection) -> None:
+    metadata.create_all(connection)
+    tables.metadata.create_all(connection)
+
+
+class World:
+    """A controller on a real database, with a clock that is moved by hand."""
+
+    def __init__(self, path: Path, clock: ManualClock) -> None:
+        self.clock = clock
+        self.database = Database.at(path / "s.db")
+        self.database.start(create_tables)
+        self.records: Transactions[Store] = Transactions(self.database, SqlStore, clock)
+        self.restart()
+
+    def restart(self) -> None:
+        self.fleet = Fleet(self.clock, Patience())
+        self.controller = Controller(self.records, self.fleet, self.clock)
+
+    async def create(self, deployment: DeploymentRow) -> None:
+        await self.records.write(lambda store: store.add_deployment(deployment))
+        self.controller.add(deployment)
+        await self.settle()
+
+    async def settle(self) -> None:
+        self.fleet.tick()
+        for item in self.controller.all():
+            await self.controller.reconcile(item)
+
+    def serve(self) -> None:
+        """Every node reports its copies as serving."""
+        for item in self.controller.all():
+            for copy in item.copies:
+                self.controller.report(copy.row.node, item.row.name, Copy(copy.row, cluster.SERVING))
+
+    def nodes(self, name: str) -> list[str]:
+        item = self.controller.get(f"projects/p/deployments/{name}")
+        assert item is not None
+        return [copy.row.node for copy in item.copies]
+
+    def endpoints(self, name: str) -> list[str]:
+        item = self.controller.get(f"projects/p/deployments/{name}")
+        assert item is not None
+        return [endpoint.node for endpoint in routes.route(item, self.fleet).endpoints]
+
+    def constraint(self, name: str) -> str:
+        item = self.controller.get(f"projects/p/deployments/{name}")
+        assert item is not None
+        return routes.route(item, self.fleet).binding_constraint
+
+
+@pytest_asyncio.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    made = World(tmp_path, ManualClock())
+    made.fleet.connect("cloud-1", facts("cloud", "eu-1", "internal"), "")
+    made.edge = made.fleet.connect("edge-1", facts("edge", "site-a"), "")  # type: ignore[attr-defined]
+    yield made
+    made.database.close()
+
+
+async def deployed(world: World) -> None:
+    await world.create(A)
+    await world.create(B)
+    world.serve()
+    assert world.endpoints("a") == world.endpoints("b") == ["edge-1"]
+
+
+def alive(world: World) -> None:
+    for node in ("cloud-1", "edge-1"):
+        world.fleet.heartbeat(node, None, "")
+
+
+async def test_a_broken_stream_stops_routes_at_once_and_moves_work_after_a_moment(world: World) -> None:
+    await deployed(world)
+    world.fleet.disconnect("edge-1", world.edge)  # type: ignore[attr-defined]
+    await world.settle()
+    assert world.endpoints("a") == world.endpoints("b") == []
+    assert world.nodes("b") == ["edge-1"]
+    assert world.constraint("a") == ""  # it may come back: callers wait
+    world.clock.advance(SUBSTITUTE_SECONDS + 0.01)
+    world.fleet.heartbeat("cloud-1", None, "")
+    await world.settle()
+    assert world.nodes("b") == ["edge-1", "cloud-1"]
+    assert world.nodes("a") == ["edge-1"]
+    assert world.constraint("a") == "residency"
+    world.serve()
+    assert world.endpoints("b") == ["cloud-1"]
+
+
+async def test_a_node_that_comes_back_is_not_restarted_and_its_substitute_goes(world: World) -> None:
+    await deployed(world)
+    world.fleet.disconnect("edge-1", world.edge)  # type: ignore[attr-defined]
+    world.clock.advance(SUBSTITUTE_SECONDS + 0.01)
+    world.fleet.heartbeat("cloud-1", None, "")
+    await world.settle()
+    world.serve()
+    world.fleet.connect("edge-1", facts("edge", "site-a"), "")
+    await world.settle()
+    world.serve()
+    await world.settle()
+    assert world.endpoints("a") == world.endpoints("b") == ["edge-1"]
+    assert world.nodes("b") == ["edge-1"]
+
+
+async def test_a_blink_moves_nothing(world: World) -> None:
+    await deployed(world)
+    world.fleet.disconnect("edge-1", world.edge)  # type: ignore[attr-defined]
+    world.clock.advance(SUBSTITUTE_SECONDS / 2)
+    await world.settle()
+    world.fleet.connect("edge-1", facts("edge", "site-a"), "")
+    await world.settle()
+    assert world.endpoints("b") == ["edge-1"] and world.nodes("b") == ["edge-1"]
+
+
+async def test_silence_is_suspicion_then_death(world: World) -> None:
+    state = world.fleet.get("cloud-1")
+    assert state is not None
+    world.clock.advance(2.9)
+    world.fleet.tick()
+    assert state.state == READY
+    world.clock.advance(0.2)
+    world.fleet.tick()
+    assert state.state == SUSPECT
+    world.clock.advance(2.0)
+    world.fleet.tick()
+    assert state.state == DEAD
+
+
+async def test_a_restarted_scheduler_moves_no_healthy_work(world: World) -> None:
+    await deployed(world)
+    world.restart()
+    await world.controller.load()
+    await world.settle()
+    assert world.nodes("a") == world.nodes("b") == ["edge-1"]
+    world.clock.advance(RECONNECT_SECONDS - 0.1)
+    world.fleet.connect("cloud-1", facts("cloud", "eu-1", "internal"), "")
+    world.fleet.connect("edge-1", facts("edge", "site-a"), "")
+    await world.settle()
+    world.serve()
+    assert world.endpoints("a") == world.endpoints("b") == ["edge-1"]
+
+
+async def test_a_node_that_cannot_load_is_avoided_and_the_next_one_takes_it(world: World) -> None:
+    await world.create(B)
+    item = world.controller.get(B.name)
+    assert item is not None
+    first = item.copies[0]
+    world.controller.report(first.row.node, B.name, Copy(first.row, cluster.FAILED, "no memory"))
+    await world.settle()
+    assert world.nodes("b") == ["cloud-1"]
+
+
+async def test_a_stale_epoch_changes_nothing(world: World) -> None:
+    await world.create(B)
+    item = world.controller.get(B.name)
+    assert item is not None
+    stale = Copy(item.copies[0].row.__class__("", "", 99, "edge-1", ""), cluster.SERVING)
+    world.controller.report("edge-1", B.name, stale)
+    assert item.copies[0].state == cluster.PREPARING
+
+
+async def test_epochs_grow_even_over_a_deletion(world: World) -> None:
+    await world.create(B)
+    item = world.controller.get(B.name)
+    assert item is not None
+    first = item.copies[0].row.epoch
+    await world.records.write(lambda store: store.drop_deployment("p", "b"))
+    world.controller.remove(B.name)
+    await world.create(B)
+    item = world.controller.get(B.name)
+    assert item is not None and item.copies[0].row.epoch > first
+
+
+async def test_changes_wake_who_waits(world: World) -> None:
+    revision = world.controller.changes.revision
+    waiter = asyncio.create_task(world.controller.changes.after(revision, 5.0))
+    await asyncio.sleep(0)
+    world.controller.changes.announce()
+    assert await waiter
+    assert not await world.controller.changes.after(world.controller.changes.revision, 0.01)
