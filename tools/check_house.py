@@ -1,4 +1,4 @@
-"""Sizes and habits that no linter knows (docs/house.md): module and function length, forbidden calls."""
+"""Sizes and habits that no linter knows (CONTRIBUTING.md): module and function length, forbidden calls."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ def make_root(now: datetime.datetime) -> Signer:
     """A self-signed root for ten years. Its key is to be kept offline."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name("Sealane root")
-    certificate = _authority(name, name, key.public_key(), now, ROOT_LIFE, path_length=1).sign(key, hashes.SHA256())
-    return Signer(key, certificate)
+    builder = _authority(name, name, key.public_key(), now, ROOT_LIFE, path_length=1)
+    return Signer(key, builder.add_extension(_issued_by(key.public_key()), critical=False).sign(key, hashes.SHA256()))
 
 
 def make_intermediate(root: Signer, now: datetime.datetime) -> Signer:
@@ -71,6 +71,7 @@ def make_intermediate(root: Signer, now: datetime.datetime) -> Signer:
         INTERMEDIATE_LIFE,
         path_length=0,
     )
+    builder = builder.add_extension(_issued_by(root.key.public_key()), critical=False)
     return Signer(key, builder.sign(root.key, hashes.SHA256()))
 
 
@@ -114,6 +115,7 @@ def issue_leaf(signer: Signer, request_pem: bytes, names: LeafNames, now: dateti
     return (
         _builder(_name(names.dns), signer.certificate.subject, key, now, LEAF_LIFE)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_issued_by(signer.key.public_key()), critical=False)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .sign(signer.key, hashes.SHA256())
@@ -146,7 +148,13 @@ def _builder(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _SKEW)
         .not_valid_after(now + life)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
+
+
+def _issued_by(key: ec.EllipticCurvePublicKey) -> x509.AuthorityKeyIdentifier:
+    # RFC 5280 section 4.2.1.1; strict verifiers refuse a certificate without it.
+    return x509.AuthorityKeyIdentifier.from_issuer_public_key(key)
 
 
 def _authority(

@@ -1,0 +1,77 @@
+"""The pieces of the local stack that need no stack: span trees, memory scan, link."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sealane_local import link, traces
+from sealane_local.memory_scan import find_in_memory
+from sealane_local.plan import EDGE, Options, Ports, worker_environment
+
+
+def span(service: str, name: str, span_id: str, parent: str, start: int) -> dict[str, object]:
+    times = {"start_ns": start, "end_ns": start + 10, "attributes": {}}
+    return {"service": service, "name": name, "trace_id": "t", "span_id": span_id, "parent_id": parent, **times}
+
+
+def test_a_tree_is_drawn_from_the_files_of_all_services(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(span("client", "root", "1", "0", 0)) + "\n")
+    (tmp_path / "b.jsonl").write_text(
+        "\n".join(json.dumps(item) for item in (span("w", "leaf", "3", "2", 2), span("g", "middle", "2", "1", 1)))
+    )
+    lines = traces.draw(traces.read_trace(tmp_path, "t"))
+    assert [line.split()[-4] for line in lines] == ["root", "middle", "leaf"]
+    depth = [len(line) - len(line.lstrip(" │└├─")) for line in lines]
+    assert depth == sorted(depth) and depth[0] == 0
+    assert traces.read_trace(tmp_path, "other") == []
+
+
+def test_the_memory_scan_finds_what_is_there_and_only_that() -> None:
+    secret = bytes(range(100, 140))
+    code = "import sys; secret = bytes(range(100, 140)); print('up', flush=True); sys.stdin.read(); print(secret)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdin is not None
+    process.stdout.readline()
+    try:
+        assert find_in_memory(process.pid, [secret]) == 1
+        assert find_in_memory(process.pid, [bytes(range(60, 100))[::-1]]) == 0
+    finally:
+        process.communicate(b"")
+
+
+async def test_a_link_carries_bytes_both_ways() -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.read(100)).upper())
+        writer.close()
+
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    free = await asyncio.start_server(echo, "127.0.0.1", 0)
+    local = free.sockets[0].getsockname()[1]
+    free.close()
+    await free.wait_closed()
+    task = asyncio.create_task(link.run([f"127.0.0.1:{local}=127.0.0.1:{port}"]))
+    await asyncio.sleep(0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", local)
+    writer.write(b"hello")
+    assert await reader.read(100) == b"HELLO"
+    writer.close()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    server.close()
+
+
+def test_ports_stay_the_same_over_a_restart(tmp_path: Path) -> None:
+    options = Options(tmp_path)
+    first = Ports(options)
+    assert Ports(options).address("auth_mesh") == first.address("auth_mesh")
+    settings = worker_environment(options, first, EDGE)
+    assert settings["SEALANE_WORKER_RUNTIMES"] == "litert"
+    assert settings["MALLOC_TOP_PAD_"]
