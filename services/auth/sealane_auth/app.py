@@ -33,6 +33,8 @@ from sealane_auth.config import Config
 from sealane_auth.store import Store
 from sealane_auth.store_sql import SqlStore
 
+_RENEW_CHECK_SECONDS = 60.0
+
 
 async def run(config: Config) -> None:
     """Serve until terminated."""
@@ -64,7 +66,33 @@ async def run(config: Config) -> None:
             proofs=ProofVerifier(clock),
         )
     )
-    services = [
+    services = _services(tokens, records, rules, trust)
+    server = host.Host(services, chain, host.Listeners(config.listen, config.mesh_listen))
+    ports = await server.start(identity)
+    http, ports["http"] = await _serve_http(http_face.build(tokens, issuer.ISSUER), config.http_listen, identity)
+    server.health.set(True)
+
+    async def renew_own_certificate() -> None:
+        while True:
+            await asyncio.sleep(_RENEW_CHECK_SECONDS)
+            today = datetime.datetime.now(datetime.UTC)
+            if identity.renewal_due(today):
+                bootstrap.own_identity(identity.directory, signer, trust, config.hosts, today)
+                http.reload(identity)
+
+    renewal = asyncio.create_task(renew_own_certificate())
+    await host.until_terminated(lambda: host.announce(config.data_dir, ports), [renewal])
+    renewal.cancel()
+    host.withdraw(config.data_dir)
+    await server.stop()
+    await http.stop()
+    database.close()
+
+
+def _services(
+    tokens: servicer.TokenServicer, records: Transactions[Store], rules: issuer.Issuer, trust: bytes
+) -> list[Served]:
+    return [
         Served(tokens, token_service_pb2.DESCRIPTOR.services_by_name["TokenService"]),
         Served(
             servicer.IdentityServicer(records, rules),
@@ -79,15 +107,6 @@ async def run(config: Config) -> None:
             sealing_key_service_pb2.DESCRIPTOR.services_by_name["SealingKeyService"],
         ),
     ]
-    server = host.Host(services, chain, host.Listeners(config.listen, config.mesh_listen))
-    ports = await server.start(identity)
-    http, ports["http"] = await _serve_http(http_face.build(tokens, issuer.ISSUER), config.http_listen, identity)
-    server.health.set(True)
-    await host.until_terminated(lambda: host.announce(config.data_dir, ports))
-    host.withdraw(config.data_dir)
-    await server.stop()
-    await http.stop()
-    database.close()
 
 
 class _Http(uvicorn.Server):
@@ -105,6 +124,12 @@ class _HttpFace:
     def __init__(self, server: uvicorn.Server, task: asyncio.Task[None]) -> None:
         self._server = server
         self._task = task
+
+    def reload(self, identity: tls.PeerIdentity) -> None:
+        """Use the files of `identity` for new connections."""
+        context = self._server.config.ssl
+        assert context is not None
+        context.load_cert_chain(identity.directory / tls.CHAIN, identity.directory / tls.KEY)
 
     async def stop(self) -> None:
         """Finish what runs and close."""

@@ -6,6 +6,7 @@ import datetime
 import json
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from sealane.security import tls
@@ -20,25 +21,36 @@ ADMIN = "admin"
 def ensure_authority(directory: Path, now: datetime.datetime) -> tuple[Signer, bytes]:
     """The intermediate that signs, and the trust bundle; made where they are missing.
 
-    The root's key lies beside them (``root.key``) and is needed again only for the next intermediate:
-    take it offline.
+    The root's key lies beside them (``root.key``): take it offline. It is needed again when two thirds of
+    the intermediate's 90 days are over; a start with it in place then makes the next one.
     """
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    root_pem, pair = directory / "root.pem", (directory / "intermediate.key", directory / "intermediate.pem")
-    if not pair[1].exists():
+    root_pem, root_key = directory / "root.pem", directory / "root.key"
+    intermediate_pem, intermediate_key = directory / "intermediate.pem", directory / "intermediate.key"
+    if not root_pem.exists():
         root = authority.make_root(now)
-        intermediate = authority.make_intermediate(root, now)
-        _write(directory / "root.key", root.key_pem)
+        _write(root_key, root.key_pem)
         _write(root_pem, root.certificate_pem)
-        _write(pair[0], intermediate.key_pem)
-        _write(pair[1], intermediate.certificate_pem)
-    return authority.load_signer(pair[0].read_bytes(), pair[1].read_bytes()), root_pem.read_bytes()
+    present = None
+    if intermediate_pem.exists() and intermediate_key.exists():
+        present = authority.load_signer(intermediate_key.read_bytes(), intermediate_pem.read_bytes())
+    if present is None or (_is_old(present.certificate, now) and root_key.exists()):
+        root = authority.load_signer(root_key.read_bytes(), root_pem.read_bytes())
+        present = authority.make_intermediate(root, now)
+        _write(intermediate_key, present.key_pem)
+        _write(intermediate_pem, present.certificate_pem)
+    return present, root_pem.read_bytes()
+
+
+def _is_old(certificate: x509.Certificate, now: datetime.datetime) -> bool:
+    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    return now >= certificate.not_valid_before_utc + life * 2 / 3
 
 
 def own_identity(
     directory: Path, signer: Signer, trust_bundle: bytes, hosts: tuple[str, ...], now: datetime.datetime
 ) -> tls.PeerIdentity:
-    """Auth's own certificate, made anew at every start."""
+    """Auth's own certificate; made anew at every start, and while it runs before it expires."""
     private_key, request = tls.new_request()
     names = authority.service_names("auth", hosts)
     leaf = authority.issue_leaf(signer, request, names, now)

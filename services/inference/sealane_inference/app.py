@@ -63,7 +63,7 @@ def build(config: Config, identity: tls.PeerIdentity, present: Present) -> host.
     )
     loads = Loads(clock)
     keys = KeySet(
-        enroll.fetch_keys(enroll.mesh_target(identity, "auth", config.auth_mesh)), config.data_dir / "jwks.json"
+        enroll.fetch_keys(enroll.MeshChannel(identity, "auth", config.auth_mesh)), config.data_dir / "jwks.json"
     )
     chain = middleware.Chain(
         middleware.standard(

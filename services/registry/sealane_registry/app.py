@@ -37,7 +37,7 @@ async def run(config: Config) -> None:
     database = Database.at(config.data_dir / "registry.db")
     database.start(lambda connection: migrate(connection, Path(__file__).parent / "migrations"))
     records: Transactions[Store] = Transactions(database, SqlStore, clock)
-    fetch = enroll.fetch_keys(enroll.mesh_target(identity, "auth", config.auth_mesh))
+    fetch = enroll.fetch_keys(enroll.MeshChannel(identity, "auth", config.auth_mesh))
     keys = KeySet(fetch, config.data_dir / "jwks.json")
     chain = middleware.Chain(
         middleware.standard(

@@ -50,13 +50,14 @@ async def run(config: Config) -> None:
     database.start(lambda connection: migrate(connection, Path(__file__).parent / "migrations"))
     records: Transactions[Store] = Transactions(database, SqlStore, clock)
     keys = KeySet(
-        enroll.fetch_keys(enroll.mesh_target(identity, "auth", config.auth_mesh)), config.data_dir / "jwks.json"
+        enroll.fetch_keys(enroll.MeshChannel(identity, "auth", config.auth_mesh)), config.data_dir / "jwks.json"
     )
-    registry = RegistryPort(enroll.mesh_target(identity, "registry", config.registry_mesh))
+    registry = RegistryPort(enroll.MeshChannel(identity, "registry", config.registry_mesh))
     controller = Controller(records, Fleet(clock, Patience(config.cloud_lost_after, config.edge_lost_after)), clock)
     await controller.load()
     rules, gateways = JobRules(clock, config.task_lease), Gateways()
     loop = JobLoop(records, rules, controller, registry)
+    await loop.prepare()
     served = {
         deployment_service_pb2: servicer.DeploymentServicer(records, controller, registry, clock),
         placement_service_pb2: servicer.PlacementServicer(records, controller, registry, clock),

@@ -40,9 +40,13 @@ class JobLoop:
         """Length of a task's lease."""
         return self._rules.lease_seconds
 
+    async def prepare(self) -> None:
+        """Know the running tasks before any worker asks: a task it does not hear of it would stop."""
+        await self._records.write(self._rules.extend_all)
+        await self._sync()
+
     async def run(self) -> None:
         """Move jobs until cancelled."""
-        await self._records.write(self._rules.extend_all)
         while True:
             try:
                 await self.step()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
+
+import grpc
 
 from sealane.names import parse
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.registry.v1 import model_service_pb2_grpc, variant_service_pb2_grpc
 from sealane.registry.v1 import variant_service_pb2 as variant_pb
-from sealane.rpc.channel import Target, connect
 from sealane.scheduler.v1 import job_service_pb2 as job_pb
 
 _NAMESPACE = uuid.UUID("6b1f6a51-8f0e-4c53-9a53-5f0ad3a1d7c4")
@@ -18,26 +20,26 @@ _SECONDS = 5.0
 class RegistryPort:
     """The registry's services, with this process's certificate."""
 
-    def __init__(self, target: Target) -> None:
-        channel = connect(target)
-        self._models = model_service_pb2_grpc.ModelServiceStub(channel)
-        self._variants = variant_service_pb2_grpc.VariantServiceStub(channel)
+    def __init__(self, channel: Callable[[], grpc.Channel]) -> None:
+        self._channel = channel
 
     def version(self, name: str) -> model_pb.Version:
         """A version with its variants; the name may end in an alias."""
-        return self._models.GetVersion(model_pb.GetVersionRequest(name=name), timeout=_SECONDS)
+        stub = model_service_pb2_grpc.ModelServiceStub(self._channel())
+        return stub.GetVersion(model_pb.GetVersionRequest(name=name), timeout=_SECONDS)
 
     def register(self, job: job_pb.Job) -> list[str]:
         """Register what a job made and record what it measured; safe to repeat. Returns the variants."""
         source = job.optimise.source_variant
         version, made = source.rsplit("/variants/", 1)[0], []
+        stub = variant_service_pb2_grpc.VariantServiceStub(self._channel())
         for result in job.results:
             name = f"{version}/variants/{result.variant_id}"
             if name != source:
                 variant = variant_pb.Variant()
                 variant.CopyFrom(result.variant)
                 variant.source_variant, variant.job = source, job.name
-                self._variants.CreateVariant(
+                stub.CreateVariant(
                     variant_pb.CreateVariantRequest(
                         parent=version,
                         variant_id=result.variant_id,
@@ -47,7 +49,7 @@ class RegistryPort:
                     timeout=_SECONDS,
                 )
                 made.append(name)
-            self._variants.RecordMeasurement(
+            stub.RecordMeasurement(
                 variant_pb.RecordMeasurementRequest(
                     name=name,
                     measurement=result.measurement,

@@ -81,7 +81,7 @@ def build(config: Config, identity: tls.PeerIdentity) -> tuple[Worker, int]:
     suite = suites.number_of(config.suite) if config.suite else suites.best_available()
     sealing = SealingKey(suites.generate(suite), dial("auth", config.auth_mesh), clock)
     keys = KeySet(
-        enroll.fetch_keys(enroll.mesh_target(identity, "auth", config.auth_mesh)), config.data_dir / "jwks.json"
+        enroll.fetch_keys(enroll.MeshChannel(identity, "auth", config.auth_mesh)), config.data_dir / "jwks.json"
     )
     chain = _chain(keys, clock, telemetry_)
     introduction = _introduction(config, identity, sealing, chain)

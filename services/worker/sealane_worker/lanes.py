@@ -65,9 +65,13 @@ class Lanes:
         self._lanes: dict[str, Lane] = {}
 
     def keep(self, addresses: Iterable[str]) -> None:
-        """Have a lane to each of these gateways and to no other."""
+        """Have a lane to each of these gateways.
+
+        A lane to another one goes once it is broken: a scheduler that has just started does not know its
+        gateways yet, and calls in flight need nobody's leave.
+        """
         wanted = set(addresses)
-        for address in self._lanes.keys() - wanted:
+        for address in [name for name in self._lanes.keys() - wanted if not self._lanes[name].healthy]:
             self._lanes.pop(address).stop()
         for address in wanted - self._lanes.keys():
             self._lanes[address] = lane = Lane(self._work, self._dial, address)
@@ -75,7 +79,8 @@ class Lanes:
 
     def stop(self) -> None:
         """Close all."""
-        self.keep(())
+        while self._lanes:
+            self._lanes.popitem()[1].stop()
 
 
 class Lane:
@@ -86,8 +91,15 @@ class Lane:
         self._dial = dial
         self._address = address
         self._session: _Session | None = None
+        self._opened: float | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lane-{address}", daemon=True)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the stream has held for longer than a refusal takes."""
+        opened = self._opened
+        return opened is not None and time.monotonic() - opened > LAST_BACKOFF
 
     def start(self) -> None:
         """Begin to dial."""
@@ -105,7 +117,7 @@ class Lane:
         backoff = FIRST_BACKOFF
         while not self._stop.is_set():
             self._session = session = _Session(self._work)
-            opened = time.monotonic()
+            self._opened = opened = time.monotonic()
             try:
                 with self._dial(self._address) as channel:
                     session.run(LaneServiceStub(channel))
@@ -113,6 +125,7 @@ class Lane:
                 log.info("lane closed, dialling again", extra={"gateway": self._address, "reason": error.reason})
             except Exception:  # supervisor: the lane is opened again whatever ended it
                 log.exception("lane failed, dialling again")
+            self._opened = None
             lived = time.monotonic() - opened > LAST_BACKOFF
             backoff = FIRST_BACKOFF if lived else min(backoff * 2, LAST_BACKOFF)
             self._stop.wait(random.uniform(0, backoff))

@@ -64,7 +64,9 @@ class Host:
         """Drain: no new work, a moment for balancers to see it, then wait for what runs."""
         self.health.set(False)
         grace = self._listeners.drain_seconds
-        await asyncio.gather(self._client.stop(grace), self._mesh.stop(min(grace, 1.0)))
+        # The mesh goes last: what clients still wait for may travel over its streams, which never end by themselves.
+        await self._client.stop(grace)
+        await self._mesh.stop(min(grace, 1.0))
 
     def _listen(self, server: grpc.aio.Server, address: str, identity: tls.PeerIdentity, *, mesh: bool) -> int:
         port = server.add_secure_port(address, tls.server_credentials(identity, mesh=mesh))

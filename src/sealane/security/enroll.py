@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
+
 from sealane.auth.v1 import enrollment_service_pb2 as pb
 from sealane.auth.v1 import enrollment_service_pb2_grpc, token_service_pb2, token_service_pb2_grpc
 from sealane.errors import FailedPrecondition, SealaneError
@@ -72,11 +74,32 @@ def mesh_target(identity: tls.PeerIdentity, service: str, address: str) -> Targe
     )
 
 
-def fetch_keys(target: Target) -> Callable[[], dict[str, str]]:
+class MeshChannel:
+    """A channel to a service's mesh port that is dialled anew once this process's certificate was renewed."""
+
+    def __init__(self, identity: tls.PeerIdentity, service: str, address: str) -> None:
+        self._identity = identity
+        self._service = service
+        self._address = address
+        self._chain = b""
+        self._channel: grpc.Channel | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self) -> grpc.Channel:
+        """The channel to use for the next call. Calls on an older one go on; it is closed when they are done."""
+        with self._lock:
+            chain = self._identity.certificate_chain
+            if self._channel is None or chain != self._chain:
+                self._chain = chain
+                self._channel = connect(mesh_target(self._identity, self._service, self._address))
+            return self._channel
+
+
+def fetch_keys(channel: Callable[[], grpc.Channel]) -> Callable[[], dict[str, str]]:
     """A function that gets auth's public keys, for :class:`sealane.security.keys.KeySet`."""
-    stub = token_service_pb2_grpc.TokenServiceStub(connect(target))
 
     def fetch() -> dict[str, str]:
+        stub = token_service_pb2_grpc.TokenServiceStub(channel())
         answer = stub.GetJsonWebKeySet(token_service_pb2.GetJsonWebKeySetRequest(), timeout=2.0)
         return {key.kid: key.x for key in answer.keys}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -180,3 +181,19 @@ def test_the_first_start_makes_one_admin_and_later_ones_none(
     path.unlink()  # the operator took it away
     bootstrap.ensure_records(store, "p", path, 0.0)
     assert first and not path.exists()
+
+
+def test_an_old_intermediate_is_followed_by_a_new_one_of_the_same_root(tmp_path: Path) -> None:
+    first, trust = bootstrap.ensure_authority(tmp_path, NOW)
+    again, _ = bootstrap.ensure_authority(tmp_path, NOW + datetime.timedelta(days=59))
+    assert again.certificate == first.certificate
+    later = NOW + datetime.timedelta(days=61)
+    second, same = bootstrap.ensure_authority(tmp_path, later)
+    assert second.certificate != first.certificate and same == trust
+    assert second.certificate.not_valid_after_utc > first.certificate.not_valid_after_utc
+    (tmp_path / "root.key").unlink()  # taken offline
+    assert (
+        bootstrap.ensure_authority(tmp_path, later + datetime.timedelta(days=80))[0].certificate == second.certificate
+    )
+    for path in tmp_path.glob("*.key"):
+        assert path.stat().st_mode & 0o777 == 0o600

@@ -62,7 +62,7 @@ class Attacker:
         context: pb.SealingContext = self._sealed.GetSealingContext(
             pb.GetSealingContextRequest(model=deployment), metadata=holder.proved(_CONTEXT)
         )
-        keys = KeySet(fetch_keys(self._auth))
+        keys = KeySet(fetch_keys(lambda: connect(self._auth)))
         chosen = context.candidates[0]
         statement = statements.verify(chosen.statement, keys)
         claims = jws.parse(holder.token, header_names=frozenset({"alg", "typ", "kid"})).claims
