@@ -4,7 +4,7 @@ UV = .venv/bin/uv
 BIN = .venv/bin
 SYNC = $(UV) pip sync -q --require-hashes --compile-bytecode
 
-.PHONY: demo test check protos up bench promises lock format clean
+.PHONY: demo test check protos up bench promises lock format clean baseline
 
 # -- environments ----------------------------------------------------------------------------------
 .venv/.uv:
@@ -73,6 +73,10 @@ check: .venv/.dev .venv-codegen/.ready
 protos: .venv-codegen/.ready
 	$(BIN)/buf format -w
 	.venv-codegen/bin/python tools/generate_protos.py
+
+# The contract that later changes are held against.
+baseline: .venv/.dev
+	$(BIN)/buf build -o protos/baseline.binpb
 
 format: .venv/.dev
 	$(BIN)/ruff check --fix .

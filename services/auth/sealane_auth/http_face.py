@@ -36,9 +36,12 @@ def build(tokens: TokenPort, issuer: str) -> Starlette:
 
     async def token(request: Request) -> Response:
         # RFC 6749 sections 3.2 and 2.3.1: a form, credentials in it or in HTTP Basic.
-        if int(request.headers.get("content-length", "0") or 0) > _MAX_FORM_BYTES:
-            return JSONResponse({"error": "invalid_request"}, 400)
-        form = _form(await request.body())
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _MAX_FORM_BYTES:
+                return JSONResponse({"error": "invalid_request"}, 400)
+        form = _form(bytes(body))
         client_id, secret = _basic(request.headers.get("authorization", "")) or (
             form.get("client_id", ""),
             form.get("client_secret", ""),
@@ -92,7 +95,10 @@ def build(tokens: TokenPort, issuer: str) -> Starlette:
 
 
 def _form(body: bytes) -> dict[str, str]:
-    return dict(parse_qsl(body.decode("utf-8", "replace"), max_num_fields=20))
+    try:
+        return dict(parse_qsl(body.decode("utf-8", "replace"), max_num_fields=20))
+    except ValueError:  # more fields than any token request has
+        return {}
 
 
 def _basic(header: str) -> tuple[str, str] | None:
