@@ -25,6 +25,9 @@ from sealane_scheduler.gateways import Gateways
 from sealane_scheduler.job_loop import JobLoop
 from sealane_scheduler.store import JobRow, PlacementRow
 
+#: Pings whose echo is still waited for.
+_PINGS_KEPT = 10
+
 
 class FleetServicer:
     """FleetService."""
@@ -101,6 +104,7 @@ class FleetServicer:
             if now >= next_ping:
                 sequence, next_ping = sequence + 1, now + interval
                 pings[sequence] = self._clock.monotonic()
+                pings.pop(sequence - _PINGS_KEPT, None)
                 yield pb.SchedulerMessage(ping=pb.Ping(sequence=sequence))
             waiter = asyncio.create_task(changes.after(revision, max(0.01, next_ping - now)))
             await asyncio.wait({waiter, reader}, return_when=asyncio.FIRST_COMPLETED)
