@@ -36,12 +36,9 @@ def build(tokens: TokenPort, issuer: str) -> Starlette:
 
     async def token(request: Request) -> Response:
         # RFC 6749 sections 3.2 and 2.3.1: a form, credentials in it or in HTTP Basic.
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _MAX_FORM_BYTES:
-                return JSONResponse({"error": "invalid_request"}, 400)
-        form = _form(bytes(body))
+        form = await _form(request)
+        if form is None:
+            return JSONResponse({"error": "invalid_request"}, 400)
         client_id, secret = _basic(request.headers.get("authorization", "")) or (
             form.get("client_id", ""),
             form.get("client_secret", ""),
@@ -94,11 +91,17 @@ def build(tokens: TokenPort, issuer: str) -> Starlette:
     )
 
 
-def _form(body: bytes) -> dict[str, str]:
+async def _form(request: Request) -> dict[str, str] | None:
+    """The fields of a form; None where it is larger than any token request."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_FORM_BYTES:
+            return None
     try:
         return dict(parse_qsl(body.decode("utf-8", "replace"), max_num_fields=20))
     except ValueError:  # more fields than any token request has
-        return {}
+        return None
 
 
 def _basic(header: str) -> tuple[str, str] | None:
