@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from sealane_scheduler.filters import Demand, NodeView, VariantView, memory_of
 from sealane_scheduler.fleet import READY, Fleet
-from sealane_scheduler.placement import Decision, Demand, NodeView, VariantView, memory_of
+from sealane_scheduler.placement import Decision
 from sealane_scheduler.store import DeploymentRow, PlacementRow
 
 PREPARING, SERVING, FAILED = "PREPARING", "SERVING", "FAILED"

@@ -14,8 +14,9 @@ from sealane.scheduler.v1 import fleet_service_pb2 as fleet_pb
 from sealane.scheduler.v1 import job_service_pb2 as job_pb
 from sealane.scheduler.v1 import node_service_pb2 as node_pb
 from sealane_scheduler.cluster import Deployed
+from sealane_scheduler.filters import Demand, VariantView
 from sealane_scheduler.fleet import READY, Facts, Fleet, NodeState
-from sealane_scheduler.placement import Decision, Demand, VariantView
+from sealane_scheduler.placement import Decision
 from sealane_scheduler.store import JobRow
 
 _TIERS = {pb.TIER_PREFERENCE_CLOUD: "cloud", pb.TIER_PREFERENCE_EDGE: "edge"}

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealane_scheduler.placement import FILTERS, MIB, Demand, NodeView, VariantView, place
+from sealane_scheduler.filters import FILTERS, MIB, Demand, NodeView, VariantView
+from sealane_scheduler.placement import place
 
 CLOUD = NodeView(
     node="cloud-1",

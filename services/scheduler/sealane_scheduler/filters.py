@@ -1,0 +1,181 @@
+"""Who can take a deployment at all: what is demanded, what nodes and variants offer, and the filters between.
+
+Filters and their order follow SCHEDULING: each says why a candidate fails, with what was wanted and found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+MIB = 1 << 20
+DEFAULT_MEMORY = 64 * MIB
+DEFAULT_REQUEST_BYTES = 4096
+CLEARANCE = {"public": 1, "internal": 2, "restricted": 3}
+RUNTIME_OF = {"SAVED_MODEL": "tensorflow", "LITERT": "litert"}
+#: Wire speed assumed until a node's link has been measured, bytes per second.
+ASSUMED_BYTES_PER_SECOND = 1.25e6
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a deployment needs and wants; zero values mean "no demand"."""
+
+    min_accuracy: float = 0.0
+    formats: tuple[str, ...] = ()
+    latency_ms: float = 0.0
+    data_class: str = "internal"
+    residency: tuple[str, ...] = ()
+    tier: str = ""
+    objective: str = "balanced"
+    memory_bytes: int = 0
+    cpu_milli: int = 0
+    max_price_per_hour: float = 0.0
+    request_bytes: int = 0
+    accelerator: str = ""
+    replicas: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node as the decision sees it."""
+
+    node: str
+    tier: str
+    zone: str
+    clearance: str
+    alive: bool
+    runtimes: frozenset[str] = frozenset()
+    free_memory: int = 0
+    free_cpu_milli: int = 0
+    rtt_ms: float = 0.0
+    price_per_hour: float = 0.0
+    accelerator: str = ""
+    avoid: frozenset[str] = frozenset()
+    """Variants this node refused lately."""
+
+
+@dataclass(frozen=True, slots=True)
+class VariantView:
+    """A variant as the decision sees it. `accuracy` and `p99_ms` are None where never measured.
+
+    `converted` says that it was made from another variant, not trained.
+    """
+
+    variant: str
+    format: str
+    precision: str
+    size_bytes: int
+    digest: str
+    accuracy: float | None = None
+    p99_ms: float | None = None
+    converted: bool = False
+
+
+Filter = Callable[[Demand, NodeView, VariantView], str]
+"""Returns why a candidate fails, or an empty string."""
+
+
+def _alive(demand: Demand, node: NodeView, variant: VariantView) -> str:
+    return "" if node.alive else f"{node.node} is lost"
+
+
+def _residency(demand: Demand, node: NodeView, variant: VariantView) -> str:
+    if not demand.residency or node.zone in demand.residency:
+        return ""
+    return f"data must stay in {_join(demand.residency)}, the node is in {node.zone or 'no zone'}"
+
+
+def _clearance(demand: Demand, node: NodeView, variant: VariantView) -> str:
+    if CLEARANCE.get(node.clearance, 0) >= CLEARANCE[demand.data_class]:
+        return ""
+    return f"data is {demand.data_class}, the node is cleared for {node.clearance or 'nothing'}"
+
+
+def _accelerator(demand: Demand, node: NodeView, variant: VariantView) -> str:
+    if not demand.accelerator or demand.accelerator == node.accelerator:
+        return ""
+    return f"needs {demand.accelerator}, the node has {node.accelerator or 'none'}"
+
+
+def _runtime(demand: Demand, node: NodeView, variant: VariantView) -> str:
+    wanted = RUNTIME_OF.get(variant.format, variant.format.lower())
+    if wanted in node.runtimes:
+        return ""
+    return f"{variant.format} needs runtime {wanted}, the node has {_join(sorted(node.runtimes)) or 'none'}"
+
+
+def _format(demand: Demand, node: NodeView, variant: VariantView) -> str:
+    if not demand.formats or variant.format in demand.formats:
+        return ""
+    return f"only {_join(demand.formats)} allowed, the variant is {variant.format}"
+
+
+def _accuracy(demand: Demand, node: NodeView, variant: VariantView) -> str:
+    if not demand.min_accuracy or (variant.accuracy or 0.0) >= demand.min_accuracy:
+        return ""
+    found = "never measured" if variant.accuracy is None else f"measured {variant.accuracy:.4f}"
+    return f"accuracy of at least {demand.min_accuracy} wanted, the variant was {found}"
+
+
+def _memory(demand: Demand, node: NodeView, variant: VariantView) -> str:
+    need = memory_of(demand, variant)
+    if need <= node.free_memory:
+        return ""
+    return f"needs {need // MIB} MiB, the node lacks {(need - node.free_memory) // MIB + 1} MiB"
+
+
+def _cpu(demand: Demand, node: NodeView, variant: VariantView) -> str:
+    need = demand.cpu_milli or 100
+    if need <= node.free_cpu_milli:
+        return ""
+    return f"needs {need} thousandths of a core, the node has {node.free_cpu_milli} left"
+
+
+def _latency(demand: Demand, node: NodeView, variant: VariantView) -> str:
+    expected = expected_ms(demand, node, variant)
+    if not demand.latency_ms or expected <= demand.latency_ms:
+        return ""
+    return f"{demand.latency_ms:g} ms wanted, {expected:.1f} ms expected"
+
+
+def _price(demand: Demand, node: NodeView, variant: VariantView) -> str:
+    if not demand.max_price_per_hour or node.price_per_hour <= demand.max_price_per_hour:
+        return ""
+    return f"at most {demand.max_price_per_hour:g} an hour wanted, the node costs {node.price_per_hour:g}"
+
+
+def _refused(demand: Demand, node: NodeView, variant: VariantView) -> str:
+    return f"the node could not load {variant.variant} lately" if variant.variant in node.avoid else ""
+
+
+#: In the order in which they are told. What the caller demands comes before what the fleet lacks.
+FILTERS: tuple[tuple[str, Filter], ...] = (
+    ("residency", _residency),
+    ("clearance", _clearance),
+    ("accelerator", _accelerator),
+    ("format", _format),
+    ("accuracy", _accuracy),
+    ("runtime", _runtime),
+    ("price", _price),
+    ("latency", _latency),
+    ("memory", _memory),
+    ("cpu", _cpu),
+    ("refused", _refused),
+    ("alive", _alive),
+)
+
+
+def memory_of(demand: Demand, variant: VariantView) -> int:
+    """Bytes reserved for a copy: the demand's (64 MiB by default) plus twice the files."""
+    return (demand.memory_bytes or DEFAULT_MEMORY) + 2 * variant.size_bytes
+
+
+def expected_ms(demand: Demand, node: NodeView, variant: VariantView) -> float:
+    """Round trip, request on the wire, and the variant's measured p99."""
+    wire = (demand.request_bytes or DEFAULT_REQUEST_BYTES) / ASSUMED_BYTES_PER_SECOND * 1000
+    return node.rtt_ms + wire + (variant.p99_ms or 0.0)
+
+
+def _join(items: Sequence[str]) -> str:
+    return ", ".join(items)
