@@ -8,5 +8,7 @@ compile() {
 }
 compile ../pyproject.toml --extra dev -o dev.lock
 compile ../pyproject.toml --extra dev --extra tensorflow -c dev.lock -o tensorflow.lock
+compile ../pyproject.toml --extra server --extra worker --extra litert -c dev.lock -o server.lock
+compile build.in -o build.lock
 compile codegen.in -o codegen.lock
 compile triton.in -o triton.lock
