@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,15 +14,6 @@ from sealane_worker.child import ModelSpec, Run
 from sealane_worker.optimise import OptimiseRun, OptimiseSpec, acceptable
 
 pytestmark = pytest.mark.tensorflow
-TRAIN = Path(__file__).parents[2] / "examples/digits/train.py"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example's folder after training."""
-    out = tmp_path_factory.mktemp("digits")
-    subprocess.run([sys.executable, str(TRAIN), "--out", str(out)], check=True, capture_output=True, timeout=180)
-    return out
 
 
 def _spec(trained: Path, out: Path) -> OptimiseSpec:

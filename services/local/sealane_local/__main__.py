@@ -27,8 +27,8 @@ def main(data: Path, otlp_endpoint: str, sample_ratio: float) -> None:
         with LocalStack(Options(data=data.resolve(), otlp_endpoint=otlp_endpoint, sample_ratio=sample_ratio)):
             click.echo("ready")
             stopped.wait()
-    except SealaneError as error:
-        click.echo(f"error: {error.message}", err=True)
+    except (SealaneError, OSError) as error:
+        click.echo(f"error: {error}", err=True)
         sys.exit(1)
 
 

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 from sealane.errors import Unavailable
 
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.2, 5.0
+#: Who ran this long was not ended by its own start, so the back-off begins anew.
+_STEADY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Command:
 
 
 class Child:
-    """A process that should run."""
+    """A process that should run. The watch's thread and others may use it at once; it never runs twice."""
 
     def __init__(self, command: Command) -> None:
         self.command = command
@@ -37,6 +40,7 @@ class Child:
         self._wanted = False
         self._backoff = _FIRST_BACKOFF
         self._started = 0.0
+        self._lock = threading.RLock()
 
     @property
     def pid(self) -> int | None:
@@ -44,8 +48,13 @@ class Child:
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def start(self) -> None:
-        """Start it, and keep it running."""
-        self._wanted = True
+        """Start it unless it runs, and keep it running."""
+        with self._lock:
+            self._wanted = True
+            if self.pid is None:
+                self._start()
+
+    def _start(self) -> None:
         if self.command.data_dir is not None:
             with contextlib.suppress(FileNotFoundError):
                 (self.command.data_dir / "ports.json").unlink()
@@ -63,23 +72,29 @@ class Child:
 
     def watch(self) -> None:
         """Start it again if it died by itself, with back-off."""
-        if not self._wanted or self.pid is not None:
-            return
-        if time.monotonic() - self._started < self._backoff:
-            return
-        self._backoff = min(self._backoff * 2, _LAST_BACKOFF)
-        self.start()
+        with self._lock:
+            age = time.monotonic() - self._started
+            if not self._wanted or self.pid is not None:
+                if age > _STEADY_SECONDS:
+                    self._backoff = _FIRST_BACKOFF
+                return
+            if age < self._backoff:
+                return
+            self._backoff = min(self._backoff * 2, _LAST_BACKOFF)
+            self._start()
 
     def kill(self) -> None:
         """End it as a crash would, and leave it ended."""
-        self._wanted = False
-        self.crash()
+        with self._lock:
+            self._wanted = False
+            self.crash()
 
     def crash(self) -> None:
         """End it as a crash would; the watch brings it back."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
+        with self._lock:
+            if self._process is not None and self._process.poll() is None:
+                self._process.send_signal(signal.SIGKILL)
+                self._process.wait()
 
     def stop(self) -> None:
         """Ask it to end; :meth:`join` waits."""

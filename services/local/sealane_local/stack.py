@@ -43,13 +43,18 @@ class LocalStack:
         """Start everything and wait until it serves.
 
         Raises:
-            Unavailable: something did not start; everything is stopped again.
+            Unavailable: something did not start.
+            OSError: a folder or a port is not ours to use.
+
+        Whatever ends the start, an interrupt too, everything is stopped again.
         """
+        complete = False
         try:
             self._start()
-        except SealaneError:
-            self.stop()
-            raise
+            complete = True
+        finally:
+            if not complete:
+                self.stop()
 
     def _start(self) -> None:
         data = self.options.data

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from sealane.errors import InvalidArgument
 from sealane.names import parse
 from sealane.records.paging import page_of, read_token, write_token
@@ -14,6 +16,7 @@ from sealane_registry.catalog import CatalogRules
 from sealane_registry.store import Scope, Store, VersionRow
 
 Records = Transactions[Store]
+_DIGITS = re.compile(r"[0-9]{1,18}")
 _MODEL, _VERSION = "projects/*/models/*", "projects/*/models/*/versions/*"
 _VARIANT, _ALIAS = "projects/*/models/*/versions/*/variants/*", "projects/*/models/*/aliases/*"
 _NO_LIMIT = 2**62
@@ -71,7 +74,7 @@ class ModelServicer:
     async def ListVersions(self, request: model_pb.ListVersionsRequest, call: Call) -> model_pb.ListVersionsResponse:
         project, model = parse(request.parent, _MODEL, "parent")
         size, token = page_of(request.page_size), read_token(request.page_token)
-        below = int(token) if token.isdigit() else _NO_LIMIT
+        below = _number(token, "page_token") if token else _NO_LIMIT
 
         def read(store: Store) -> model_pb.ListVersionsResponse:
             self._rules.get_model(store, project, model)
@@ -86,9 +89,9 @@ class ModelServicer:
     async def MoveAlias(self, request: model_pb.MoveAliasRequest, call: Call) -> bytes:
         project, model, name = parse(request.name, _ALIAS)
         target = parse(request.version, _VERSION, "version")
-        if target[:2] != (project, model) or not target[2].isdigit():
+        if target[:2] != (project, model):
             raise InvalidArgument("version must name a version of the same model by its number", field="version")
-        scope, who = Scope(project, model, int(target[2]), name), actor(call, project)
+        scope, who = Scope(project, model, _number(target[2], "version"), name), actor(call, project)
         return await self._records.once(
             call,
             request,
@@ -157,7 +160,8 @@ def _whole(store: Store, row: VersionRow) -> model_pb.Version:
     return present.version(row, store.variants(Scope(row.project, row.model, row.number)))
 
 
-def _number(text: str) -> int:
-    if not text.isdigit():
-        raise InvalidArgument(f"version {text!r} must be a number here", field="parent")
+def _number(text: str, field: str = "parent") -> int:
+    # More digits than the database has room for are no version's number either.
+    if not _DIGITS.fullmatch(text):
+        raise InvalidArgument(f"{field} names {text!r} where the number of a version must stand", field=field)
     return int(text)

@@ -31,8 +31,12 @@ class Deployed:
     demand: Demand
     variants: tuple[VariantView, ...]
     copies: list[Copy] = field(default_factory=list)
-    decision: Decision | None = None
-    decided: float = 0.0
+    refusal: Decision | None = None
+    """Why nothing can take it now; None while something does, or may come back."""
+    placed: bytes = b""
+    """The last decision that found a place, serialized."""
+    refused: bytes = b""
+    """The refusal, serialized."""
 
     def variant(self, name: str) -> VariantView | None:
         """A variant of its version."""

@@ -58,6 +58,8 @@ class Controller:
             if item is not None:
                 item.copies.append(Copy(placement))
                 self.fleet.expect(placement.node, RECONNECT_SECONDS)
+        for item in self._deployed.values():
+            item.placed = await self._records.read(partial(_last_place, row=item.row))
 
     def get(self, name: str) -> Deployed | None:
         """A deployment by its resource name."""
@@ -132,8 +134,11 @@ class Controller:
             self._forget_old_failures()
             await self._release(item, [copy for copy in item.copies if self._is_over(copy)])
             await self._release(item, self._surplus(item))
-            missing = item.demand.replicas - len(item.ready(self.fleet))
-            if missing > 0 and not self._may_come_back(item):
+            ready = item.ready(self.fleet)
+            if ready and item.refusal is not None:
+                item.refusal = None
+                self.changes.announce()
+            if len(ready) < item.demand.replicas and not self._may_come_back(item):
                 await self._place(item)
 
     def _is_over(self, copy: Copy) -> bool:
@@ -159,22 +164,26 @@ class Controller:
         free = [node for node in nodes if node.node not in taken]
         decision = place(item.demand, free, item.variants)
         if not decision.node:
-            if item.decision is None or _outcome(item.decision) != _outcome(decision):
-                await self._note(item, decision, 0)
+            if taken:
+                return  # it serves, with fewer copies than wanted
+            if item.refusal is None or item.refusal.unavailable_reason != decision.unavailable_reason:
+                item.refused = await self._note(item, decision, 0)
+                item.refusal = decision
+                self.changes.announce()
             return
         row = item.row
         wanted = PlacementRow(row.project, row.deployment, 0, decision.node, decision.variant)
         epoch = await self._records.write(lambda store: store.bind(wanted))
         item.copies.append(Copy(replace(wanted, epoch=epoch)))
-        await self._note(item, decision, epoch)
+        item.placed, item.refusal = await self._note(item, decision, epoch), None
+        self.changes.announce()
 
-    async def _note(self, item: Deployed, decision: Decision, epoch: int) -> None:
+    async def _note(self, item: Deployed, decision: Decision, epoch: int) -> bytes:
         now, row = self._clock.now(), item.row
         content = present.decision(decision, epoch, now).SerializeToString()
         note = DecisionRow(row.project, row.deployment, now, content)
         await self._records.write(lambda store: store.add_decision(note))
-        item.decision, item.decided = decision, now
-        self.changes.announce()
+        return content
 
     async def _release(self, item: Deployed, copies: list[Copy]) -> None:
         for copy in copies:
@@ -192,13 +201,14 @@ def _deployed(row: DeploymentRow) -> Deployed:
     return Deployed(row, present.demand(pb.Demand.FromString(row.demand)), present.variants(version))
 
 
-def _outcome(decision: Decision) -> tuple[str, str, str]:
-    return decision.node, decision.variant, decision.unavailable_reason
-
-
 def _put(store: Store, row: DeploymentRow) -> None:
     store.put_deployment(row)
 
 
 def _release(store: Store, row: PlacementRow) -> None:
     store.release(row)
+
+
+def _last_place(store: Store, row: DeploymentRow) -> bytes:
+    told = [decision.content for decision in store.decisions(row.project, row.deployment, 50)]
+    return next((content for content in told if pb.Decision.FromString(content).node), b"")

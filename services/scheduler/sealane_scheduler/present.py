@@ -142,9 +142,7 @@ def deployment(deployed: Deployed, fleet: Fleet) -> pb.Deployment:
                 message=copy.message,
             )
         )
-    if deployed.decision is not None:
-        epoch = max((copy.row.epoch for copy in deployed.copies), default=0)
-        message.decision.CopyFrom(decision(deployed.decision, epoch, deployed.decided))
+    message.decision.MergeFromString(deployed.placed if deployed.refusal is None else deployed.refused)
     return message
 
 

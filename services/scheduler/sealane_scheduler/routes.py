@@ -40,8 +40,7 @@ def route(item: Deployed, fleet: Fleet) -> pb.Route:
                 zone=node.facts.attributes.get("zone", ""),
             )
         )
-    decision = item.decision
-    if not message.endpoints and not item.ready(fleet) and decision is not None and not decision.node:
-        message.unavailable_reason = decision.unavailable_reason
-        message.binding_constraint = decision.binding_constraint
+    if not message.endpoints and item.refusal is not None:
+        message.unavailable_reason = item.refusal.unavailable_reason
+        message.binding_constraint = item.refusal.binding_constraint
     return message

@@ -19,6 +19,8 @@ from sealane.scheduler.v1 import routing_service_pb2 as pb
 
 _REFRESH_SECONDS = 2.0
 _AWAY_SECONDS = 5.0
+#: The same where the lease leads nowhere, so that every call waits for a better one.
+_MOVED_SECONDS = 0.5
 
 
 @dataclass(slots=True)
@@ -51,6 +53,8 @@ class Routes:
         """
         route = self._lease(model, timeout).route
         if not route.endpoints:
+            # Nothing to hold on to: whoever asks next wants to know whether somebody serves it by then.
+            self.expire(model)
             constraint = route.binding_constraint
             why = route.unavailable_reason or constraint or "a substitute is being placed"
             raise Unavailable(
@@ -87,7 +91,7 @@ class Routes:
         except (SealaneError, ValueError) as error:  # ValueError: the client was closed meanwhile
             if entry.moved and isinstance(error, NotFound):
                 raise  # deleted, and its workers say so too
-            entry.retry = time.time() + _AWAY_SECONDS
+            entry.retry = time.time() + (_MOVED_SECONDS if entry.moved else _AWAY_SECONDS)
             return lease
         finally:
             entry.lock.release()

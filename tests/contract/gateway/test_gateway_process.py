@@ -132,5 +132,5 @@ def test_an_unknown_setting_stops_the_start() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sealane_inference"], env=environment, capture_output=True, text=True, timeout=30
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "SEALANE_INFERENCE_LISTEN" in done.stderr

@@ -1,7 +1,8 @@
 """Runs tritonclient, unmodified, against an Open Inference server with TLS and a token.
 
-Usage: triton_client.py HOST:PORT CA_FILE TOKEN MODEL INPUTS.npz [TLS_NAME]
-Prints one JSON object: what the server says of itself and the model, and its outputs.
+Usage: triton_client.py HOST:PORT CA_FILE TOKEN MODEL INPUTS.npz [TLS_NAME] [--refusals]
+Prints one JSON object: what the server says of itself and the model, its outputs, and with --refusals the
+codes that a call without a token, with inputs of another rank and for an unknown model ends with.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 
 import numpy as np
 import tritonclient.grpc as triton
-from tritonclient.utils import np_to_triton_dtype
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 
 class Token(triton.InferenceServerClientPlugin):
@@ -24,36 +25,57 @@ class Token(triton.InferenceServerClientPlugin):
         request.headers["authorization"] = f"Bearer {self._token}"  # type: ignore[attr-defined]
 
 
-def main() -> int:
-    """Call every core RPC once."""
-    endpoint, ca_file, token, model, inputs = sys.argv[1:6]
-    tls_name = sys.argv[6] if len(sys.argv) > 6 else "inference.service.sealane"
-    client = triton.InferenceServerClient(
-        endpoint, ssl=True, root_certificates=ca_file, channel_args=[("grpc.ssl_target_name_override", tls_name)]
-    )
-    client.register_plugin(Token(token))
-    arrays = dict(np.load(inputs))
+def tensors_of(arrays: dict[str, np.ndarray]) -> list[triton.InferInput]:
+    """Inputs as users of this package write them."""
     tensors = []
     for name, array in arrays.items():
         tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
         tensor.set_data_from_numpy(array)
         tensors.append(tensor)
+    return tensors
+
+
+def code_of(client: triton.InferenceServerClient, model: str, arrays: dict[str, np.ndarray]) -> str:
+    """The code of the error that the client raises."""
+    try:
+        client.infer(model, tensors_of(arrays), client_timeout=30)
+    except InferenceServerException as failure:
+        return str(failure.status()).removeprefix("StatusCode.")
+    return "OK"
+
+
+def main() -> int:
+    """Call every core RPC once."""
+    positional = [argument for argument in sys.argv[1:] if argument != "--refusals"]
+    endpoint, ca_file, token, model, inputs = positional[:5]
+    tls_name = positional[5] if len(positional) > 5 else "inference.service.sealane"
+    options = [("grpc.ssl_target_name_override", tls_name)]
+
+    def connect() -> triton.InferenceServerClient:
+        return triton.InferenceServerClient(endpoint, ssl=True, root_certificates=ca_file, channel_args=options)
+
+    client = connect()
+    client.register_plugin(Token(token))
+    arrays = dict(np.load(inputs))
     metadata = client.get_model_metadata(model)
-    result = client.infer(model, tensors, request_id="r1", client_timeout=30)
-    outputs = {output.name: result.as_numpy(output.name).tolist() for output in metadata.outputs}
-    print(
-        json.dumps(
-            {
-                "live": client.is_server_live(),
-                "ready": client.is_server_ready() and client.is_model_ready(model),
-                "server": client.get_server_metadata().name,
-                "inputs": [tensor.name for tensor in metadata.inputs],
-                "version": result.get_response().model_version,
-                "id": result.get_response().id,
-                "outputs": outputs,
-            }
-        )
-    )
+    result = client.infer(model, tensors_of(arrays), request_id="r1", client_timeout=30)
+    report: dict[str, object] = {
+        "live": client.is_server_live(),
+        "ready": client.is_server_ready() and client.is_model_ready(model),
+        "server": client.get_server_metadata().name,
+        "inputs": [tensor.name for tensor in metadata.inputs],
+        "version": result.get_response().model_version,
+        "id": result.get_response().id,
+        "outputs": {output.name: result.as_numpy(output.name).tolist() for output in metadata.outputs},
+    }
+    if "--refusals" in sys.argv:
+        flat = {name: array.reshape(len(array), -1) for name, array in arrays.items()}
+        report["refused"] = {
+            "no_token": code_of(connect(), model, arrays),
+            "wrong_shape": code_of(client, model, flat),
+            "unknown_model": code_of(client, "nobody", arrays),
+        }
+    print(json.dumps(report))
     return 0
 
 

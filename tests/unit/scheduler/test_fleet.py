@@ -16,7 +16,7 @@ from sealane.records.transactions import Transactions
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.registry.v1 import variant_service_pb2 as variant_pb
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
-from sealane_scheduler import cluster, routes
+from sealane_scheduler import cluster, present, routes
 from sealane_scheduler.cluster import Copy
 from sealane_scheduler.controller import RECONNECT_SECONDS, SUBSTITUTE_SECONDS, Controller
 from sealane_scheduler.fleet import DEAD, READY, SUSPECT, Facts, Fleet, Patience
@@ -233,3 +233,39 @@ async def test_changes_wake_who_waits(world: World) -> None:
     world.controller.changes.announce()
     assert await waiter
     assert not await world.controller.changes.after(world.controller.changes.revision, 0.01)
+
+
+async def test_a_second_loss_waits_again_before_it_refuses(world: World) -> None:
+    await deployed(world)
+    for _ in range(2):
+        session = world.fleet.get("edge-1").session  # type: ignore[union-attr]
+        world.fleet.disconnect("edge-1", session)
+        await world.settle()
+        assert world.constraint("a") == ""  # it may come back
+        world.clock.advance(SUBSTITUTE_SECONDS + 0.01)
+        world.fleet.heartbeat("cloud-1", None, "")
+        await world.settle()
+        assert world.constraint("a") == "residency"
+        world.fleet.connect("edge-1", facts("edge", "site-a"), "")
+        await world.settle()
+        world.serve()
+        assert world.endpoints("a") == ["edge-1"]
+
+
+async def test_a_decision_is_told_after_a_restart_too(world: World) -> None:
+    await deployed(world)
+    world.restart()
+    await world.controller.load()
+    item = world.controller.get(A.name)
+    assert item is not None
+    assert present.deployment(item, world.fleet).decision.node == "nodes/edge-1"
+
+
+async def test_more_copies_than_nodes_serve_with_what_there_is(world: World) -> None:
+    await world.create(row("c", replicas=3))
+    for _ in range(3):
+        world.serve()
+        await world.settle()
+    assert sorted(world.nodes("c")) == ["cloud-1", "edge-1"]
+    assert sorted(world.endpoints("c")) == ["cloud-1", "edge-1"]
+    assert world.constraint("c") == ""
