@@ -94,3 +94,24 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 LIST = json.dumps([[[[0.5]] * 8] * 8])
+
+
+def test_kill_9_of_the_supervisor_leaves_nothing_and_the_next_up_finds_all(tmp_path: Path) -> None:
+    with none_left():
+        with up(tmp_path) as process:
+            with connect(tmp_path) as client:
+                name = LightSite(None, client).push()  # type: ignore[arg-type]  # no stack of ours
+            process.kill()
+            process.wait()
+        with up(tmp_path), connect(tmp_path) as client:
+            assert client.models.get_version(name).number == 1
+
+
+def test_a_second_up_on_the_same_folder_is_refused_and_harms_nothing(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("sealane")), "up", "--data", str(tmp_path)]
+    with none_left(), up(tmp_path) as process:
+        second = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        assert second.returncode == 1
+        assert f"already running (pid {process.pid})" in second.stderr and "Traceback" not in second.stderr
+        with connect(tmp_path) as client:
+            assert len(list(client.nodes.list())) == 2

@@ -12,6 +12,7 @@ from sealane.errors import SealaneError, Unavailable
 from sealane_local import plan
 from sealane_local.child import Child, Command
 from sealane_local.join import Subject, write_admin, write_join_tokens
+from sealane_local.lock import FolderLock
 from sealane_local.plan import Options, WorkerPlan
 
 START_SECONDS = 60.0
@@ -25,6 +26,7 @@ class LocalStack:
     def __init__(self, options: Options) -> None:
         options.data.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.options = options
+        self._lock = FolderLock(options.data).take()
         self._ports = plan.Ports(options)
         self._children: dict[str, Child] = {}
         self._stop = threading.Event()
@@ -91,6 +93,7 @@ class LocalStack:
         deadline = time.monotonic() + STOP_SECONDS
         for child in self._children.values():
             child.join(max(0.1, deadline - time.monotonic()))
+        self._lock.release()
 
     def child(self, name: str) -> Child:
         """A process by name: a service, a node id, or ``link-<node>``."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sealane_scheduler.filters import Demand, NodeView, VariantView, memory_of
-from sealane_scheduler.fleet import READY, Fleet
+from sealane_scheduler.fleet import READY, Fleet, NodeState
 from sealane_scheduler.placement import Decision
 from sealane_scheduler.store import DeploymentRow, PlacementRow
 
@@ -68,6 +68,18 @@ def _is_ready(fleet: Fleet, copy: Copy) -> bool:
     return state is not None and state.state == READY
 
 
+def place_of(state: NodeState) -> NodeView:
+    """A node by where it stands and what it is trusted with alone."""
+    attributes = state.facts.attributes
+    return NodeView(
+        node=state.node,
+        tier=state.tier,
+        zone=attributes.get("zone", ""),
+        clearance=attributes.get("clearance", ""),
+        alive=state.state == READY,
+    )
+
+
 def views(fleet: Fleet, deployed: Iterable[Deployed], avoid: dict[tuple[str, str], float]) -> list[NodeView]:
     """The nodes as a decision sees them: what they have less what is placed there.
 
@@ -85,12 +97,8 @@ def views(fleet: Fleet, deployed: Iterable[Deployed], avoid: dict[tuple[str, str
                 memory[copy.row.node] = memory.get(copy.row.node, 0) + memory_of(item.demand, variant)
                 cpu[copy.row.node] = cpu.get(copy.row.node, 0) + (item.demand.cpu_milli or 100)
     return [
-        NodeView(
-            node=state.node,
-            tier=state.tier,
-            zone=state.facts.attributes.get("zone", ""),
-            clearance=state.facts.attributes.get("clearance", ""),
-            alive=state.state == READY,
+        replace(
+            place_of(state),
             runtimes=frozenset(state.facts.runtimes),
             free_memory=state.facts.memory_bytes - memory.get(state.node, 0),
             free_cpu_milli=state.facts.cpu_milli - cpu.get(state.node, 0),

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
 from sealane.clock import Clock
-from sealane.errors import SealaneError
+from sealane.errors import Aborted, NotFound, SealaneError
 from sealane.records.transactions import Transactions
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane_scheduler import cluster, present
 from sealane_scheduler.changes import Changes
 from sealane_scheduler.cluster import Copy, Deployed
+from sealane_scheduler.filters import forbidden
 from sealane_scheduler.fleet import DEAD, READY, Fleet
 from sealane_scheduler.placement import Decision, place
 from sealane_scheduler.store import DecisionRow, DeploymentRow, PlacementRow, Store
@@ -55,9 +56,11 @@ class Controller:
             self._deployed[row.name] = _deployed(row)
         for placement in placements:
             item = self._deployed.get(f"projects/{placement.project}/deployments/{placement.deployment}")
-            if item is not None:
-                item.copies.append(Copy(placement))
-                self.fleet.expect(placement.node, RECONNECT_SECONDS)
+            if item is None:
+                await self._records.write(partial(_release, row=placement))
+                continue
+            item.copies.append(Copy(placement))
+            self.fleet.expect(placement.node, RECONNECT_SECONDS)
         for item in self._deployed.values():
             item.placed = await self._records.read(partial(_last_place, row=item.row))
 
@@ -79,9 +82,26 @@ class Controller:
         self.wake()
         return item
 
-    def remove(self, name: str) -> None:
-        """A deployment was deleted."""
-        self._deployed.pop(name, None)
+    async def delete(self, name: str, etag: str, drop: Callable[[Store], None]) -> None:
+        """Delete a deployment; nothing is placed meanwhile.
+
+        Args:
+            name: its resource name.
+            etag: etag it must still have; empty deletes whatever is there.
+            drop: removes it from the records.
+
+        Raises:
+            NotFound: somebody else deleted it.
+            Aborted: it has another etag.
+        """
+        async with self._lock:
+            item = self._deployed.get(name)
+            if item is None:
+                raise NotFound(f"{name} does not exist any more")
+            if etag and etag != item.row.etag:
+                raise Aborted("the deployment has changed since it was read; read it again", reason="ETAG_MISMATCH")
+            await self._records.write(drop)
+            del self._deployed[name]
         self.changes.announce()
 
     async def refresh(self, version: model_pb.Version) -> None:
@@ -132,7 +152,7 @@ class Controller:
             if self._deployed.get(item.row.name) is not item:
                 return
             self._forget_old_failures()
-            await self._release(item, [copy for copy in item.copies if self._is_over(copy)])
+            await self._release(item, [copy for copy in item.copies if self._is_over(item, copy)])
             await self._release(item, self._surplus(item))
             ready = item.ready(self.fleet)
             if ready and item.refusal is not None:
@@ -141,9 +161,12 @@ class Controller:
             if len(ready) < item.demand.replicas and not self._may_come_back(item):
                 await self._place(item)
 
-    def _is_over(self, copy: Copy) -> bool:
-        state = self.fleet.get(copy.row.node)
-        return copy.state == cluster.FAILED or state is None or state.state == DEAD
+    def _is_over(self, item: Deployed, copy: Copy) -> bool:
+        state, variant = self.fleet.get(copy.row.node), item.variant(copy.row.variant)
+        if copy.state == cluster.FAILED or state is None or state.state == DEAD or variant is None:
+            return True
+        # Where data may go is checked again for every copy, however it came to be there.
+        return state.state == READY and bool(forbidden(item.demand, cluster.place_of(state), variant))
 
     def _surplus(self, item: Deployed) -> list[Copy]:
         """Copies beyond what is wanted, newest first: a node that came back serves again, its substitute goes."""

@@ -166,6 +166,11 @@ FILTERS: tuple[tuple[str, Filter], ...] = (
 )
 
 
+def forbidden(demand: Demand, node: NodeView, variant: VariantView) -> str:
+    """Why a copy may not be on a node whatever else is true: where its data may go. Empty where it may."""
+    return _residency(demand, node, variant) or _clearance(demand, node, variant)
+
+
 def memory_of(demand: Demand, variant: VariantView) -> int:
     """Bytes reserved for a copy: the demand's (64 MiB by default) plus twice the files."""
     return (demand.memory_bytes or DEFAULT_MEMORY) + 2 * variant.size_bytes

@@ -99,6 +99,11 @@ class Fleet:
         self._nodes[node] = NodeState(node, facts, statement, self._sessions, now, now, rtt_ms=rtt, state=READY)
         return self._sessions
 
+    def holds(self, node: str, session: int) -> bool:
+        """Whether a stream is still the node's: a newer one supersedes it."""
+        state = self._nodes.get(node)
+        return state is not None and state.session == session
+
     def disconnect(self, node: str, session: int) -> bool:
         """A stream ended; False where a newer one has replaced it."""
         state = self._nodes.get(node)

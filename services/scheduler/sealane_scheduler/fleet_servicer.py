@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from google.protobuf import empty_pb2
 
 from sealane.clock import Clock
-from sealane.errors import InvalidArgument, PermissionDenied
+from sealane.errors import Aborted, InvalidArgument, PermissionDenied
 from sealane.names import parse
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.rpc.call import Call
@@ -45,18 +45,19 @@ class FleetServicer:
         if first is None or first.WhichOneof("message") != "register":
             raise InvalidArgument("the first message of the stream must register the worker", field="message")
         statement = await self._verified(first.register.sealing_statement, node)
-        session = self._controller.fleet.connect(
-            node, present.facts(statement.attributes, first.register), first.register.sealing_statement
-        )
-        for report in first.register.serving:
-            self._report(node, report)
-        self._changed()
+        known = present.facts(statement.attributes, first.register)
+        session = self._controller.fleet.connect(node, known, first.register.sealing_statement)
         pings: dict[int, float] = {}
-        reader = asyncio.create_task(self._read(node, requests, pings))
+        reader = asyncio.create_task(self._read(node, session, requests, pings))
         try:
+            for report in first.register.serving:
+                self._report(node, report)
+            self._changed()
             interval = HEARTBEAT_SECONDS[statement.attributes["tier"]]
             yield pb.SchedulerMessage(welcome=pb.Welcome(heartbeat_interval=present.duration_of(interval)))
             async for message in self._messages(node, reader, interval, pings):
+                if not self._controller.fleet.holds(node, session):
+                    raise Aborted("a newer stream of this worker took over", reason="SUPERSEDED")
                 yield message
         finally:
             reader.cancel()
@@ -79,8 +80,12 @@ class FleetServicer:
             raise PermissionDenied("the sealing statement is about another node than the certificate")
         return statement
 
-    async def _read(self, node: str, requests: AsyncIterator[pb.NodeMessage], pings: dict[int, float]) -> None:
+    async def _read(
+        self, node: str, session: int, requests: AsyncIterator[pb.NodeMessage], pings: dict[int, float]
+    ) -> None:
         async for message in requests:
+            if not self._controller.fleet.holds(node, session):
+                return
             if message.HasField("heartbeat"):
                 beat, sent = message.heartbeat, pings.pop(message.heartbeat.ping_sequence, None)
                 if beat.sealing_statement:
@@ -134,6 +139,8 @@ class FleetServicer:
         return message
 
     def _report(self, node: str, report: pb.AssignmentReport) -> None:
+        if report.state not in deployment_pb.Placement.State.values():
+            raise InvalidArgument(f"state {report.state} of a report is unknown", field="report.state")
         state = deployment_pb.Placement.State.Name(report.state).removeprefix("STATE_")
         row = PlacementRow("", "", report.epoch, node, "")
         self._controller.report(node, report.deployment, Copy(row, state, report.message, report.variant_digest))

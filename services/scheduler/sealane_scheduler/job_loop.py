@@ -5,7 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from sealane.errors import Aborted, SealaneError, Unavailable
+from sealane.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    SealaneError,
+)
 from sealane.records.transactions import Transactions
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.scheduler.v1 import fleet_service_pb2 as fleet_pb
@@ -21,6 +28,8 @@ log = logging.getLogger("sealane.jobs")
 
 TICK_SECONDS = 0.3
 _RUNTIME = "tensorflow"
+#: What the registry says when it will never take the variants.
+_PERMANENT = (InvalidArgument, NotFound, AlreadyExists, FailedPrecondition, PermissionDenied)
 
 
 class JobLoop:
@@ -135,12 +144,13 @@ class JobLoop:
             version: model_pb.Version = await asyncio.to_thread(
                 self._registry.version, version_of(job.optimise.source_variant)
             )
-        except (Unavailable, Aborted) as error:
-            log.warning("variants wait for the registry", extra={"job": row.name, "reason": error.reason})
-            return
-        except SealaneError as error:
+        except _PERMANENT as error:
             why = error.message
             await self._records.write(lambda store: self._rules.not_registered(store, row, why))
+        except SealaneError as error:
+            # A slow or busy registry costs no job its work: registering is safe to repeat.
+            log.warning("variants wait for the registry", extra={"job": row.name, "reason": error.reason})
+            return
         else:
             await self._controller.refresh(version)
             results = job_pb.Job(results=job.results, variants=made).SerializeToString()
@@ -158,7 +168,7 @@ def _outcome(job: job_pb.Job, request: fleet_pb.FinishTaskRequest) -> Outcome:
         error=request.error,
         retryable=request.retryable,
         results=job_pb.Job(results=request.results).SerializeToString(),
-        source_accuracy=measured.get(source, 0.0),
+        source_accuracy=measured.get(source),
         accuracies=[(name, accuracy) for name, accuracy in measured.items() if name != source],
         max_drop=job.optimise.max_accuracy_drop,
     )

@@ -24,7 +24,7 @@ class Outcome:
         error: why it failed; empty where it succeeded.
         retryable: whether another attempt could succeed.
         results: serialized results.
-        source_accuracy: measured accuracy of what was optimised.
+        source_accuracy: measured accuracy of what was optimised; None where it was not measured.
         accuracies: measured accuracy of each new variant, by id.
         max_drop: largest fall of accuracy that is accepted.
     """
@@ -32,7 +32,7 @@ class Outcome:
     error: str = ""
     retryable: bool = False
     results: bytes = b""
-    source_accuracy: float = 0.0
+    source_accuracy: float | None = None
     accuracies: Sequence[tuple[str, float]] = ()
     max_drop: float = 1.0
 
@@ -65,13 +65,13 @@ class JobRules:
         return rows[0]
 
     def cancel(self, store: Store, actor: Actor, job: str) -> JobRow:
-        """Cancel a job that has not ended."""
+        """Cancel a job that waits or runs; one whose node is done is returned as it is."""
         row = self.get(store, actor.project, job)
-        if row.state in ENDED:
+        if row.state not in (PENDING, RUNNING):
             return row
         now = self._clock.now()
         ended = replace(row, state="CANCELLED", message="cancelled by a caller", update_time=now)
-        if store.advance(ended, (PENDING, RUNNING, REGISTERING)):
+        if store.advance(ended, (PENDING, RUNNING)):
             store.record(actor, "CancelJob", row.name, now)
         return self.get(store, actor.project, job)
 
@@ -160,11 +160,16 @@ class JobRules:
 
 def refused(outcome: Outcome) -> str:
     """Why the accuracy gate refuses an outcome; empty where it passes."""
+    source = outcome.source_accuracy
+    if source is None or not outcome.accuracies:
+        return "the task did not bring both its source's measurement and a new variant; try again"
+    if not all(0 <= accuracy <= 1 for accuracy in (source, *(item for _, item in outcome.accuracies))):
+        return "the task measured accuracies that are no shares from 0 to 1; try again"
     for variant, accuracy in outcome.accuracies:
-        drop = outcome.source_accuracy - accuracy
+        drop = source - accuracy
         if drop > outcome.max_drop + 1e-9:
             return (
-                f"accuracy of {variant} fell by {drop:.4f} (from {outcome.source_accuracy:.4f} to {accuracy:.4f}), "
+                f"accuracy of {variant} fell by {drop:.4f} (from {source:.4f} to {accuracy:.4f}), "
                 f"at most {outcome.max_drop:g} is accepted; give more calibration rows or accept a larger drop"
             )
     return ""

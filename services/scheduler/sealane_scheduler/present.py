@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -45,8 +48,11 @@ def demand(message: pb.Demand) -> Demand:
         InvalidArgument: numbers that cannot be, or restricted data without a residency.
     """
     for field in ("min_accuracy", "latency_ms", "memory_bytes", "cpu_milli", "max_price_per_hour", "request_bytes"):
-        if getattr(message, field) < 0:
-            raise InvalidArgument(f"demand.{field} is negative; leave it out for no demand", field=f"demand.{field}")
+        if not 0 <= getattr(message, field) < math.inf:
+            raise InvalidArgument(
+                f"demand.{field} must be a number from 0; leave it out for no demand", field=f"demand.{field}"
+            )
+    _check_enums(message)
     if message.min_accuracy > 1:
         raise InvalidArgument("demand.min_accuracy is a share, 0 to 1", field="demand.min_accuracy")
     if not 0 <= message.replicas <= 64:
@@ -73,6 +79,20 @@ def demand(message: pb.Demand) -> Demand:
     )
 
 
+def _check_enums(message: pb.Demand) -> None:
+    known: dict[str, tuple[Sequence[int], Sequence[int]]] = {
+        "data_class": ([message.data_class], pb.DataClass.values()),
+        "tier_preference": ([message.tier_preference], pb.TierPreference.values()),
+        "objective": ([message.objective], pb.Objective.values()),
+        "formats": (list(message.formats), variant_pb.Format.values()),
+    }
+    for field, (given, numbers) in known.items():
+        if unknown := sorted(set(given) - set(numbers)):
+            raise InvalidArgument(
+                f"demand.{field} {unknown} is unknown; use one of {sorted(numbers)}", field=f"demand.{field}"
+            )
+
+
 def variants(version: model_pb.Version) -> tuple[VariantView, ...]:
     """The variants of a version as the decision sees them."""
     return tuple(_variant(item) for item in version.variants)
@@ -83,14 +103,26 @@ def _variant(message: variant_pb.Variant) -> VariantView:
     latencies = [item.latency_p99_us for item in message.measurements if item.latency_p99_us]
     return VariantView(
         variant=message.name.rsplit("/", 1)[1],
-        format=variant_pb.Format.Name(message.format).removeprefix("FORMAT_"),
-        precision=variant_pb.Precision.Name(message.precision).removeprefix("PRECISION_"),
+        format=_format(message.format),
+        precision=_precision(message.precision),
         size_bytes=message.size_bytes,
         digest=message.digest,
         accuracy=accuracies[-1] if accuracies else None,
         p99_ms=latencies[-1] / 1000 if latencies else None,
         converted=bool(message.source_variant),
     )
+
+
+def _format(number: variant_pb.Format.ValueType) -> str:
+    """Name of a format; one that a newer registry knows must not stop this scheduler."""
+    known = number in variant_pb.Format.values()
+    return variant_pb.Format.Name(number).removeprefix("FORMAT_") if known else f"UNKNOWN_{number}"
+
+
+def _precision(number: variant_pb.Precision.ValueType) -> str:
+    """Name of a precision, known or not."""
+    known = number in variant_pb.Precision.values()
+    return variant_pb.Precision.Name(number).removeprefix("PRECISION_") if known else f"UNKNOWN_{number}"
 
 
 def decision(plain: Decision, epoch: int, now: float) -> pb.Decision:
@@ -147,7 +179,13 @@ def deployment(deployed: Deployed, fleet: Fleet) -> pb.Deployment:
 
 
 def facts(attributes: dict[str, str], message: fleet_pb.Register) -> Facts:
-    """What a worker said of itself, with the attributes that auth vouches for."""
+    """What a worker said of itself, with the attributes that auth vouches for.
+
+    Raises:
+        InvalidArgument: a price that is no number from 0.
+    """
+    if not 0 <= message.price_per_hour < math.inf:
+        raise InvalidArgument("price_per_hour must be a number from 0", field="register.price_per_hour")
     capacity = message.capacity
     return Facts(
         attributes=attributes,

@@ -10,7 +10,7 @@ from google.protobuf import empty_pb2
 
 from sealane import names
 from sealane.clock import Clock
-from sealane.errors import Aborted, NotFound
+from sealane.errors import NotFound
 from sealane.records.paging import page_of, read_token, write_token
 from sealane.records.transactions import Transactions, actor
 from sealane.rpc.call import Call
@@ -85,17 +85,14 @@ class DeploymentServicer:
         return pb.ListDeploymentsResponse(deployments=found, next_page_token=more)
 
     async def DeleteDeployment(self, request: pb.DeleteDeploymentRequest, call: Call) -> empty_pb2.Empty:
-        item = _find(self._controller, request.name)
-        if request.etag and request.etag != item.row.etag:
-            raise Aborted("the deployment has changed since it was read; read it again", reason="ETAG_MISMATCH")
-        row, who, now = item.row, actor(call, item.row.project), self._clock.now()
+        row = _find(self._controller, request.name).row
+        who, now = actor(call, row.project), self._clock.now()
 
         def drop(store: Store) -> None:
             store.drop_deployment(row.project, row.deployment)
             store.record(who, "DeleteDeployment", row.name, now)
 
-        await self._records.write(drop)
-        self._controller.remove(row.name)
+        await self._controller.delete(row.name, request.etag, drop)
         return empty_pb2.Empty()
 
 

@@ -141,7 +141,7 @@ class Jobs(Protocol):
         ...
 
     def advance(self, row: JobRow, states: tuple[str, ...]) -> bool:
-        """Write the row if the stored one has the same attempt and one of `states`; whether it was."""
+        """Write the row if the stored one has its attempt, its node and one of `states`; whether it was."""
         ...
 
 

@@ -91,6 +91,7 @@ class SqlStore:
         query = sa.select(deployments.c.etag).where(_of(deployments, row.project, row.deployment))
         if self._connection.execute(query).first() is not None:
             raise AlreadyExists(f"deployment {row.deployment} exists; delete it first, or choose another id")
+        self._connection.execute(placements.delete().where(_of(placements, row.project, row.deployment)))
         self._connection.execute(deployments.insert().values(asdict(row)))
 
     def put_deployment(self, row: DeploymentRow) -> None:
@@ -177,7 +178,7 @@ class SqlStore:
     def advance(self, row: JobRow, states: tuple[str, ...]) -> bool:
         """Write the row if the stored one has the same attempt and one of `states`; whether it was."""
         key = (jobs.c.project == row.project) & (jobs.c.job == row.job)
-        guard = key & (jobs.c.attempt == row.attempt) & jobs.c.state.in_(states)
+        guard = key & (jobs.c.attempt == row.attempt) & (jobs.c.node == row.node) & jobs.c.state.in_(states)
         values = asdict(row) | {"etag": secrets.token_hex(8)}
         return self._connection.execute(jobs.update().where(guard).values(values)).rowcount == 1
 

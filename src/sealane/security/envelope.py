@@ -252,6 +252,8 @@ class Opener:
         recipient = next((item for item in request.recipients if item.key_id == self._pair.key_id), None)
         if recipient is None:
             raise StaleKey
+        if request.issued_at_ms < 0 or request.suite != self._pair.suite:
+            raise _cannot_open()
         try:
             return self._open(request, caller, recipient, variant_digest)
         except (InvalidTag, InvalidSignature, ValueError) as error:
@@ -283,7 +285,6 @@ class Opener:
         age = abs(self._clock.now() - request.issued_at_ms / 1000)
         acceptable = (
             request.version == VERSION
-            and request.suite == self._pair.suite
             and request.method == METHOD
             and len(request.request_id) == 16
             and 1 <= len(request.recipients) <= MAX_RECIPIENTS

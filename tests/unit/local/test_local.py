@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from sealane_local.lock import FolderLock
 
+from sealane.errors import FailedPrecondition
 from sealane_local import link, traces
 from sealane_local.memory_scan import find_in_memory
 from sealane_local.plan import EDGE, Options, Ports, worker_environment
@@ -75,3 +79,40 @@ def test_ports_stay_the_same_over_a_restart(tmp_path: Path) -> None:
     settings = worker_environment(options, first, EDGE)
     assert settings["SEALANE_WORKER_RUNTIMES"] == "litert"
     assert settings["MALLOC_TOP_PAD_"]
+
+
+def test_a_folder_runs_once(tmp_path: Path) -> None:
+    first = FolderLock(tmp_path).take()
+    with pytest.raises(FailedPrecondition, match=f"pid {os.getpid()}"):
+        FolderLock(tmp_path).take()
+    first.release()
+    FolderLock(tmp_path).take().release()
+
+
+def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+from sealane_local.child import Child, Command
+child = Child(Command("link", "sealane_local.link", ("127.0.0.1:0=127.0.0.1:1",), {}, Path(sys.argv[1]) / "log"))
+child.start()
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert Path(f"/proc/{child}").exists()
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 10
+    while _runs(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(child)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

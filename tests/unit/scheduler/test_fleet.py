@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 
 from sealane.clock import ManualClock
+from sealane.errors import Aborted, InvalidArgument, NotFound
 from sealane.records import tables
 from sealane.records.database import Database
 from sealane.records.transactions import Transactions
@@ -20,7 +23,7 @@ from sealane_scheduler import cluster, present, routes
 from sealane_scheduler.cluster import Copy
 from sealane_scheduler.controller import RECONNECT_SECONDS, SUBSTITUTE_SECONDS, Controller
 from sealane_scheduler.fleet import DEAD, READY, SUSPECT, Facts, Fleet, Patience
-from sealane_scheduler.store import DeploymentRow, Store
+from sealane_scheduler.store import DeploymentRow, PlacementRow, Store
 from sealane_scheduler.store_sql import SqlStore, metadata
 
 VERSION = model_pb.Version(
@@ -219,8 +222,7 @@ async def test_epochs_grow_even_over_a_deletion(world: World) -> None:
     item = world.controller.get(B.name)
     assert item is not None
     first = item.copies[0].row.epoch
-    await world.records.write(lambda store: store.drop_deployment("p", "b"))
-    world.controller.remove(B.name)
+    await world.controller.delete(B.name, "", lambda store: store.drop_deployment("p", "b"))
     await world.create(B)
     item = world.controller.get(B.name)
     assert item is not None and item.copies[0].row.epoch > first
@@ -269,3 +271,68 @@ async def test_more_copies_than_nodes_serve_with_what_there_is(world: World) -> 
     assert sorted(world.nodes("c")) == ["cloud-1", "edge-1"]
     assert sorted(world.endpoints("c")) == ["cloud-1", "edge-1"]
     assert world.constraint("c") == ""
+
+
+async def test_a_delete_and_a_placement_leave_no_orphan(world: World) -> None:
+    for _ in range(20):
+        await world.records.write(lambda store: store.add_deployment(B))
+        item = world.controller.add(B)
+        deleting = world.controller.delete(B.name, "", lambda store: store.drop_deployment("p", "b"))
+        await asyncio.gather(world.controller.reconcile(item), deleting, world.controller.reconcile(item))
+        assert await world.records.read(lambda store: store.placements()) == []
+    with pytest.raises(NotFound):
+        await world.controller.delete(B.name, "", lambda store: store.drop_deployment("p", "b"))
+    await world.create(B)
+    with pytest.raises(Aborted):
+        await world.controller.delete(B.name, "stale", lambda store: store.drop_deployment("p", "b"))
+
+
+async def test_a_copy_where_its_data_may_not_be_is_released_however_it_came_there(world: World) -> None:
+    await world.create(A)
+    await world.records.write(lambda store: store.bind(PlacementRow("p", "a", 0, "cloud-1", "litert")))
+    world.restart()
+    await world.controller.load()
+    for node, tier, zone, clearance in (
+        ("cloud-1", "cloud", "eu-1", "internal"),
+        ("edge-1", "edge", "site-a", "restricted"),
+    ):
+        world.fleet.connect(node, facts(tier, zone, clearance), "")
+    await world.settle()
+    world.serve()
+    await world.settle()
+    assert world.nodes("a") == world.endpoints("a") == ["edge-1"]
+
+
+async def test_an_unknown_format_stops_nothing(world: World) -> None:
+    version = model_pb.Version.FromString(B.version)
+    version.variants[0].format = 99  # type: ignore[assignment]
+    strange = replace(row("strange"), version=version.SerializeToString())
+    await world.create(strange)
+    assert world.constraint("strange") == "runtime"
+    world.restart()
+    await world.controller.load()
+    assert world.controller.get(strange.name) is not None
+
+
+STRANGE = {
+    "nan": {"latency_ms": float("nan")},
+    "infinite": {"max_price_per_hour": float("inf")},
+    "negative": {"memory_bytes": -1},
+    "enum": {"data_class": 99},
+    "format": {"formats": [99]},
+    "restricted nowhere": {"data_class": pb.DATA_CLASS_RESTRICTED},
+}
+
+
+@pytest.mark.parametrize("demand", STRANGE.values(), ids=STRANGE)
+def test_a_strange_demand_is_refused(demand: dict[str, object]) -> None:
+    with pytest.raises(InvalidArgument):
+        present.demand(pb.Demand(**demand))  # type: ignore[arg-type]
+
+
+async def test_a_newer_stream_supersedes_the_older(world: World) -> None:
+    old = world.fleet.connect("edge-1", facts("edge", "site-a"), "")
+    new = world.fleet.connect("edge-1", facts("edge", "site-a"), "")
+    assert not world.fleet.holds("edge-1", old) and world.fleet.holds("edge-1", new)
+    assert not world.fleet.disconnect("edge-1", old)
+    assert world.fleet.get("edge-1").state == READY  # type: ignore[union-attr]

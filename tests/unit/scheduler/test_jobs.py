@@ -164,3 +164,23 @@ def test_whatever_happens_one_result_is_recorded_by_the_highest_attempt(steps: l
         if accepted:
             final = rules.get(store, "p", job)
             assert final.results == bytes([accepted[0]]) and final.attempt == accepted[0]
+
+
+BAD = {
+    "no source": {"source_accuracy": None},
+    "nothing new": {"accuracies": []},
+    "nan": {"accuracies": [("int8", float("nan"))]},
+    "nan source": {"source_accuracy": float("nan")},
+    "beyond one": {"accuracies": [("int8", 42.0)]},
+}
+
+
+@pytest.mark.parametrize("change", BAD.values(), ids=BAD)
+def test_a_gate_without_figures_refuses(change: dict[str, object]) -> None:
+    assert refused(replace(GOOD, **change))  # type: ignore[arg-type]
+
+
+def test_a_job_whose_node_is_done_is_no_longer_cancelled(store: SqlStore, rules: JobRules) -> None:
+    row = started(store, rules)
+    rules.finish(store, row, GOOD)
+    assert rules.cancel(store, WHO, row.job).state == "REGISTERING"

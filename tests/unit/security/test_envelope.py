@@ -72,6 +72,8 @@ CHANGES: dict[str, Change] = {
     "deployment": lambda r: setattr(r, "deployment", "projects/p/deployments/e"),
     "method": lambda r: setattr(r, "method", "/other/Method"),
     "time": lambda r: setattr(r, "issued_at_ms", r.issued_at_ms + 1),
+    "negative time": lambda r: setattr(r, "issued_at_ms", -1),
+    "negative suite": lambda r: setattr(r, "suite", -1),
     "request id": lambda r: setattr(r, "request_id", os.urandom(16)),
     "version": lambda r: setattr(r, "version", 2),
     "suite": lambda r: setattr(r, "suite", 3 - r.suite),

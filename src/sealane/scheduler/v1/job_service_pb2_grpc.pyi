@@ -40,7 +40,7 @@ class JobServiceStub:
     ListJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
     """Lists the jobs of a project by name."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.Job]
-    """Cancels a job that has not ended; an ended one is returned as it is."""
+    """Cancels a job that waits or runs; one whose node is done is returned as it is."""
     WatchJob: _grpc.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.Job]
     """Sends the job now and after every change, until it has ended."""
 
@@ -56,7 +56,7 @@ class JobServiceAsyncStub(JobServiceStub):
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]  # type: ignore[assignment]
     """Lists the jobs of a project by name."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.Job]  # type: ignore[assignment]
-    """Cancels a job that has not ended; an ended one is returned as it is."""
+    """Cancels a job that waits or runs; one whose node is done is returned as it is."""
     WatchJob: _aio.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.Job]  # type: ignore[assignment]
     """Sends the job now and after every change, until it has ended."""
 
@@ -93,7 +93,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.Job, _abc.Awaitable[_job_service_pb2.Job]]:
-        """Cancels a job that has not ended; an ended one is returned as it is."""
+        """Cancels a job that waits or runs; one whose node is done is returned as it is."""
 
     @_abc_1.abstractmethod
     def WatchJob(
