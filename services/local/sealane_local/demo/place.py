@@ -18,7 +18,8 @@ def deploy(world: World) -> None:
     )
     client.deployments.create(ACCURATE, world.version, objective="accuracy")
     placed = {name: _explained(world, name) for name in (CAMERA_A, CAMERA_B, ACCURATE)}
-    report.put("placements", [_as_json(item) for item in placed.values()])
+    tiers = {node.name: node.attributes.tier for node in client.nodes.list()}
+    report.put("placements", [_as_json(item, tiers) for item in placed.values()])
     for name in (CAMERA_A, CAMERA_B):
         where = (placed[name].decision.node, placed[name].decision.variant)
         report.expect(where == (f"nodes/{EDGE}", "litert-int8"), f"{name} runs on the edge worker as int8")
@@ -40,13 +41,12 @@ def _explained(world: World, name: str) -> pb.Deployment:
     return deployment
 
 
-def _as_json(deployment: pb.Deployment) -> dict[str, object]:
+def _as_json(deployment: pb.Deployment, tiers: dict[str, str]) -> dict[str, object]:
     decision = deployment.decision
-    node = decision.node.removeprefix("nodes/")
     return {
         "deployment": deployment.name.rsplit("/", 1)[1],
-        "node": node,
-        "tier": node.split("-")[0],
+        "node": decision.node.removeprefix("nodes/"),
+        "tier": tiers[decision.node],
         "variant": decision.variant,
         "reasons": list(decision.reasons),
         "rejected": [
