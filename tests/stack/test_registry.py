@@ -14,6 +14,7 @@ import grpc
 import pytest
 from control_plane import ControlPlane
 
+from sealane.cli import main
 from sealane.client import Client, ClientCredentials, StaticToken, connect
 from sealane.client.model_files import to_proto
 from sealane.errors import (
@@ -357,3 +358,11 @@ def test_state_survives_kill_in_the_middle_of_an_upload(control_plane: ControlPl
         assert after.artifacts.upload(content, progress=lambda name, done, total: seen.append(done)) == sha256
         assert seen == [len(content)], "only the second chunk was sent"
         assert after.models.get_version("survivor@production").number == 1
+
+
+def test_inputs_that_are_no_file_are_told_so(control_plane: ControlPlane, capsys: pytest.CaptureFixture[str]) -> None:
+    home = str(control_plane.home)
+    assert main.run(["predict", "camera", "--inputs", "/nonexist", "--data", home]) == 2
+    assert "'/nonexist' does not exist" in capsys.readouterr().err
+    assert main.run(["predict", "camera", "--inputs", '{"x": [1', "--data", home]) == 2
+    assert "nor JSON" in capsys.readouterr().err

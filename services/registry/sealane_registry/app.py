@@ -49,13 +49,12 @@ async def run(config: Config) -> None:
         )
     )
     rules = CatalogRules(clock)
+    artifacts = ArtifactServicer(records, BlobFolder(config.data_dir), clock)
+    await artifacts.sweep()
     services = [
         Served(ModelServicer(records, rules), model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]),
         Served(VariantServicer(records, rules), variant_service_pb2.DESCRIPTOR.services_by_name["VariantService"]),
-        Served(
-            ArtifactServicer(records, BlobFolder(config.data_dir), clock),
-            artifact_service_pb2.DESCRIPTOR.services_by_name["ArtifactService"],
-        ),
+        Served(artifacts, artifact_service_pb2.DESCRIPTOR.services_by_name["ArtifactService"]),
     ]
     server = host.Host(services, chain, host.Listeners(config.listen, config.mesh_listen))
     ports = await server.start(identity)

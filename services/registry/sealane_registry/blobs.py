@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from sealane.errors import Aborted, DataLoss, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from sealane.errors import Aborted, DataLoss, FailedPrecondition, InvalidArgument, ResourceExhausted
 from sealane.failpoint import failpoint
 
 CHUNK_BYTES = 1 << 20
@@ -55,14 +55,12 @@ class BlobFolder:
             size: declared size of the whole.
 
         Raises:
-            Aborted: the server holds another number of bytes.
+            Aborted: the server holds another number of bytes, or the upload has ended.
             InvalidArgument: more bytes than declared.
             ResourceExhausted: the disk is full.
         """
         path = self._incoming / upload
-        held = path.stat().st_size if path.exists() else -1
-        if held < 0:
-            raise NotFound("the upload does not exist; start it again")
+        held = self._held(upload)
         if offset != held:
             raise Aborted(
                 f"the server holds {held} bytes, the chunk starts at {offset}; go on at {held}",
@@ -83,15 +81,15 @@ class BlobFolder:
         return held + len(data)
 
     def publish(self, upload: str, sha256: str, size: int) -> None:
-        """Check an upload and make it visible; a repeat of a finished one is fine.
+        """Check an upload and make it visible.
 
         Raises:
+            Aborted: the upload has ended. That a blob of this digest is there proves nothing: it may be
+                another project's.
             FailedPrecondition: short (kept), or another digest (dropped).
         """
         path = self._incoming / upload
-        if not path.exists() and self.has(sha256):
-            return
-        held = path.stat().st_size if path.exists() else 0
+        held = self._held(upload)
         if held != size:
             raise FailedPrecondition(
                 f"the upload holds {held} of {size} bytes; send the rest from offset {held}", reason="UPLOAD_SHORT"
@@ -108,6 +106,16 @@ class BlobFolder:
         failpoint("registry.before_publish")
         path.replace(target)
         _sync(target.parent)
+
+    def discard(self, upload: str) -> None:
+        """Remove what an upload holds, if it holds anything."""
+        (self._incoming / upload).unlink(missing_ok=True)
+
+    def keep_uploads(self, uploads: set[str]) -> None:
+        """Remove what all other uploads hold."""
+        for path in self._incoming.iterdir():
+            if path.name not in uploads:
+                path.unlink()
 
     def has(self, sha256: str) -> bool:
         """Whether the blob is stored."""
@@ -134,6 +142,13 @@ class BlobFolder:
                     return
                 yield offset, data
                 offset += len(data)
+
+    def _held(self, upload: str) -> int:
+        try:
+            return (self._incoming / upload).stat().st_size
+        except FileNotFoundError:
+            # Only StartUpload makes the file: a late chunk must not bring a finished upload back.
+            raise Aborted("the upload has ended; start it again to see what is held", reason="UPLOAD_ENDED") from None
 
     def _path(self, sha256: str) -> Path:
         return self._blobs / sha256[:2] / sha256

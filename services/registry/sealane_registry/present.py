@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import sys
+
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from sealane.errors import InvalidArgument
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.registry.v1 import variant_service_pb2 as variant_pb
 from sealane_registry.catalog import File, NewVariant
@@ -29,7 +33,14 @@ def model(row: ModelRow) -> model_pb.Model:
 
 
 def version_content(version: model_pb.Version) -> bytes:
-    """What a version keeps of what was sent."""
+    """What a version keeps of what was sent.
+
+    Raises:
+        InvalidArgument: a metric that is no finite number.
+    """
+    for name, value in version.lineage.metrics.items():
+        if not math.isfinite(value):
+            raise InvalidArgument(f"metric {name!r} is {value}; leave it out", field="version.lineage.metrics")
     kept = model_pb.Version(signatures=version.signatures)
     kept.lineage.CopyFrom(version.lineage)
     return kept.SerializeToString()
@@ -47,7 +58,19 @@ def version(row: VersionRow, variants: list[VariantRow]) -> model_pb.Version:
 
 
 def new_variant(variant_id: str, message: variant_pb.Variant) -> NewVariant:
-    """A variant as it was asked for."""
+    """A variant as it was asked for.
+
+    Raises:
+        InvalidArgument: no format or precision, or one that is unknown here.
+    """
+    if message.format not in variant_pb.Format.values()[1:]:
+        known = variant_pb.Format.keys()[1:]
+        raise InvalidArgument(f"format {message.format} is unknown; use one of {known}", field="variant.format")
+    if message.precision not in variant_pb.Precision.values():
+        known = variant_pb.Precision.keys()
+        raise InvalidArgument(
+            f"precision {message.precision} is unknown; use one of {known}", field="variant.precision"
+        )
     kept = variant_pb.Variant(
         format=message.format,
         precision=message.precision,
@@ -68,6 +91,22 @@ def variant(row: VariantRow) -> variant_pb.Variant:
     message.measurements.extend(variant_pb.Measurement.FromString(item) for item in row.measurements)
     message.create_time.CopyFrom(time_of(row.create_time))
     return message
+
+
+def measurement_content(message: variant_pb.Measurement) -> bytes:
+    """A measurement to keep. Placement decides by it, so it must be one.
+
+    Raises:
+        InvalidArgument: a number that is not finite, negative, or an accuracy beyond 1.
+    """
+    for field in ("accuracy", "rows", "batch_size", "latency_p50_us", "latency_p99_us", "utilisation"):
+        highest = 1.0 if field == "accuracy" else sys.float_info.max
+        if not 0 <= getattr(message, field) <= highest:
+            wanted = "a share from 0 to 1" if field == "accuracy" else "a number from 0"
+            raise InvalidArgument(
+                f"{field} {getattr(message, field)} is not {wanted}; measure again", field=f"measurement.{field}"
+            )
+    return message.SerializeToString()
 
 
 def alias(row: AliasRow) -> model_pb.Alias:

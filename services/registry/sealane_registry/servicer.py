@@ -146,7 +146,7 @@ class VariantServicer:
     async def RecordMeasurement(self, request: variant_pb.RecordMeasurementRequest, call: Call) -> bytes:
         project, model, number, name = parse(request.name, _VARIANT)
         scope, who = Scope(project, model, _number(number), name), actor(call, project)
-        content = request.measurement.SerializeToString()
+        content = present.measurement_content(request.measurement)
         return await self._records.once(
             call,
             request,

@@ -60,12 +60,13 @@ class AliasRow:
 
 @dataclass(frozen=True, slots=True)
 class UploadRow:
-    """An upload under way, or done."""
+    """An upload under way, or done: a done one stays until it is swept, so that its end can be repeated."""
 
     project: str
     upload: str
     sha256: str
     size: int
+    create_time: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +138,12 @@ class Artifacts(Protocol):
         """Add an upload."""
         ...
 
-    def drop_upload(self, project: str, upload: str) -> None:
-        """Forget an upload."""
+    def drop_uploads(self, before: float) -> None:
+        """Forget uploads that were started before a time."""
+        ...
+
+    def upload_ids(self) -> set[str]:
+        """Ids of all uploads."""
         ...
 
     def add_artifact(self, project: str, sha256: str, size: int, now: float) -> None:

@@ -77,7 +77,13 @@ aliases = sa.Table(
     _value("etag"),
 )
 uploads = sa.Table(
-    "uploads", metadata, _key("project"), _key("upload"), _value("sha256"), _value("size", sa.BigInteger)
+    "uploads",
+    metadata,
+    _key("project"),
+    _key("upload"),
+    _value("sha256"),
+    _value("size", sa.BigInteger),
+    _value("create_time", sa.Float),
 )
 artifacts = sa.Table(
     "artifacts",
@@ -237,9 +243,13 @@ class SqlStore:
         """Add an upload."""
         self._insert(uploads, row)
 
-    def drop_upload(self, project: str, upload: str) -> None:
-        """Forget an upload."""
-        self._connection.execute(uploads.delete().where(_upload_key(project, upload)))
+    def drop_uploads(self, before: float) -> None:
+        """Forget uploads that were started before a time."""
+        self._connection.execute(uploads.delete().where(uploads.c.create_time < before))
+
+    def upload_ids(self) -> set[str]:
+        """Ids of all uploads."""
+        return set(self._connection.execute(sa.select(uploads.c.upload)).scalars())
 
     def add_artifact(self, project: str, sha256: str, size: int, now: float) -> None:
         """Give the artifact to the project; a repeat changes nothing."""
@@ -265,7 +275,7 @@ class SqlStore:
 
     def _upload(self, query: sa.Select[Any]) -> UploadRow | None:
         row = self._connection.execute(query).one_or_none()
-        return None if row is None else UploadRow(row.project, row.upload, row.sha256, row.size)
+        return None if row is None else UploadRow(row.project, row.upload, row.sha256, row.size, row.create_time)
 
     def _insert(self, table: sa.Table, row: object, **more: object) -> None:
         names = [column.name for column in table.columns if hasattr(row, column.name)]

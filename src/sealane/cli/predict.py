@@ -76,6 +76,10 @@ def _read(text: str, names: Callable[[], list[str]]) -> Inputs:
     try:
         parsed: Inputs = json.loads(Path(text).read_text() if text.endswith(".json") else text)
     except ValueError as error:
+        if not text.lstrip().startswith(("{", "[")) and not Path(text).exists():
+            raise InvalidArgument(
+                f"--inputs: file {text!r} does not exist; name a .npz or .json file, or give JSON", field="inputs"
+            ) from error
         raise InvalidArgument(
             f"--inputs is neither a .npz file nor JSON ({error}); give arrays by input name", field="inputs"
         ) from error

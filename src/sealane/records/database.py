@@ -99,6 +99,8 @@ class Database:
         if self._closed:
             raise Unavailable("the service is shutting down; try again")
         future: Future[T] = Future()
+        # From here on it cannot be cancelled: a caller that goes away must not take the thread's answer with it.
+        future.set_running_or_notify_cancel()
         self._queue.put(_Work(function, future, mutates))  # type: ignore[arg-type]  # T is the submitter's
         return future
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +72,17 @@ def test_what_was_answered_survives_a_second_start(tmp_path: Path) -> None:
     mode = second.read(lambda c: c.exec_driver_sql("PRAGMA synchronous").scalar_one()).result(5)
     assert mode == 2  # FULL
     second.close()
+
+
+async def test_a_caller_that_goes_away_leaves_the_thread_alive(database: Database) -> None:
+    def slow(connection: sa.Connection) -> None:
+        time.sleep(0.3)
+        connection.execute(items.insert().values(name="slow"))
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await asyncio.wrap_future(database.write(slow))
+    assert await asyncio.wrap_future(database.read(names)) == ["slow"]
 
 
 def test_a_request_id_runs_once(database: Database) -> None:

@@ -68,7 +68,18 @@ def upgrade() -> None:
         _value("update_time", sa.Float),
         _value("etag"),
     )
-    op.create_table("uploads", _key("project"), _key("upload"), _value("sha256"), _value("size", sa.BigInteger))
+    _create_artifact_tables()
+
+
+def _create_artifact_tables() -> None:
+    op.create_table(
+        "uploads",
+        _key("project"),
+        _key("upload"),
+        _value("sha256"),
+        _value("size", sa.BigInteger),
+        _value("create_time", sa.Float),
+    )
     op.create_table(
         "artifacts", _key("project"), _key("sha256"), _value("size", sa.BigInteger), _value("create_time", sa.Float)
     )
