@@ -97,13 +97,15 @@ def main() -> int:
     """Run an area; 1 where a promise falls short."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--area", default="")
+    parser.add_argument("--only", nargs="*", default=[], metavar="ID", help="these promises alone, long ones too")
     parser.add_argument("--long", action="store_true")
     arguments = parser.parse_args()
     entries = tomllib.loads((ROOT / "bench" / "promises.toml").read_text())["promise"]
     promises = [Promise(**entry) for entry in entries]
     outcomes: dict[str, Outcome] = {}
     for promise in promises:
-        if arguments.area not in ("", promise.area) or (promise.long and not arguments.long):
+        wanted = arguments.area in ("", promise.area) and (arguments.long or not promise.long)
+        if promise.id not in arguments.only and (arguments.only or not wanted):
             continue
         outcomes[promise.id] = outcome = run(promise)
         print(f"{promise.id:<8} {outcome.holds:<14} {outcome.figure}   (bound: {promise.bound})", flush=True)
