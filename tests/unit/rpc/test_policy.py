@@ -6,10 +6,13 @@ import importlib
 import pkgutil
 
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
 
 import sealane
-from sealane.rpc.policy import PUBLIC
+from sealane.rpc.dispatch import Dispatcher, Served
+from sealane.rpc.middleware import Chain
+from sealane.rpc.policy import PUBLIC, MissingAccess
 from sealane.type.v1 import access_pb2
 
 PEERS = {"registry", "scheduler", "inference", "node"}
@@ -62,3 +65,18 @@ def test_a_method_that_creates_takes_a_request_id(name: str) -> None:
     if method.name.startswith("List"):
         assert {"page_size", "page_token"} <= set(method.input_type.fields_by_name)
         assert "next_page_token" in method.output_type.fields_by_name
+
+
+def test_a_service_without_a_rule_does_not_start() -> None:
+    file = descriptor_pb2.FileDescriptorProto(name="naked.proto", package="naked", syntax="proto3")
+    file.message_type.add(name="Nothing")
+    file.service.add(name="Naked").method.add(name="Do", input_type=".naked.Nothing", output_type=".naked.Nothing")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+
+    class Servicer:
+        def Do(self) -> None:
+            """Never reached."""
+
+    with pytest.raises(MissingAccess, match=r"/naked\.Naked/Do"):
+        Dispatcher([Served(Servicer(), pool.FindServiceByName("naked.Naked"))], Chain([]))
