@@ -60,8 +60,8 @@ promises: .venv/.tensorflow .venv-triton/.ready
 
 # -- the fast gate ---------------------------------------------------------------------------------
 check: .venv/.dev .venv-codegen/.ready
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check --no-cache .
+	$(BIN)/ruff format --no-cache --check .
 	$(BIN)/python tools/check_house.py
 	$(BIN)/buf lint
 	$(BIN)/buf format -d --exit-code

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from sealane_local.lock import FolderLock
 
 from sealane.errors import FailedPrecondition
 from sealane_local import link, traces
+from sealane_local.lock import FolderLock
 from sealane_local.memory_scan import find_in_memory
 from sealane_local.plan import EDGE, Options, Ports, worker_environment
 
