@@ -46,14 +46,14 @@ class Outcome:
 
 
 def run(promise: Promise) -> Outcome:
-    """Run one command: exit status 0 holds, a test that was skipped does not."""
+    """Run one command: exit status 0 holds, but not where every test was skipped."""
     done = subprocess.run(
         [sys.executable, *promise.command.split()], cwd=ROOT, capture_output=True, text=True, check=False
     )
     lines = done.stdout.strip().splitlines()
     figures = [line.removeprefix("figure: ") for line in lines if line.startswith("figure: ")]
     figure = figures[-1] if figures else (lines[-1] if lines else "printed nothing").strip("= ")
-    if done.returncode == 0 and re.search(r"\d+ skipped", figure):
+    if done.returncode == 0 and "skipped" in figure and " passed" not in figure:
         return Outcome("not shown here", figure)
     if done.returncode != 0:
         print("\n".join(lines[-30:]), done.stderr[-3000:], sep="\n", file=sys.stderr)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sealane.errors import Unavailable
 
-_PR_SET_PDEATHSIG = 1
+#: Starts the module in a process that ends with this one.
+LAUNCHER = "sealane_local.launch"
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.2, 5.0
 #: Who ran this long was not ended by its own start, so the back-off begins anew.
 _STEADY_SECONDS = 10.0
@@ -64,13 +64,12 @@ class Child:
         self.command.log.parent.mkdir(parents=True, exist_ok=True)
         with self.command.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self.command.module, *self.command.arguments],
+                [sys.executable, "-m", LAUNCHER, str(os.getpid()), self.command.module, *self.command.arguments],
                 env=self.command.environment,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                preexec_fn=_end_with_parent(),
             )
         self._started = time.monotonic()
 
@@ -138,18 +137,3 @@ class Child:
                 tail = self.command.log.read_text(errors="replace")[-2000:] if self.command.log.exists() else ""
                 raise Unavailable(f"{self.command.name} did not start in {seconds:g} s; its log ends with: {tail}")
             time.sleep(0.05)
-
-
-def _end_with_parent() -> Callable[[], None] | None:
-    """Makes the new process end with this one, even where this one is killed with -9 (Linux).
-
-    At once: a database that a leftover still holds must not be opened by the next start.
-    """
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None).prctl  # looked up here: between fork and exec nothing may be loaded
-
-    def mark() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-
-    return mark

@@ -84,15 +84,16 @@ class LocalStack:
 
     def stop(self) -> None:
         """Drain and end everything this stack started."""
-        self._stop.set()
-        if self._watcher.is_alive():
-            self._watcher.join()
         # Workers first, auth last: whoever depends on others goes before them.
         for child in reversed(list(self._children.values())):
             child.stop()
         deadline = time.monotonic() + STOP_SECONDS
         for child in self._children.values():
             child.join(max(0.1, deadline - time.monotonic()))
+        # The watch goes last: what it started anew would end with its thread, without a drain.
+        self._stop.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
         self._lock.release()
 
     def child(self, name: str) -> Child:

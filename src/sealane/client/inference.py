@@ -34,7 +34,7 @@ METADATA_PATH = "/inference.GRPCInferenceService/ModelMetadata"
 PREDICT_PATH = "/tensorflow.serving.PredictionService/Predict"
 DEFAULT_SECONDS = 10.0
 #: A worker's answers that mean the lease is old: the deployment runs elsewhere by now.
-_MOVED = frozenset({"MODEL_NOT_FOUND"})
+_MOVED = frozenset({"MODEL_NOT_FOUND", "DEPLOYMENT_NOT_SERVED"})
 
 Requirement = Mapping[str, str | Sequence[str]]
 """Attribute of a worker's signed statement (tier, zone, region, pool, clearance, node) -> value, or values allowed."""
