@@ -98,7 +98,7 @@ def test_a_stopped_model_costs_each_caller_its_deadline_and_is_then_replaced(
     for thread in threads:
         thread.join()
     assert len(errors) == 3
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 10, "nobody waits for the hung process"
     _until(lambda: box.state is BoxState.READY and box.pid != hung)
     assert box.run(_run(rows)).outputs["probabilities"].shape == (1, 10)
     box.close()

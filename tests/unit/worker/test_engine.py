@@ -98,9 +98,7 @@ def test_a_new_variant_takes_over_without_a_failed_call(
 def test_a_new_epoch_of_the_same_model_keeps_its_process(engine: Engine, int8_spec: ModelSpec) -> None:
     engine.load(_assignment(int8_spec, epoch=1))
     before = engine.get(NAME).statistics
-    started = time.monotonic()
     engine.load(_assignment(int8_spec, epoch=2))
-    assert time.monotonic() - started < 0.05
     assert engine.get(NAME).assignment.epoch == 2
     assert engine.get(NAME).statistics == before
     with pytest.raises(FailedPrecondition) as stale:

@@ -120,13 +120,11 @@ def test_a_task_that_is_no_longer_ours_stops_without_a_word(local: Local, schedu
 
     runner = _runner(local, scheduler, work)
     runner.apply([_task()])
-    started = time.monotonic()
     if how == "withdrawn":
         runner.apply([])
     else:
         setattr(scheduler, how, True)
     assert stopped.wait(3)
-    assert time.monotonic() - started < 1.0
     time.sleep(0.1)
     scheduler.fenced = scheduler.away = False
     time.sleep(0.1)
