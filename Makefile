@@ -25,12 +25,24 @@ SYNC = $(UV) pip sync -q --require-hashes --compile-bytecode
 
 # tritonclient wants protobuf < 7, the code generator another one: environments of their own.
 .venv-triton/.ready: .venv/.uv requirements/triton.lock
-	$(UV) venv -q --python $(BIN)/python .venv-triton
+	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-triton
 	$(UV) pip install -q --python .venv-triton/bin/python --require-hashes -r requirements/triton.lock
 	touch $@
 
+# MXNet's last release wants numpy < 1.24; the tests of its importer ask it.
+.venv-mxnet/.ready: .venv/.uv requirements/mxnet.lock
+	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-mxnet
+	$(UV) pip install -q --python .venv-mxnet/bin/python --require-hashes -r requirements/mxnet.lock
+	touch $@
+
+# 4.5 GB of CUDA libraries: made only by who asks for it. Tests of the torch runtime are skipped without.
+.venv-torch/.ready: .venv/.uv requirements/torch.lock
+	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-torch
+	$(UV) pip install -q --python .venv-torch/bin/python --require-hashes -r requirements/torch.lock
+	touch $@
+
 .venv-codegen/.ready: .venv/.uv requirements/codegen.lock
-	$(UV) venv -q --python $(BIN)/python .venv-codegen
+	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-codegen
 	$(UV) pip install -q --python .venv-codegen/bin/python --require-hashes -r requirements/codegen.lock
 	touch $@
 
@@ -46,7 +58,7 @@ demo: .venv/.tensorflow
 endif
 	$(BIN)/python -m sealane_local.demo $(if $(filter 1,$(LIGHT)),--light) --data var/demo
 
-test: .venv/.tensorflow .venv-triton/.ready .venv-codegen/.ready
+test: .venv/.tensorflow .venv-triton/.ready .venv-mxnet/.ready .venv-codegen/.ready
 	$(BIN)/python -m pytest tests
 
 up: .venv/.dev
@@ -83,4 +95,4 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-triton .venv-codegen var
+	rm -rf .venv .venv-triton .venv-mxnet .venv-torch .venv-codegen var

@@ -12,3 +12,5 @@ compile ../pyproject.toml --extra server --extra worker --extra litert -c dev.lo
 compile build.in -o build.lock
 compile codegen.in -o codegen.lock
 compile triton.in -o triton.lock
+compile mxnet.in -o mxnet.lock
+compile torch.in -o torch.lock

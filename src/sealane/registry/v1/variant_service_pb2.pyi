@@ -32,6 +32,18 @@ class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Format.ValueTy
     """TensorFlow SavedModel directory."""
     FORMAT_LITERT: _Format.ValueType  # 2
     """LiteRT (TensorFlow Lite) flatbuffer."""
+    FORMAT_ONNX: _Format.ValueType  # 3
+    """ONNX model, with external data beside it where it is large."""
+    FORMAT_TORCH_EXPORT: _Format.ValueType  # 4
+    """Program saved by `torch.export.save` (`.pt2`)."""
+    FORMAT_TORCH_SCRIPT: _Format.ValueType  # 5
+    """TorchScript archive (`.pt`). It holds code: workers load it only where they allow executable formats."""
+    FORMAT_OPENVINO: _Format.ValueType  # 6
+    """OpenVINO intermediate representation (`.xml` and `.bin`)."""
+    FORMAT_KERAS: _Format.ValueType  # 7
+    """Keras 3 archive (`.keras`)."""
+    FORMAT_REMOTE: _Format.ValueType  # 8
+    """`remote.json`: a model behind a server that the worker's operator has named."""
 
 class Format(_Format, metaclass=_FormatEnumTypeWrapper):
     """File format of a variant; it decides which runtime can load it."""
@@ -42,6 +54,18 @@ FORMAT_SAVED_MODEL: Format.ValueType  # 1
 """TensorFlow SavedModel directory."""
 FORMAT_LITERT: Format.ValueType  # 2
 """LiteRT (TensorFlow Lite) flatbuffer."""
+FORMAT_ONNX: Format.ValueType  # 3
+"""ONNX model, with external data beside it where it is large."""
+FORMAT_TORCH_EXPORT: Format.ValueType  # 4
+"""Program saved by `torch.export.save` (`.pt2`)."""
+FORMAT_TORCH_SCRIPT: Format.ValueType  # 5
+"""TorchScript archive (`.pt`). It holds code: workers load it only where they allow executable formats."""
+FORMAT_OPENVINO: Format.ValueType  # 6
+"""OpenVINO intermediate representation (`.xml` and `.bin`)."""
+FORMAT_KERAS: Format.ValueType  # 7
+"""Keras 3 archive (`.keras`)."""
+FORMAT_REMOTE: Format.ValueType  # 8
+"""`remote.json`: a model behind a server that the worker's operator has named."""
 Global___Format: _TypeAlias = Format  # noqa: Y015
 
 class _Precision:
@@ -56,6 +80,8 @@ class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Precision.V
     """32-bit floating point."""
     PRECISION_INT8: _Precision.ValueType  # 2
     """8-bit integers, weights and activations, with floating-point inputs and outputs."""
+    PRECISION_FLOAT16: _Precision.ValueType  # 3
+    """16-bit floating point weights."""
 
 class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
     """Arithmetic of a variant."""
@@ -66,6 +92,8 @@ PRECISION_FLOAT32: Precision.ValueType  # 1
 """32-bit floating point."""
 PRECISION_INT8: Precision.ValueType  # 2
 """8-bit integers, weights and activations, with floating-point inputs and outputs."""
+PRECISION_FLOAT16: Precision.ValueType  # 3
+"""16-bit floating point weights."""
 Global___Precision: _TypeAlias = Precision  # noqa: Y015
 
 @_typing.final
@@ -112,6 +140,13 @@ class Measurement(_message.Message):
     LATENCY_P99_US_FIELD_NUMBER: _builtins.int
     UTILISATION_FIELD_NUMBER: _builtins.int
     MEASURE_TIME_FIELD_NUMBER: _builtins.int
+    RUNTIME_FIELD_NUMBER: _builtins.int
+    THREADS_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    ROWS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    JOULES_PER_ROW_FIELD_NUMBER: _builtins.int
     device_class: _builtins.str
     """Class of the device, such as `x86_64-2cpu`."""
     accuracy: _builtins.float
@@ -126,9 +161,25 @@ class Measurement(_message.Message):
     """99th percentile of the time of one run in microseconds."""
     utilisation: _builtins.float
     """Processor seconds over wall seconds during the measurement; 1 is one core."""
+    runtime: _builtins.str
+    """Runtime it was measured with, such as `litert`."""
+    threads: _builtins.int
+    """Processor threads for one run."""
+    instances: _builtins.int
+    """Runs at the same time in one model process."""
+    memory_bytes: _builtins.int
+    """Memory of the model process over an idle one, in bytes."""
+    rows_per_second: _builtins.float
+    """Rows per second at the best batch size, all instances busy."""
+    joules_per_row: _builtins.float
+    """Energy of one row in joules; 0 where the machine does not tell."""
     @_builtins.property
     def measure_time(self) -> _timestamp_pb2.Timestamp:
         """When it was measured."""
+
+    @_builtins.property
+    def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchLatency]:
+        """Latency by rows per call, ascending; the first of them is also in the fields above."""
 
     def __init__(
         self,
@@ -141,14 +192,51 @@ class Measurement(_message.Message):
         latency_p99_us: _builtins.float = ...,
         utilisation: _builtins.float = ...,
         measure_time: _timestamp_pb2.Timestamp | None = ...,
+        runtime: _builtins.str = ...,
+        threads: _builtins.int = ...,
+        instances: _builtins.int = ...,
+        batches: _abc.Iterable[Global___BatchLatency] | None = ...,
+        memory_bytes: _builtins.int = ...,
+        rows_per_second: _builtins.float = ...,
+        joules_per_row: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["measure_time", b"measure_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "batch_size", b"batch_size", "device_class", b"device_class", "latency_p50_us", b"latency_p50_us", "latency_p99_us", b"latency_p99_us", "measure_time", b"measure_time", "rows", b"rows", "utilisation", b"utilisation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "batch_size", b"batch_size", "batches", b"batches", "device_class", b"device_class", "instances", b"instances", "joules_per_row", b"joules_per_row", "latency_p50_us", b"latency_p50_us", "latency_p99_us", b"latency_p99_us", "measure_time", b"measure_time", "memory_bytes", b"memory_bytes", "rows", b"rows", "rows_per_second", b"rows_per_second", "runtime", b"runtime", "threads", b"threads", "utilisation", b"utilisation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Measurement: _TypeAlias = Measurement  # noqa: Y015
+
+@_typing.final
+class BatchLatency(_message.Message):
+    """Latency of one batch size."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    LATENCY_P50_US_FIELD_NUMBER: _builtins.int
+    LATENCY_P99_US_FIELD_NUMBER: _builtins.int
+    batch_size: _builtins.int
+    """Rows per call."""
+    latency_p50_us: _builtins.float
+    """Median time of one run in microseconds."""
+    latency_p99_us: _builtins.float
+    """99th percentile of the time of one run in microseconds."""
+    def __init__(
+        self,
+        *,
+        batch_size: _builtins.int = ...,
+        latency_p50_us: _builtins.float = ...,
+        latency_p99_us: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "latency_p50_us", b"latency_p50_us", "latency_p99_us", b"latency_p99_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchLatency: _TypeAlias = BatchLatency  # noqa: Y015
 
 @_typing.final
 class Variant(_message.Message):
@@ -166,6 +254,7 @@ class Variant(_message.Message):
     SOURCE_VARIANT_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    RUNTIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/models/{model}/versions/{number}/variants/{variant}`."""
     format: Global___Format.ValueType
@@ -180,6 +269,8 @@ class Variant(_message.Message):
     """Name of the variant it was made from; empty for what was pushed."""
     job: _builtins.str
     """Name of the job that made it."""
+    runtime: _builtins.str
+    """Runtime that has to run it, such as `openvino`; empty leaves it to the worker."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelFile]:
         """Files."""
@@ -205,10 +296,11 @@ class Variant(_message.Message):
         source_variant: _builtins.str = ...,
         job: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        runtime: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "digest", b"digest", "files", b"files", "format", b"format", "job", b"job", "measurements", b"measurements", "name", b"name", "precision", b"precision", "size_bytes", b"size_bytes", "source_variant", b"source_variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "digest", b"digest", "files", b"files", "format", b"format", "job", b"job", "measurements", b"measurements", "name", b"name", "precision", b"precision", "runtime", b"runtime", "size_bytes", b"size_bytes", "source_variant", b"source_variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

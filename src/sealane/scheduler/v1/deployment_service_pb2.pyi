@@ -120,6 +120,7 @@ class Demand(_message.Message):
     REQUEST_BYTES_FIELD_NUMBER: _builtins.int
     ACCELERATOR_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
     min_accuracy: _builtins.float
     """Least accuracy, 0 to 1, that a variant must have been measured with; 0 takes any."""
     latency_ms: _builtins.float
@@ -142,6 +143,8 @@ class Demand(_message.Message):
     """Accelerator class needed, such as `nvidia-h200`; empty needs none."""
     replicas: _builtins.int
     """Copies; 0 means 1."""
+    pinned: _builtins.bool
+    """Keep the model in memory on its workers, however long nobody calls it."""
     @_builtins.property
     def formats(self) -> _containers.RepeatedScalarFieldContainer[_variant_service_pb2.Format.ValueType]:
         """Formats allowed; empty allows all."""
@@ -166,10 +169,11 @@ class Demand(_message.Message):
         request_bytes: _builtins.int = ...,
         accelerator: _builtins.str = ...,
         replicas: _builtins.int = ...,
+        pinned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "cpu_milli", b"cpu_milli", "data_class", b"data_class", "formats", b"formats", "latency_ms", b"latency_ms", "max_price_per_hour", b"max_price_per_hour", "memory_bytes", b"memory_bytes", "min_accuracy", b"min_accuracy", "objective", b"objective", "replicas", b"replicas", "request_bytes", b"request_bytes", "residency", b"residency", "tier_preference", b"tier_preference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "cpu_milli", b"cpu_milli", "data_class", b"data_class", "formats", b"formats", "latency_ms", b"latency_ms", "max_price_per_hour", b"max_price_per_hour", "memory_bytes", b"memory_bytes", "min_accuracy", b"min_accuracy", "objective", b"objective", "pinned", b"pinned", "replicas", b"replicas", "request_bytes", b"request_bytes", "residency", b"residency", "tier_preference", b"tier_preference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -314,6 +318,10 @@ class Placement(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    WARMED_REQUESTS_FIELD_NUMBER: _builtins.int
+    WARMED_BATCH_SIZES_FIELD_NUMBER: _builtins.int
+    RESIDENT_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """Node, `nodes/{node}`."""
     variant: _builtins.str
@@ -324,6 +332,16 @@ class Placement(_message.Message):
     """How the copy stands."""
     message: _builtins.str
     """What the node says about it."""
+    warmed_requests: _builtins.int
+    """Recorded requests that the worker ran before it called the model ready."""
+    resident: _builtins.bool
+    """Whether the model is in memory; one that gave way to others is loaded by the next request."""
+    memory_bytes: _builtins.int
+    """Memory of the model process in bytes, as measured."""
+    @_builtins.property
+    def warmed_batch_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Rows per call that were run before the model was called ready."""
+
     def __init__(
         self,
         *,
@@ -332,10 +350,14 @@ class Placement(_message.Message):
         epoch: _builtins.int = ...,
         state: Global___Placement.State.ValueType = ...,
         message: _builtins.str = ...,
+        warmed_requests: _builtins.int = ...,
+        warmed_batch_sizes: _abc.Iterable[_builtins.int] | None = ...,
+        resident: _builtins.bool = ...,
+        memory_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "message", b"message", "node", b"node", "state", b"state", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "memory_bytes", b"memory_bytes", "message", b"message", "node", b"node", "resident", b"resident", "state", b"state", "variant", b"variant", "warmed_batch_sizes", b"warmed_batch_sizes", "warmed_requests", b"warmed_requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

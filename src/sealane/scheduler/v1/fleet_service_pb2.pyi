@@ -186,6 +186,8 @@ class AssignmentReport(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     VARIANT_DIGEST_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    WARM_UP_FIELD_NUMBER: _builtins.int
+    RESIDENT_FIELD_NUMBER: _builtins.int
     deployment: _builtins.str
     """`projects/{project}/deployments/{deployment}`."""
     epoch: _builtins.int
@@ -198,6 +200,12 @@ class AssignmentReport(_message.Message):
     """Digest of the variant that serves."""
     memory_bytes: _builtins.int
     """Memory the model process holds, in bytes."""
+    resident: _builtins.bool
+    """Whether the model process is up; one that gave way to others starts again with the next request."""
+    @_builtins.property
+    def warm_up(self) -> Global___WarmUpReport:
+        """What was run before it was called ready."""
+
     def __init__(
         self,
         *,
@@ -207,14 +215,48 @@ class AssignmentReport(_message.Message):
         message: _builtins.str = ...,
         variant_digest: _builtins.str = ...,
         memory_bytes: _builtins.int = ...,
+        warm_up: Global___WarmUpReport | None = ...,
+        resident: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["warm_up", b"warm_up"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "epoch", b"epoch", "memory_bytes", b"memory_bytes", "message", b"message", "state", b"state", "variant_digest", b"variant_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "epoch", b"epoch", "memory_bytes", b"memory_bytes", "message", b"message", "resident", b"resident", "state", b"state", "variant_digest", b"variant_digest", "warm_up", b"warm_up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AssignmentReport: _TypeAlias = AssignmentReport  # noqa: Y015
+
+@_typing.final
+class WarmUpReport(_message.Message):
+    """What a model ran before its first caller."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    BATCH_SIZES_FIELD_NUMBER: _builtins.int
+    LOAD_SECONDS_FIELD_NUMBER: _builtins.int
+    requests: _builtins.int
+    """Recorded requests of the variant that were run."""
+    load_seconds: _builtins.float
+    """Time from the start of the process to ready, in seconds."""
+    @_builtins.property
+    def batch_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Rows per call that were run with zeros or with the recorded requests."""
+
+    def __init__(
+        self,
+        *,
+        requests: _builtins.int = ...,
+        batch_sizes: _abc.Iterable[_builtins.int] | None = ...,
+        load_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_sizes", b"batch_sizes", "load_seconds", b"load_seconds", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WarmUpReport: _TypeAlias = WarmUpReport  # noqa: Y015
 
 @_typing.final
 class SchedulerMessage(_message.Message):
@@ -352,6 +394,7 @@ class Assignment(_message.Message):
     SIGNATURES_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     DATA_CLASS_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
     deployment: _builtins.str
     """`projects/{project}/deployments/{deployment}`."""
     model_version: _builtins.str
@@ -360,6 +403,8 @@ class Assignment(_message.Message):
     """Placement epoch; a report of an older one is ignored."""
     data_class: _deployment_service_pb2.DataClass.ValueType
     """Data class of the deployment, which the worker enforces again."""
+    pinned: _builtins.bool
+    """Never let this model give way to others on this worker."""
     @_builtins.property
     def variant(self) -> _variant_service_pb2.Variant:
         """Variant with its files and digest."""
@@ -377,10 +422,11 @@ class Assignment(_message.Message):
         signatures: _abc.Iterable[_tensor_pb2.Signature] | None = ...,
         epoch: _builtins.int = ...,
         data_class: _deployment_service_pb2.DataClass.ValueType = ...,
+        pinned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["variant", b"variant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_class", b"data_class", "deployment", b"deployment", "epoch", b"epoch", "model_version", b"model_version", "signatures", b"signatures", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_class", b"data_class", "deployment", b"deployment", "epoch", b"epoch", "model_version", b"model_version", "pinned", b"pinned", "signatures", b"signatures", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
