@@ -30,12 +30,12 @@ NODE = "sealane.node"
 DEPLOYMENT = "sealane.deployment"
 VARIANT = "sealane.variant"
 BATCH = "sealane.batch_size"
+QUEUE_US = "sealane.queue_us"
 
 SPAN_LANE = "lane.call"
 SPAN_OPEN = "seal.open"
 SPAN_SEAL = "seal.seal"
 SPAN_MODEL = "model.run"
-SPAN_QUEUE = "model.queue"
 
 _traceparent: ContextVar[str] = ContextVar("traceparent", default="")
 
@@ -93,6 +93,12 @@ class Telemetry:
         finally:
             _traceparent.reset(token)
             span.end()
+
+
+def sampled() -> bool:
+    """Whether the call that runs here is recorded: the flag at the end of its ``traceparent``."""
+    flags = _traceparent.get()[-1:]
+    return flags != "" and flags in "13579bdf"
 
 
 def current() -> str:

@@ -70,6 +70,8 @@ class Signature:
         Raises:
             InvalidArgument: a missing or extra name, another datatype, or a shape that does not fit.
         """
+        if len(arrays) == len(self.inputs) and all(_fits(spec, arrays.get(spec.name)) for spec in self.inputs):
+            return
         wanted = {spec.name: spec for spec in self.inputs}
         missing = sorted(wanted.keys() - arrays.keys())
         extra = sorted(arrays.keys() - wanted.keys())
@@ -102,6 +104,16 @@ class Signature:
                     reason="INPUT_EMPTY",
                     field=f"inputs.{name}.shape",
                 )
+
+
+def _fits(spec: TensorSpec, array: Array | None) -> bool:
+    """Whether an array is what a spec asks for; why not is found out by those who must say so."""
+    return (
+        array is not None
+        and DATATYPE_OF.get(array.dtype) == spec.datatype
+        and spec.admits(array.shape)
+        and 0 not in array.shape
+    )
 
 
 def datatype_of(array: Array) -> str:

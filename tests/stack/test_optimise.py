@@ -10,8 +10,8 @@ import pytest
 
 from sealane.errors import Aborted, FailedPrecondition, InvalidArgument
 from sealane_worker.box import Box
-from sealane_worker.child import ModelSpec, Run
 from sealane_worker.optimise import OptimiseRun, OptimiseSpec, acceptable
+from sealane_worker.spec import ModelSpec, Run
 
 pytestmark = pytest.mark.tensorflow
 

@@ -72,6 +72,7 @@ def build(config: Config, identity: tls.PeerIdentity, present: Present) -> host.
             proofs=ProofVerifier(clock),
             max_in_flight=config.max_in_flight,
             raw=foreign.RAW | sealed.RAW,
+            every_call=False,
         )
     )
     listeners = host.Listeners(config.listen, config.mesh_listen, limits.DATA_MESSAGE_BYTES)

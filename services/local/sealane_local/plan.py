@@ -123,6 +123,9 @@ def service_environment(options: Options, ports: Ports, service: str) -> dict[st
         settings |= {
             "REGISTRY_MESH": ports.address("registry_mesh"),
             "EDGE_LOST_AFTER": str(options.edge_lost_after),
+            # This machine is what there is; `up` says which level its kernel gives.
+            "SANDBOX_CLOUD": "none",
+            "SANDBOX_EDGE": "none",
         }
     if service == "inference":
         settings |= {"SCHEDULER_MESH": ports.address("scheduler_mesh")}

@@ -57,6 +57,13 @@ def version(row: VersionRow, variants: list[VariantRow]) -> model_pb.Version:
     return message
 
 
+_MEASURED = (
+    *("accuracy", "rows", "batch_size", "latency_p50_us", "latency_p99_us", "utilisation"),
+    *("threads", "instances", "memory_bytes", "rows_per_second", "joules_per_row"),
+)
+MAX_BATCHES = 64
+
+
 def new_variant(variant_id: str, message: variant_pb.Variant) -> NewVariant:
     """A variant as it was asked for.
 
@@ -77,6 +84,7 @@ def new_variant(variant_id: str, message: variant_pb.Variant) -> NewVariant:
         files=message.files,
         source_variant=message.source_variant,
         job=message.job,
+        runtime=message.runtime,
     )
     files = [File(file.path, file.sha256, file.size_bytes) for file in message.files]
     return NewVariant(variant_id, files, kept.SerializeToString())
@@ -99,13 +107,21 @@ def measurement_content(message: variant_pb.Measurement) -> bytes:
     Raises:
         InvalidArgument: a number that is not finite, negative, or an accuracy beyond 1.
     """
-    for field in ("accuracy", "rows", "batch_size", "latency_p50_us", "latency_p99_us", "utilisation"):
+    for field in _MEASURED:
         highest = 1.0 if field == "accuracy" else sys.float_info.max
         if not 0 <= getattr(message, field) <= highest:
             wanted = "a share from 0 to 1" if field == "accuracy" else "a number from 0"
             raise InvalidArgument(
                 f"{field} {getattr(message, field)} is not {wanted}; measure again", field=f"measurement.{field}"
             )
+    if len(message.batches) > MAX_BATCHES or any(
+        not (item.batch_size > 0 and 0 <= item.latency_p50_us < math.inf and 0 <= item.latency_p99_us < math.inf)
+        for item in message.batches
+    ):
+        raise InvalidArgument(
+            f"batches must be at most {MAX_BATCHES}, each with a size from 1 and latencies from 0; measure again",
+            field="measurement.batches",
+        )
     return message.SerializeToString()
 
 

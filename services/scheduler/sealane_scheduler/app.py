@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sealane import telemetry
 from sealane.clock import SystemClock
+from sealane.errors import InvalidArgument
 from sealane.records.database import Database
 from sealane.records.migrate import migrate
 from sealane.records.transactions import Transactions
@@ -27,6 +28,7 @@ from sealane.security.tokens import ISSUER, TokenVerifier
 from sealane_scheduler import servicer
 from sealane_scheduler.config import Config
 from sealane_scheduler.controller import Controller
+from sealane_scheduler.filters import SANDBOX
 from sealane_scheduler.fleet import Fleet, Patience
 from sealane_scheduler.fleet_servicer import FleetServicer
 from sealane_scheduler.gateways import Gateways
@@ -53,7 +55,13 @@ async def run(config: Config) -> None:
         enroll.fetch_keys(enroll.MeshChannel(identity, "auth", config.auth_mesh)), config.data_dir / "jwks.json"
     )
     registry = RegistryPort(enroll.MeshChannel(identity, "registry", config.registry_mesh))
-    controller = Controller(records, Fleet(clock, Patience(config.cloud_lost_after, config.edge_lost_after)), clock)
+    sandbox = {"cloud": config.sandbox_cloud, "edge": config.sandbox_edge}
+    if unknown := sorted(set(sandbox.values()) - SANDBOX.keys()):
+        raise InvalidArgument(
+            f"sandbox level {unknown} is unknown; use one of {list(SANDBOX)}", reason="SETTING_INVALID"
+        )
+    fleet = Fleet(clock, Patience(config.cloud_lost_after, config.edge_lost_after), sandbox)
+    controller = Controller(records, fleet, clock)
     await controller.load()
     rules, gateways = JobRules(clock, config.task_lease), Gateways()
     loop = JobLoop(records, rules, controller, registry)

@@ -13,6 +13,16 @@ from sealane_scheduler.store import DeploymentRow, PlacementRow
 PREPARING, SERVING, FAILED = "PREPARING", "SERVING", "FAILED"
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a node tells of a copy beside its state."""
+
+    memory_bytes: int = 0
+    resident: bool = False
+    warmed_requests: int = 0
+    warmed_batch_sizes: tuple[int, ...] = ()
+
+
 @dataclass(slots=True)
 class Copy:
     """One placement and how its node says it stands."""
@@ -21,6 +31,7 @@ class Copy:
     state: str = PREPARING
     message: str = ""
     digest: str = ""
+    told: Told = Told()
 
 
 @dataclass(slots=True)
@@ -99,7 +110,9 @@ def views(fleet: Fleet, deployed: Iterable[Deployed], avoid: dict[tuple[str, str
     return [
         replace(
             place_of(state),
-            runtimes=frozenset(state.facts.runtimes),
+            runtimes={name: frozenset(runtime.formats) for name, runtime in state.facts.runtimes.items()},
+            sandbox=state.facts.labels.get("sandbox", "none"),
+            sandbox_wanted=fleet.sandbox.get(state.tier, "none"),
             free_memory=state.facts.memory_bytes - memory.get(state.node, 0),
             free_cpu_milli=state.facts.cpu_milli - cpu.get(state.node, 0),
             rtt_ms=state.rtt_ms,

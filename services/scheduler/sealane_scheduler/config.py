@@ -28,6 +28,10 @@ class Config:
     """Seconds of silence after which an edge node is dead and its work is placed anew."""
     cloud_lost_after: float = 5.0
     """The same for cloud nodes."""
+    sandbox_cloud: str = "full"
+    """Sandbox level that cloud nodes must give models: ``none``, ``partial`` or ``full``."""
+    sandbox_edge: str = "partial"
+    """The same for edge nodes."""
     task_lease: float = 15.0
     """Seconds after the last renewal at which a task is taken back."""
     listen: str = "127.0.0.1:0"

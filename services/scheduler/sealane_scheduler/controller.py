@@ -121,7 +121,10 @@ class Controller:
         """A node says how one of its copies stands; a stale epoch changes nothing."""
         item = self._deployed.get(deployment)
         known = item.copy(node, copy.row.epoch) if item is not None else None
-        if known is None or (known.state, known.message) == (copy.state, copy.message):
+        if known is None:
+            return
+        known.told = copy.told
+        if (known.state, known.message) == (copy.state, copy.message):
             return
         known.state, known.message, known.digest = copy.state, copy.message, copy.digest
         if copy.state == cluster.FAILED:

@@ -5,14 +5,14 @@ Filters and their order follow SCHEDULING: each says why a candidate fails, with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 MIB = 1 << 20
 DEFAULT_MEMORY = 64 * MIB
 DEFAULT_REQUEST_BYTES = 4096
 CLEARANCE = {"public": 1, "internal": 2, "restricted": 3}
-RUNTIME_OF = {"SAVED_MODEL": "tensorflow", "LITERT": "litert"}
+SANDBOX = {"none": 0, "partial": 1, "full": 2}
 #: Wire speed assumed until a node's link has been measured, bytes per second.
 ASSUMED_BYTES_PER_SECOND = 1.25e6
 
@@ -45,7 +45,12 @@ class NodeView:
     zone: str
     clearance: str
     alive: bool
-    runtimes: frozenset[str] = frozenset()
+    runtimes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Runtime -> formats it loads there."""
+    sandbox: str = "none"
+    """Level that models run at there."""
+    sandbox_wanted: str = "none"
+    """Level that nodes of its tier must give."""
     free_memory: int = 0
     free_cpu_milli: int = 0
     rtt_ms: float = 0.0
@@ -70,6 +75,8 @@ class VariantView:
     accuracy: float | None = None
     p99_ms: float | None = None
     converted: bool = False
+    runtime: str = ""
+    """Runtime that has to run it; empty for any."""
 
 
 Filter = Callable[[Demand, NodeView, VariantView], str]
@@ -99,10 +106,17 @@ def _accelerator(demand: Demand, node: NodeView, variant: VariantView) -> str:
 
 
 def _runtime(demand: Demand, node: NodeView, variant: VariantView) -> str:
-    wanted = RUNTIME_OF.get(variant.format, variant.format.lower())
-    if wanted in node.runtimes:
+    able = [name for name, formats in node.runtimes.items() if variant.format in formats]
+    has = _join(sorted(node.runtimes)) or "none"
+    if variant.runtime:
+        return "" if variant.runtime in able else f"needs runtime {variant.runtime}, the node has {has}"
+    return "" if able else f"no runtime for {variant.format}, the node has {has}"
+
+
+def _sandbox(demand: Demand, node: NodeView, variant: VariantView) -> str:
+    if SANDBOX.get(node.sandbox, 0) >= SANDBOX[node.sandbox_wanted]:
         return ""
-    return f"{variant.format} needs runtime {wanted}, the node has {_join(sorted(node.runtimes)) or 'none'}"
+    return f"models of {node.tier} nodes run at sandbox level {node.sandbox_wanted}, the node gives {node.sandbox}"
 
 
 def _format(demand: Demand, node: NodeView, variant: VariantView) -> str:
@@ -153,6 +167,7 @@ def _refused(demand: Demand, node: NodeView, variant: VariantView) -> str:
 FILTERS: tuple[tuple[str, Filter], ...] = (
     ("residency", _residency),
     ("clearance", _clearance),
+    ("sandbox", _sandbox),
     ("accelerator", _accelerator),
     ("format", _format),
     ("accuracy", _accuracy),

@@ -6,7 +6,7 @@ death after the lease moves the work (dear).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sealane.clock import Clock
@@ -18,11 +18,20 @@ _RTT_WEIGHT = 0.2
 
 
 @dataclass(frozen=True, slots=True)
+class RuntimeFacts:
+    """A runtime as a worker tells of it."""
+
+    version: str
+    formats: tuple[str, ...]
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What is known of a worker. Attributes come from auth's signed statement, the rest is measured."""
 
     attributes: dict[str, str]
-    runtimes: dict[str, str] = field(default_factory=dict)
+    runtimes: dict[str, RuntimeFacts] = field(default_factory=dict)
     cpu_milli: int = 0
     memory_bytes: int = 0
     disk_bytes: int = 0
@@ -73,7 +82,9 @@ class Patience:
 class Fleet:
     """All workers. Lives on the event loop."""
 
-    def __init__(self, clock: Clock, patience: Patience) -> None:
+    def __init__(self, clock: Clock, patience: Patience, sandbox: Mapping[str, str] | None = None) -> None:
+        self.sandbox = dict(sandbox or {})
+        """Tier -> sandbox level that its nodes must give."""
         self._clock = clock
         self._patience = patience
         self._nodes: dict[str, NodeState] = {}

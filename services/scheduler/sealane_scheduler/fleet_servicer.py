@@ -18,7 +18,7 @@ from sealane.scheduler.v1 import fleet_service_pb2 as pb
 from sealane.security import statements
 from sealane.security.keys import KeySet
 from sealane_scheduler import present
-from sealane_scheduler.cluster import Copy
+from sealane_scheduler.cluster import Copy, Told
 from sealane_scheduler.controller import Controller
 from sealane_scheduler.fleet import HEARTBEAT_SECONDS
 from sealane_scheduler.gateways import Gateways
@@ -125,6 +125,7 @@ class FleetServicer:
             for copy in item.copies:
                 variant = next((v for v in version.variants if v.name.endswith(f"/{copy.row.variant}")), None)
                 if copy.row.node == node and variant is not None:
+                    demand = deployment_pb.Demand.FromString(item.row.demand)
                     message.assignments.append(
                         pb.Assignment(
                             deployment=item.row.name,
@@ -132,7 +133,8 @@ class FleetServicer:
                             variant=variant,
                             signatures=version.signatures,
                             epoch=copy.row.epoch,
-                            data_class=deployment_pb.Demand.FromString(item.row.demand).data_class,
+                            data_class=demand.data_class,
+                            pinned=demand.pinned,
                         )
                     )
         message.tasks.extend(await self._loop.tasks_of(node))
@@ -143,7 +145,14 @@ class FleetServicer:
             raise InvalidArgument(f"state {report.state} of a report is unknown", field="report.state")
         state = deployment_pb.Placement.State.Name(report.state).removeprefix("STATE_")
         row = PlacementRow("", "", report.epoch, node, "")
-        self._controller.report(node, report.deployment, Copy(row, state, report.message, report.variant_digest))
+        told = Told(
+            memory_bytes=report.memory_bytes,
+            resident=report.resident,
+            warmed_requests=report.warm_up.requests,
+            warmed_batch_sizes=tuple(report.warm_up.batch_sizes),
+        )
+        copy = Copy(row, state, report.message, report.variant_digest, told)
+        self._controller.report(node, report.deployment, copy)
 
     def _changed(self) -> None:
         self._controller.changes.announce()

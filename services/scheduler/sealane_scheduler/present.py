@@ -18,7 +18,7 @@ from sealane.scheduler.v1 import job_service_pb2 as job_pb
 from sealane.scheduler.v1 import node_service_pb2 as node_pb
 from sealane_scheduler.cluster import Deployed
 from sealane_scheduler.filters import Demand, VariantView
-from sealane_scheduler.fleet import READY, Facts, Fleet, NodeState
+from sealane_scheduler.fleet import READY, Facts, Fleet, NodeState, RuntimeFacts
 from sealane_scheduler.placement import Decision
 from sealane_scheduler.store import JobRow
 
@@ -110,6 +110,7 @@ def _variant(message: variant_pb.Variant) -> VariantView:
         accuracy=accuracies[-1] if accuracies else None,
         p99_ms=latencies[-1] / 1000 if latencies else None,
         converted=bool(message.source_variant),
+        runtime=message.runtime,
     )
 
 
@@ -172,6 +173,10 @@ def deployment(deployed: Deployed, fleet: Fleet) -> pb.Deployment:
                 epoch=copy.row.epoch,
                 state=pb.Placement.State.Value(f"STATE_{state}"),
                 message=copy.message,
+                warmed_requests=copy.told.warmed_requests,
+                warmed_batch_sizes=copy.told.warmed_batch_sizes,
+                resident=copy.told.resident,
+                memory_bytes=copy.told.memory_bytes,
             )
         )
     message.decision.MergeFromString(deployed.placed if deployed.refusal is None else deployed.refused)
@@ -189,7 +194,9 @@ def facts(attributes: dict[str, str], message: fleet_pb.Register) -> Facts:
     capacity = message.capacity
     return Facts(
         attributes=attributes,
-        runtimes={runtime.name: runtime.version for runtime in message.runtimes},
+        runtimes={
+            item.name: RuntimeFacts(item.version, tuple(item.formats), tuple(item.devices)) for item in message.runtimes
+        },
         cpu_milli=capacity.cpu_milli,
         memory_bytes=capacity.memory_bytes,
         disk_bytes=capacity.disk_bytes,
@@ -217,7 +224,10 @@ def node(state: NodeState, now: float, monotonic: float) -> node_pb.Node:
             accelerator=known.accelerator,
             speed=known.speed,
         ),
-        runtimes=[node_pb.Runtime(name=name, version=version) for name, version in known.runtimes.items()],
+        runtimes=[
+            node_pb.Runtime(name=name, version=item.version, formats=item.formats, devices=item.devices)
+            for name, item in known.runtimes.items()
+        ],
         price_per_hour=known.price_per_hour,
         state=node_pb.Node.State.Value(f"STATE_{state.state}"),
         rtt_ms=state.rtt_ms,

@@ -13,6 +13,7 @@ from sealane import telemetry
 from sealane.clock import SystemClock
 from sealane.compat.openinference.v2 import openinference_pb2
 from sealane.compat.tfserving.v1 import tfserving_pb2
+from sealane.errors import InvalidArgument
 from sealane.inference.v1 import sealed_inference_service_pb2
 from sealane.protocols.foreign import FOREIGN_SERVICES
 from sealane.rpc import host, middleware, sync_server
@@ -34,14 +35,18 @@ from sealane_worker.config import Config
 from sealane_worker.engine import Engine
 from sealane_worker.introduction import Introduction
 from sealane_worker.lanes import Lanes, LaneWork
+from sealane_worker.machine import memory_limit_bytes
 from sealane_worker.memory import protect_memory
+from sealane_worker.model import confine
+from sealane_worker.offer import offered
 from sealane_worker.optimise_task import OptimiseWork
+from sealane_worker.pool import Host
 from sealane_worker.preparation import Preparation
 from sealane_worker.runner import Runner
-from sealane_worker.runtimes import installed_runtimes
 from sealane_worker.sealed import SealedServicer
 from sealane_worker.sealing import SealingKey
 from sealane_worker.serving import Serving
+from sealane_worker.spec import HostPolicy
 from sealane_worker.worker import Parts, Worker, take_desired
 
 ISSUER = "https://auth.service.sealane"
@@ -50,6 +55,8 @@ NODE_PREFIX = "spiffe://sealane/node/"
 #: Calls from the listener and the lanes together; more are refused.
 MAX_IN_FLIGHT = 48
 THREADS = 64
+#: Files that no deployment has wanted for so long are removed: a rollback within it fetches nothing.
+UNUSED_SECONDS = 24 * 3600.0
 
 
 def services(serving: Serving, sealed: SealedServicer, health: Health) -> list[Served]:
@@ -76,7 +83,7 @@ def build(config: Config, identity: tls.PeerIdentity) -> tuple[Worker, int]:
     telemetry_ = telemetry.configure(
         telemetry.TelemetryConfig("worker", config.trace_file, config.otlp_endpoint, config.sample_ratio)
     )
-    engine, cache = Engine(), ArtifactCache(config.data_dir / "artifacts")
+    engine, cache = Engine(host=_host(config)), ArtifactCache(config.data_dir / "artifacts")
     artifacts = Artifacts(dial("registry", config.registry_mesh))
     suite = suites.number_of(config.suite) if config.suite else suites.best_available()
     sealing = SealingKey(suites.generate(suite), dial("auth", config.auth_mesh), clock)
@@ -91,11 +98,16 @@ def build(config: Config, identity: tls.PeerIdentity) -> tuple[Worker, int]:
     dispatcher = Dispatcher(services(serving, sealed, health), middleware.Chain(chain))
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lane-call")
     work = LaneWork(dispatcher, engine, pool, MAX_IN_FLIGHT)
-    prepare = Preparation(cache, artifacts, config.threads, frozenset(introduction.runtimes))
+    runtimes = {name: offer.info for name, offer in introduction.runtimes.items()}
+    prepare = Preparation(cache, artifacts, config.threads, runtimes)
     assignments = Assignments(
-        engine, prepare, config.data_dir / "assignments.json", lambda report: agent.report(report)
+        engine,
+        prepare,
+        config.data_dir / "assignments.json",
+        lambda report: agent.report(report),
+        lambda digests: cache.keep_only({digest.removeprefix("sha256:") for digest in digests}, UNUSED_SECONDS),
     )
-    reach = dict(pair.split("=", 1) for pair in config.reach)
+    reach = _pairs(config.reach)
     dial_scheduler = dial("scheduler", config.scheduler_mesh)
     parts = Parts(
         engine=engine,
@@ -125,23 +137,60 @@ def build(config: Config, identity: tls.PeerIdentity) -> tuple[Worker, int]:
 def _chain(keys: KeySet, clock: SystemClock, telemetry_: Telemetry) -> list[middleware.Middleware]:
     verifier = TokenVerifier(keys, issuer=ISSUER, audience=AUDIENCE, clock=clock)
     return middleware.standard(
-        telemetry_=telemetry_, verifier=verifier, proofs=ProofVerifier(clock), max_in_flight=MAX_IN_FLIGHT
+        telemetry_=telemetry_,
+        verifier=verifier,
+        proofs=ProofVerifier(clock),
+        max_in_flight=MAX_IN_FLIGHT,
+        every_call=False,
     )
 
 
 def _introduction(
     config: Config, identity: tls.PeerIdentity, sealing: SealingKey, chain: list[middleware.Middleware]
 ) -> Introduction:
-    found = installed_runtimes()
     return Introduction(
         node=identity.spiffe_id.removeprefix(NODE_PREFIX),
         data_dir=config.data_dir,
-        runtimes={name: found[name] for name in found if not config.runtimes or name in config.runtimes},
+        runtimes=offered(config.runtimes, _pairs(config.pythons), executable=config.executable),
         price_per_hour=config.price_per_hour,
         labels=config.labels,
         sealing=sealing,
         limits=next(item for item in chain if isinstance(item, middleware.Limits)),
+        sandbox=confine.available(),
     )
+
+
+def _host(config: Config) -> Host:
+    """What all models have in common.
+
+    Raises:
+        InvalidArgument: a sandbox level that does not exist, or one that this kernel does not give.
+    """
+    if config.sandbox not in confine.LEVELS:
+        raise InvalidArgument(
+            f"SEALANE_WORKER_SANDBOX is {config.sandbox!r}, it must be one of {', '.join(confine.LEVELS)}",
+            reason="SETTING_INVALID",
+        )
+    if confine.LEVELS.index(confine.available()) < confine.LEVELS.index(config.sandbox):
+        raise InvalidArgument(
+            f"SEALANE_WORKER_SANDBOX is {config.sandbox!r} and this kernel gives {confine.available()!r}; "
+            "use a kernel with seccomp and Landlock (5.13 or later) or lower the setting",
+            reason="SANDBOX_LEVEL",
+        )
+    budget = config.memory_mib << 20 or memory_limit_bytes() * 4 // 5
+    endpoints = {f"endpoint.{name}": address.replace("|", ",") for name, address in _pairs(config.endpoints).items()}
+    policy = HostPolicy(
+        sandbox=config.sandbox,
+        executable=config.executable,
+        settings=endpoints,
+        memory_limit_bytes=config.model_memory_mib << 20 or budget,
+        pythons=_pairs(config.pythons),
+    )
+    return Host(policy=policy, budget_bytes=budget)
+
+
+def _pairs(settings: tuple[str, ...]) -> dict[str, str]:
+    return {name: value for name, _, value in (setting.partition("=") for setting in settings)}
 
 
 def run(config: Config) -> None:

@@ -25,6 +25,7 @@ State = deployment_service_pb2.Placement.State
 #: Turns an assignment into local files; raises SealaneError.
 Prepare = Callable[[fleet_service_pb2.Assignment], Assignment]
 Report = Callable[[fleet_service_pb2.AssignmentReport], None]
+Tidy = Callable[[set[str]], None]
 
 RETRYABLE = (Unavailable, DataLoss, DeadlineExceeded, ResourceExhausted, Aborted)
 MAX_TRIES = 5
@@ -40,16 +41,20 @@ class Assignments:
         prepare: gets the files of an assignment.
         path: file that keeps the last desired assignments.
         report: tells the scheduler how an assignment stands.
+        tidy: told the digests of all variants that are wanted, once they are served; may remove the others' files.
     """
 
-    def __init__(self, engine: Engine, prepare: Prepare, path: Path, report: Report) -> None:
+    def __init__(
+        self, engine: Engine, prepare: Prepare, path: Path, report: Report, tidy: Tidy = lambda digests: None
+    ) -> None:
         self._engine = engine
         self._prepare = prepare
         self._path = path
         self._report = report
+        self._tidy = tidy
         self._wanted: dict[str, fleet_service_pb2.Assignment] = {}
         self._tries: dict[tuple[str, int], int] = {}
-        self._quarantined: set[tuple[str, int]] = set()
+        self._standing: dict[tuple[str, int], tuple[bool, bool]] = {}
         self._generation = 0
         self._changed = threading.Event()
         self._settled = threading.Event()
@@ -112,10 +117,12 @@ class Assignments:
                 try:
                     pause = self._reconcile()
                     self._settled.set()
+                    if not pause:
+                        self._tidy({item.variant.digest for item in self._wanted.values()})
                 except Exception:  # supervisor: one bad pass must not end the reconciling
                     log.exception("reconciling failed, trying again")
                     pause = RETRY_SECONDS
-            self._report_quarantined()
+            self._report_changes()
 
     def _reconcile(self) -> float:
         """One pass; returns after how many seconds to try again, 0 where nothing is left to do."""
@@ -162,11 +169,13 @@ class Assignments:
         self._expect()
         return False
 
-    def _report_quarantined(self) -> None:
+    def _report_changes(self) -> None:
+        """Tell what changes by itself: a model that is quarantined, gives way to others, or is back in memory."""
         for served in self._engine.served():
             key = (served.assignment.deployment, served.assignment.epoch)
-            if served.state is BoxState.QUARANTINED and key not in self._quarantined:
-                self._quarantined.add(key)
+            standing = (served.state is BoxState.QUARANTINED, served.resident)
+            if self._standing.get(key, (False, True)) != standing:
+                self._standing[key] = standing
                 self._report(_report(served))
 
     def _tell(self, wanted: fleet_service_pb2.Assignment, state: State.ValueType, message: str = "") -> None:
@@ -212,4 +221,10 @@ def _report(served: Served) -> fleet_service_pb2.AssignmentReport:
         else "",
         variant_digest=served.assignment.digest,
         memory_bytes=served.footprint_bytes,
+        warm_up=fleet_service_pb2.WarmUpReport(
+            requests=served.loaded.warmed_requests,
+            batch_sizes=served.loaded.warmed_rows,
+            load_seconds=served.loaded.load_seconds,
+        ),
+        resident=served.resident,
     )

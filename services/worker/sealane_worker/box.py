@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import enum
 import logging
-import subprocess
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass
 
-from sealane.errors import DeadlineExceeded, FailedPrecondition, SealaneError, Unavailable
+from sealane.errors import FailedPrecondition, SealaneError, Unavailable
 from sealane.tensors import Signature
-from sealane_worker.child import Child, ModelSpec, Ran, Run
-from sealane_worker.frames import Disconnected
+from sealane_worker.child import Child, LoadedModel
+from sealane_worker.control import Disconnected
 from sealane_worker.runtimes import require_runtime
+from sealane_worker.spec import HostPolicy, ModelSpec, Ran, Run
+from sealane_worker.warming import warm_up
+from sealane_worker.watch import Verdict, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -30,15 +32,19 @@ class BoxLimits:
     Attributes:
         load: longest load of a model.
         hang: a process that owes an answer so long after its caller's deadline is killed.
+        idle_cpu: a process that uses a processor for so long while nobody asks anything is killed.
+        look: how often the process is looked at.
         backoff_first: wait before the first restart; doubles with every crash in the window.
         backoff_most: longest wait before a restart.
         crash_limit: crashes within `crash_window` that quarantine the model.
         crash_window: see `crash_limit`.
-        drain: longest wait for the running inference when the box is closed.
+        drain: longest wait for the running inferences when the box is closed.
     """
 
     load: float = 120.0
     hang: float = 30.0
+    idle_cpu: float = 30.0
+    look: float = 0.2
     backoff_first: float = 0.1
     backoff_most: float = 10.0
     crash_limit: int = 3
@@ -50,41 +56,50 @@ class BoxState(enum.Enum):
     """What a box does with a call."""
 
     READY = "ready"
+    IDLE = "idle"
+    """It gave way to others and is loaded by the next call."""
     RESTARTING = "restarting"
     QUARANTINED = "quarantined"
     CLOSED = "closed"
 
 
 class Box:
-    """One loaded model. `run` may be called from any thread; runs go one after another."""
+    """One loaded model. `run` may be called from any thread, many at a time."""
 
-    def __init__(self, spec: ModelSpec, limits: BoxLimits | None = None) -> None:
+    def __init__(self, spec: ModelSpec, limits: BoxLimits | None = None, policy: HostPolicy | None = None) -> None:
         self._spec = spec
         self._limits = limits or BoxLimits()
-        self._turn = threading.Lock()  # holds: the child's socket, and replacing the child
+        self._policy = policy or HostPolicy()
+        self._info = require_runtime(spec.runtime, self._policy.pythons)
         self._closing = threading.Event()
+        self._changing = threading.Lock()  # holds while the child is replaced
         self._crashes: deque[float] = deque()
         self._state = BoxState.READY
-        self._child, self._signatures = self._start_child()
+        self._child, self._watch, self._loaded = self._start_child()
         self._supervisor = threading.Thread(target=self._supervise, name=f"box-{self._child.process.pid}", daemon=True)
         self._supervisor.start()
 
     @classmethod
-    def start(cls, spec: ModelSpec, limits: BoxLimits | None = None) -> Box:
+    def start(cls, spec: ModelSpec, limits: BoxLimits | None = None, policy: HostPolicy | None = None) -> Box:
         """Start a process, load the model, run it once; returns when it is ready.
 
         Raises:
             FailedPrecondition: the model cannot be loaded.
             Unimplemented: its runtime is not installed.
+            ResourceExhausted: it takes more memory than it may.
             Unavailable: loading took too long.
         """
-        require_runtime(spec.runtime)
-        return cls(spec, limits)
+        return cls(spec, limits, policy)
 
     @property
     def signatures(self) -> dict[str, Signature]:
         """Signature name -> signature, as the model told them."""
-        return {signature.name: signature for signature in self._signatures}
+        return {signature.name: signature for signature in self._loaded.signatures}
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """What the model process told when it was ready."""
+        return self._loaded
 
     @property
     def state(self) -> BoxState:
@@ -101,55 +116,61 @@ class Box:
         """Crashes within the window that counts towards quarantine."""
         return len(self._crashes)
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that the model owes an answer to."""
+        return self._child.in_flight
+
     def footprint_bytes(self) -> int:
         """Resident memory of the model process now."""
         return self._child.resident_bytes()
 
+    def cpu_seconds(self) -> float:
+        """Processor time of the model process so far."""
+        return self._child.cpu_seconds()
+
     def run(self, run: Run) -> Ran:
-        """Run the model once; waits for its turn, never beyond the deadline.
+        """Run the model once.
 
         Raises:
-            DeadlineExceeded: no turn, or no answer, by the deadline.
+            DeadlineExceeded: no answer by the deadline.
             Unavailable: the model crashed, is being restarted (MODEL_CRASHED, MODEL_RESTARTING) or was
                 closed (MODEL_CLOSED).
+            ResourceExhausted: too much waits for it already.
             FailedPrecondition: quarantined (MODEL_QUARANTINED).
             SealaneError: what the model answered, InvalidArgument mostly.
         """
-        if not self._turn.acquire(timeout=max(run.deadline - time.monotonic(), 0.0)):
-            raise DeadlineExceeded(
-                "the model was busy with other requests until the deadline; allow more time or add replicas",
-                reason="QUEUE_TIMEOUT",
-            )
+        if self._state is not BoxState.READY:
+            self._refuse()
+        child = self._child
         try:
-            self._check_ready()
-            return self._child.run(run)
+            return child.run(run)
         except Disconnected as error:
-            self._child.kill()
+            if self._closing.is_set():
+                self._refuse()
+            child.kill()
             raise Unavailable(
                 "the model's process crashed while it ran this request; it is being restarted, try again",
                 reason="MODEL_CRASHED",
                 retry_after=self._backoff(),
             ) from error
-        finally:
-            self._turn.release()
 
     def close(self) -> None:
-        """Let the running inference finish, then end the process. Later calls get Unavailable."""
+        """Let the running inferences finish, then end the process. Later calls get Unavailable."""
         if self._closing.is_set():
             return
         self._closing.set()
-        took_turn = self._turn.acquire(timeout=self._limits.drain)
-        try:
-            self._state = BoxState.CLOSED
+        self._state = BoxState.CLOSED
+        until = time.monotonic() + self._limits.drain
+        while self._child.in_flight and self._child.process.poll() is None and time.monotonic() < until:
+            time.sleep(0.002)
+        with self._changing:
             self._child.end(grace=2.0)
-        finally:
-            if took_turn:
-                self._turn.release()
         self._supervisor.join(timeout=5.0)
+        self._watch.close()
 
-    def _check_ready(self) -> None:
-        if self._state is BoxState.CLOSED or self._closing.is_set():
-            raise Unavailable("the model was taken off this worker; ask for a new route", reason="MODEL_CLOSED")
+    def _refuse(self) -> None:
+        """Raise what the state says."""
         if self._state is BoxState.QUARANTINED:
             raise FailedPrecondition(
                 f"the model crashed {self._limits.crash_limit} times within {self._limits.crash_window:.0f} s and is "
@@ -162,15 +183,34 @@ class Box:
                 reason="MODEL_RESTARTING",
                 retry_after=self._backoff(),
             )
+        raise Unavailable("the model was taken off this worker; ask for a new route", reason="MODEL_CLOSED")
 
-    def _start_child(self) -> tuple[Child, tuple[Signature, ...]]:
-        child, signatures = Child(self._spec), None
+    def _start_child(self) -> tuple[Child, Watch, LoadedModel]:
+        limit = self._spec.serving.memory_limit_bytes or self._policy.memory_limit_bytes
+        child, loaded = Child(self._spec, self._info, self._policy), None
+        watch = Watch(child, memory_limit=limit, hang=self._limits.hang, idle_cpu=self._limits.idle_cpu)
+        loading = threading.Event()
+        guard = threading.Thread(target=self._guard_load, args=(watch, loading), name="box-load", daemon=True)
+        guard.start()
         try:
-            signatures = child.load(self._limits.load)
+            told = child.load(self._limits.load)
+            loaded = warm_up(child, told, self._spec, self._limits.load)
+        except FailedPrecondition:
+            watch.raise_verdict()
+            raise
         finally:
-            if signatures is None:
+            loading.set()
+            guard.join()
+            if loaded is None:
                 child.end(grace=0.0)
-        return child, signatures
+                watch.close()
+        return child, watch, loaded
+
+    def _guard_load(self, watch: Watch, done: threading.Event) -> None:
+        """Watch memory while the model loads: a hostile one allocates before it answers anything."""
+        while not done.is_set():
+            if watch.look(0.05) is not Verdict.FINE:
+                return
 
     def _backoff(self) -> float:
         wait: float = self._limits.backoff_first * 2 ** max(len(self._crashes) - 1, 0)
@@ -179,32 +219,23 @@ class Box:
     def _supervise(self) -> None:
         """Watch the process until the box is closed or quarantined."""
         while not self._closing.is_set():
-            try:
-                self._child.process.wait(timeout=1.0)
-            except subprocess.TimeoutExpired:
-                self._kill_if_hung()
+            verdict = self._watch.look(self._limits.look)
+            if verdict is Verdict.FINE:
                 continue
             if self._closing.is_set():
                 return
             self._state = BoxState.RESTARTING
             logger.warning(
-                "model process ended", extra={"pid": self.pid, "exit_status": self._child.process.returncode}
+                "model process ended",
+                extra={"pid": self.pid, "exit_status": self._child.kill(), "verdict": verdict.value},
             )
             if not self._restart():
                 return
 
-    def _kill_if_hung(self) -> None:
-        if self._turn.acquire(blocking=False):
-            try:
-                self._child.take_late_answer()
-            finally:
-                self._turn.release()
-        if self._child.overdue_seconds(time.monotonic()) > self._limits.hang:
-            logger.warning("model process hangs", extra={"pid": self.pid})
-            self._child.kill()
-
     def _restart(self) -> bool:
         """Start anew after a back-off, again and again; false once quarantined or closed."""
+        self._child.end(grace=0.0)
+        self._watch.close()
         while True:
             if self._quarantine_due():
                 self._state = BoxState.QUARANTINED
@@ -213,15 +244,15 @@ class Box:
             if self._closing.wait(self._backoff()):
                 return False
             try:
-                child, signatures = self._start_child()
+                child, watch, loaded = self._start_child()
             except SealaneError as error:
                 logger.warning("model restart failed", extra={"reason": error.reason})
                 continue
-            with self._turn:
-                self._child.end(grace=0.0)
-                self._child, self._signatures = child, signatures
+            with self._changing:
+                self._child, self._watch, self._loaded = child, watch, loaded
                 if self._closing.is_set():
                     child.end(grace=0.0)
+                    watch.close()
                     return False
                 self._state = BoxState.READY
             return True

@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ class ArtifactCache:
         for blob in files.values():
             self._ensure(blob, fetch)
         if _same_files(folder, {path: self._path(blob) for path, blob in files.items()}):
+            os.utime(folder)
             return folder
         staging = Path(tempfile.mkdtemp(dir=self._root / "incoming"))
         for path, blob in files.items():
@@ -95,13 +97,15 @@ class ArtifactCache:
         """Whether the blob is here; its content is verified by :meth:`materialise` and :meth:`read`."""
         return self._path(blob).is_file()
 
-    def keep_only(self, names: set[str]) -> None:
-        """Remove the model folders not in `names`, and blobs that no folder uses."""
+    def keep_only(self, names: set[str], unused_seconds: float = 0.0) -> None:
+        """Remove what nobody has asked for during the last `unused_seconds`: folders not in `names`, free blobs."""
+        before = time.time() - unused_seconds
         for folder in (self._root / "models").iterdir():
-            if folder.name not in names:
+            if folder.name not in names and folder.stat().st_mtime <= before:
                 shutil.rmtree(folder, ignore_errors=True)
         for blob in (self._root / "cas/sha256").glob("*/*"):
-            if blob.stat().st_nlink == 1:
+            found = blob.stat()
+            if found.st_nlink == 1 and found.st_mtime <= before:
                 blob.unlink()
 
     def _path(self, blob: Blob) -> Path:
@@ -120,6 +124,8 @@ class ArtifactCache:
                 reason="BLOB_CORRUPT",
                 digest=blob.digest,
             )
+        else:
+            os.utime(path)  # asked for just now: see keep_only
 
     def _download(self, blob: Blob, path: Path, fetch: Fetch) -> None:
         handle, name = tempfile.mkstemp(dir=self._root / "incoming")

@@ -1,4 +1,4 @@
-"""One running model process as the front sees it: start, load, run, end. Used under its owner's lock.
+"""One running model process as the front sees it: start, load, run, end. Every method may be called from any thread.
 
 Knows nothing of restarts: :mod:`sealane_worker.box` supervises.
 """
@@ -9,16 +9,22 @@ import os
 import socket
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
-from sealane.errors import BY_KIND, DeadlineExceeded, FailedPrecondition, Internal, Unavailable
-from sealane.tensors import Array, Signature
-from sealane_worker.frames import Disconnected, Frame, FrameReader, Header, send_frame
-from sealane_worker.model_process import signature_from_json
+from sealane.errors import BY_KIND, FailedPrecondition, Internal, Unavailable
+from sealane.tensors import Signature
+from sealane_worker.control import Disconnected, Header, Json, read_control, send_control
+from sealane_worker.model import confine
+from sealane_worker.model.loading import signature_from_json
+from sealane_worker.rings import FrontRings
+from sealane_worker.runtimes import RuntimeInfo, entry_of
+from sealane_worker.sandbox import policy_for
+from sealane_worker.slots import Slots
+from sealane_worker.spec import HostPolicy, ModelSpec, Ran, Run
 
 #: Of the front's environment only these reach a model process.
 PASSED_VARIABLES = ("PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
@@ -26,74 +32,72 @@ PASSED_VARIABLES = ("PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 MALLOC_VARIABLES = {
     "MALLOC_MMAP_THRESHOLD_": "33554432",
     "MALLOC_TRIM_THRESHOLD_": "268435456",
-    "MALLOC_TOP_PAD_": "67108864",
+    "MALLOC_TOP_PAD_": "1048576",
 }
+#: Requests under way in one model, as many as a worker takes in all.
+SLOTS = 48
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """What to load.
+class LoadedModel:
+    """What a model process told when it was ready.
 
     Attributes:
-        runtime: ``litert`` or ``tensorflow``.
-        path: the model's file or folder on this machine.
-        threads: processor threads for one inference.
+        signatures: what callers send and get.
+        sandbox: level of the sandbox reached.
+        load_seconds: time to load and to be warmed.
+        warmed_rows: rows per call that were run.
+        warmed_requests: recorded requests that were run.
     """
 
-    runtime: str
-    path: Path
-    threads: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One inference to run.
-
-    Attributes:
-        inputs: tensors by name, already checked against the signature.
-        signature: signature name.
-        deadline: ``time.monotonic()`` value.
-        outputs: names wanted; empty for all.
-    """
-
-    inputs: Mapping[str, Array]
-    signature: str
-    deadline: float
-    outputs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What a run gave: tensors by name, and the seconds the model took."""
-
-    outputs: dict[str, Array]
-    seconds: float
+    signatures: tuple[Signature, ...]
+    sandbox: str
+    load_seconds: float
+    warmed_rows: tuple[int, ...]
+    warmed_requests: int = 0
 
 
 class Child:
-    """A model process and its socket."""
+    """A model process with its sockets and rings."""
 
-    def __init__(self, spec: ModelSpec) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
+    def __init__(self, spec: ModelSpec, info: RuntimeInfo, policy: HostPolicy) -> None:
+        self._spec, self._info, self._policy = spec, info, policy
+        self._rings = FrontRings()
+        self._control, theirs = socket.socketpair()
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(SLOTS)]
+        self._passed = [pair[1].fileno() for pair in pairs]
+        read, write = os.pipe()
+        self.notices = read
+        """What the process writes to its standard error; its watch closes it."""
+        try:
             self.process = subprocess.Popen(
                 # -P: the working directory is no place to import from.
-                [sys.executable, "-P", "-m", "sealane_worker.model_process", str(theirs.fileno())],
+                [
+                    policy.pythons.get(info.name, sys.executable),
+                    "-P",
+                    "-m",
+                    "sealane_worker.model",
+                    str(theirs.fileno()),
+                ],
                 env=_environment(spec),
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), *self._passed, *self._rings.passed_fds()),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                stderr=write,
                 # A session of its own: Ctrl-C reaches the front, which drains before it hangs up.
                 start_new_session=True,
             )
-        self._spec = spec
-        self._sock = ours
-        self._reader = FrameReader(ours, reuse=False)
-        self._last_id = 0
-        self._unanswered = 0
-        self._due = 0.0
+            self._ring_fds = self._rings.passed_fds()
+        finally:
+            os.close(write)
+            theirs.close()
+            for pair in pairs:
+                pair[1].close()
+            self._rings.close_passed()
+        self._slots = Slots([pair[0] for pair in pairs], self._rings)
+        self._ended = threading.Lock()
 
-    def load(self, timeout: float) -> tuple[Signature, ...]:
+    def load(self, timeout: float) -> LoadedModel:
         """Load the model and run it once on zeros.
 
         Raises:
@@ -101,49 +105,52 @@ class Child:
             Unimplemented: its runtime is not installed.
             Unavailable: not done within `timeout` seconds.
         """
-        spec = self._spec
-        header: Header = {"op": "load", "runtime": spec.runtime, "path": str(spec.path), "threads": spec.threads}
+        self._control.settimeout(timeout)
         try:
-            frame = self._exchange(header, {}, time.monotonic() + timeout)
+            send_control(self._control, self._message())
+            answer = read_control(self._control)
         except Disconnected as error:
             raise FailedPrecondition(
                 f"the model process ended while it loaded the model (exit status {self.kill()}); see its log",
                 reason="MODEL_LOAD_CRASHED",
             ) from error
-        except DeadlineExceeded as error:
+        except TimeoutError as error:
             raise Unavailable(
                 f"the model did not load within {timeout:.0f} s; allow more time or use a smaller model",
                 reason="MODEL_LOAD_TIMEOUT",
             ) from error
-        return tuple(signature_from_json(value) for value in cast(list[Header], frame.header["signatures"]))
+        if answer.get("ok") is not True:
+            told = {key: str(answer.get(key, "")) for key in ("kind", "reason", "field", "message")}
+            raise BY_KIND.get(told["kind"], Internal)(told["message"], reason=told["reason"], field=told["field"])
+        return LoadedModel(
+            signatures=tuple(signature_from_json(value) for value in cast(list[Json], answer["signatures"])),
+            sandbox=self._sandbox(str(answer.get("sandbox"))),
+            load_seconds=cast(float, answer["load_s"]),
+            warmed_rows=tuple(cast(list[int], answer["warmed"])),
+        )
 
     def run(self, run: Run) -> Ran:
-        """Run the model once; what an earlier caller no longer waits for is thrown away first.
+        """Run the model once.
 
         Raises:
             Disconnected: the process is gone.
-            DeadlineExceeded: not done by the deadline.
+            DeadlineExceeded: no free slot, or no answer, by the deadline.
             SealaneError: whatever the model process answered.
         """
-        header: Header = {
-            "op": "run",
-            "signature": run.signature,
-            "outputs": list(run.outputs),
-            "deadline": run.deadline,
-        }
-        frame = self._exchange(header, run.inputs, run.deadline)
-        return Ran(frame.arrays, cast(float, frame.header["run_s"]))
+        return self._slots.run(run)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that the process owes an answer to."""
+        return self._slots.in_flight
 
     def overdue_seconds(self, now: float) -> float:
-        """How long after its caller's deadline the process still owes an answer. Needs no lock; may be stale."""
-        return now - self._due if self._unanswered else 0.0
+        """How long after its caller's deadline the process still owes its oldest answer."""
+        return self._slots.overdue_seconds(now)
 
-    def take_late_answer(self) -> None:
-        """Throw away the answer of a caller that no longer waits, where it has come."""
-        try:
-            self._take_unanswered(time.monotonic())
-        except (TimeoutError, Disconnected):
-            return
+    def reclaim(self) -> None:
+        """Take the answers that came after their callers had gone."""
+        self._slots.reclaim()
 
     def resident_bytes(self) -> int:
         """Memory the process holds now (resident set); 0 when it is gone."""
@@ -153,13 +160,23 @@ class Child:
             return 0
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    def cpu_seconds(self) -> float:
+        """Processor time the process has used; 0 when it is gone."""
+        try:
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def end(self, grace: float) -> None:
         """Hang up, which ends the process; kill it where that takes longer than `grace` seconds."""
-        self._sock.close()
+        self._control.close()
         try:
             self.process.wait(grace)
         except subprocess.TimeoutExpired:
             self.kill()
+        with self._ended:
+            self._slots.close()
 
     def kill(self) -> int:
         """End the process now; returns its exit status (negative: the signal)."""
@@ -167,46 +184,48 @@ class Child:
             self.process.kill()
         return self.process.wait()
 
-    def _exchange(self, header: Header, arrays: Mapping[str, Array], deadline: float) -> Frame:
-        try:
-            # Never two requests in the pipe: a write could then block behind a running model and be cut in half.
-            self._take_unanswered(deadline)
-            self._last_id += 1
-            self._unanswered = 1
-            self._due = deadline
-            self._send({**header, "id": self._last_id}, arrays, deadline)
-            frame = self._reader.read(deadline)
-        except TimeoutError as error:
-            raise DeadlineExceeded("the model did not answer before the deadline; allow more time") from error
-        self._unanswered = 0
-        if frame.header.get("id") != self._last_id:
-            self.kill()
-            raise Internal("the model process answered out of turn")
-        if frame.header.get("ok") is not True:
-            told = {key: str(frame.header.get(key, "")) for key in ("kind", "reason", "field", "message")}
-            raise BY_KIND.get(told["kind"], Internal)(told["message"], reason=told["reason"], field=told["field"])
-        return frame
+    def _sandbox(self, level: str) -> str:
+        wanted = self._policy.sandbox
+        if level not in confine.LEVELS or confine.LEVELS.index(level) < confine.LEVELS.index(wanted):
+            raise FailedPrecondition(
+                f"this worker runs models at sandbox level {wanted!r} and its kernel gives {level!r}; "
+                "use a kernel with seccomp and Landlock (5.13 or later) or set SEALANE_WORKER_SANDBOX",
+                reason="SANDBOX_LEVEL",
+            )
+        return level
 
-    def _send(self, header: Header, arrays: Mapping[str, Array], deadline: float) -> None:
-        self._sock.settimeout(max(deadline - time.monotonic(), 1e-3))
-        try:
-            send_frame(self._sock, header, arrays)
-        except TimeoutError:
-            self.kill()  # half a frame is in the pipe: nothing after it could be understood
-            raise
+    def _message(self) -> Header:
+        spec, serving = self._spec, self._spec.serving
+        policy = policy_for(spec, self._info, self._policy)
+        return {
+            "runtime": entry_of(self._info),
+            "path": str(spec.path),
+            "threads": serving.threads or spec.threads,
+            "instances": max(serving.instances, 1),
+            "device": serving.device,
+            "settings": dict(self._policy.settings),
+            "batching": cast(Json, _plain(asdict(serving.batching))),
+            "before": [dict(step) for step in serving.before],
+            "after": [dict(step) for step in serving.after],
+            "executable": self._policy.executable,
+            "policy": cast(Json, _plain(asdict(policy))),
+            "slots": cast(list[Json], self._passed),
+            "rings": cast(list[Json], list(self._ring_fds)),
+        }
 
-    def _take_unanswered(self, deadline: float) -> None:
-        while self._unanswered:
-            self._reader.read(deadline)
-            self._unanswered = 0
+
+def _plain(fields: Mapping[str, object]) -> dict[str, object]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 def _environment(spec: ModelSpec) -> dict[str, str]:
     passed = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
+    threads = str(spec.serving.threads or spec.threads)
     return {
         **passed,
         **MALLOC_VARIABLES,
         "LANG": "C.UTF-8",
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        "OMP_NUM_THREADS": str(spec.threads),
+        "OMP_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
     }

@@ -51,8 +51,26 @@ class Config:
     runtimes: tuple[str, ...] = ()
     """Runtimes to offer; empty offers all that are installed."""
 
+    pythons: tuple[str, ...] = ()
+    """``runtime=path`` of Python interpreters whose environment has a runtime that this one has not."""
+
+    endpoints: tuple[str, ...] = ()
+    """``name=host:port`` of model servers that variants of format REMOTE may name; ``|ca=path`` behind it for TLS."""
+
+    executable: bool = False
+    """Whether formats and steps that hold code may be loaded: TorchScript, a variant's own Python."""
+
+    sandbox: str = "none"
+    """Lowest sandbox level to run models at: ``none``, ``partial`` or ``full``."""
+
+    memory_mib: int = 0
+    """Memory for all models together; the least recently used give way above it. 0 is four fifths of the machine."""
+
+    model_memory_mib: int = 0
+    """Most memory of one model process; 0 is the memory for all."""
+
     threads: int = 1
-    """Processor threads for one inference."""
+    """Processor threads for one inference where the variant does not say."""
 
     suite: str = ""
     """Suite of the sealing key: ``MLKEM768_X25519`` or ``X25519``; empty takes the best this build can do."""

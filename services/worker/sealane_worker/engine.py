@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from sealane.errors import FailedPrecondition, InvalidArgument, NotFound, SealaneError, Unavailable
 from sealane.tensors import Array, Signature
-from sealane_worker.box import Box, BoxLimits, BoxState
-from sealane_worker.child import ModelSpec, Run
+from sealane_worker.box import BoxLimits, BoxState
+from sealane_worker.child import LoadedModel
+from sealane_worker.pool import Host, Pool, PooledModel
+from sealane_worker.signatures import pick_signature
+from sealane_worker.spec import ModelSpec, Ran, Run
 from sealane_worker.statistics import RunStatistics, StatisticsRecorder
-
-DEFAULT_SIGNATURE = "serving_default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class Assignment:
         variant: name of the variant (``savedmodel``, ``litert-int8``, ...).
         digest: the variant's manifest digest, ``sha256:`` and hex.
         epoch: placement epoch; a call that carries another was routed by an outdated table.
-        spec: runtime, local path, threads.
+        spec: runtime, local path, threads, how it is served.
+        pinned: whether it stays in memory however long nobody calls it.
     """
 
     deployment: str
@@ -40,6 +42,7 @@ class Assignment:
     digest: str
     epoch: int
     spec: ModelSpec
+    pinned: bool = False
 
     @property
     def model_id(self) -> str:
@@ -56,6 +59,8 @@ class Served:
     state: BoxState
     footprint_bytes: int
     statistics: RunStatistics
+    loaded: LoadedModel
+    resident: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,8 @@ class Inference:
         signature: signature name; empty for the default one.
         outputs: names wanted; empty for all.
         epoch: the placement epoch that the caller's route carries; none where there is no route.
+        priority: 1 is the highest; 0 takes the model's default.
+        flow: number of the project that asks.
         checked: set where inputs and outputs were checked against the signature already, as the
             adapters of the foreign protocols do in their own words.
     """
@@ -87,24 +94,28 @@ class Inference:
     signature: str = ""
     outputs: tuple[str, ...] = ()
     epoch: int | None = None
+    priority: int = 0
+    flow: int = 0
     checked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     model: Model
-    box: Box
+    pooled: PooledModel
     recorder: StatisticsRecorder
 
 
 class Engine:
     """Deployment name -> loaded model. Every method may be called from any thread."""
 
-    def __init__(self, limits: BoxLimits | None = None) -> None:
-        self._limits = limits
+    def __init__(self, limits: BoxLimits | None = None, host: Host | None = None) -> None:
+        self._pool = Pool(host or Host(limits))
         self._loaded: dict[str, _Loaded] = {}
         self._expected: Mapping[str, str] = {}
         self._lock = threading.Lock()  # guards the table only; never held while a model loads or runs
+        self.changes = 0
+        """Grows whenever a name may mean something else than before."""
 
     def load(self, assignment: Assignment) -> Served:
         """Serve `assignment`, replacing what the deployment served before once the new model is ready.
@@ -120,22 +131,25 @@ class Engine:
         if before is not None:
             _refuse_older(before.model.assignment, assignment)
             if _same_model(before, assignment):
-                entry = _Loaded(Model(assignment, before.model.signatures), before.box, before.recorder)
+                before.pooled.pinned = assignment.pinned
+                entry = _Loaded(Model(assignment, before.model.signatures), before.pooled, before.recorder)
                 self._put(entry)
                 return _served(entry)
-        box = Box.start(assignment.spec, self._limits)
-        entry = _Loaded(Model(assignment, box.signatures), box, StatisticsRecorder())
+        pooled = self._pool.add(assignment.spec, pinned=assignment.pinned)
+        signatures = {signature.name: signature for signature in pooled.loaded.signatures}
+        entry = _Loaded(Model(assignment, signatures), pooled, StatisticsRecorder())
         replaced = self._put(entry)
         if replaced is not None:
-            replaced.box.close()
+            replaced.pooled.close()
         return _served(entry)
 
     def unload(self, deployment: str) -> bool:
         """Stop serving a deployment after its running inference; false where it was not served."""
         with self._lock:
             entry = self._loaded.pop(deployment, None)
+            self.changes += 1
         if entry is not None:
-            entry.box.close()
+            entry.pooled.close()
         return entry is not None
 
     def close(self) -> None:
@@ -165,7 +179,9 @@ class Engine:
 
     def expect(self, deployments: Mapping[str, str]) -> None:
         """Say which deployments (name -> model name) are on their way, so that callers are told to wait."""
-        self._expected = dict(deployments)
+        with self._lock:
+            self._expected = dict(deployments)
+            self.changes += 1
 
     def expected(self) -> Mapping[str, str]:
         """Deployments on their way that are not loaded yet, name -> model name."""
@@ -178,10 +194,10 @@ class Engine:
     def state(self, deployment: str) -> BoxState:
         """What a deployment would do with a call; CLOSED where it is not served."""
         entry = self._loaded.get(deployment)
-        return entry.box.state if entry is not None else BoxState.CLOSED
+        return entry.pooled.state if entry is not None else BoxState.CLOSED
 
-    def infer(self, inference: Inference) -> dict[str, Array]:
-        """Check the inputs against the signature, run, return the outputs by name.
+    def infer(self, inference: Inference) -> Ran:
+        """Check the inputs against the signature and run.
 
         Raises:
             NotFound: the deployment is not served here.
@@ -211,6 +227,7 @@ class Engine:
         with self._lock:
             replaced = self._loaded.get(entry.model.assignment.deployment)
             self._loaded[entry.model.assignment.deployment] = entry
+            self.changes += 1
         return replaced
 
 
@@ -232,38 +249,22 @@ def _same_model(before: _Loaded, wanted: Assignment) -> bool:
         wanted.spec,
     )
     # Deploying anew is the way out of quarantine.
-    return same and before.box.state is not BoxState.QUARANTINED
+    return same and before.pooled.state is not BoxState.QUARANTINED
 
 
 def _served(entry: _Loaded) -> Served:
     return Served(
         assignment=entry.model.assignment,
         signatures=entry.model.signatures,
-        state=entry.box.state,
-        footprint_bytes=entry.box.footprint_bytes(),
+        state=entry.pooled.state,
+        footprint_bytes=entry.pooled.footprint_bytes(),
         statistics=entry.recorder.snapshot(),
+        loaded=entry.pooled.loaded,
+        resident=entry.pooled.resident,
     )
 
 
-def pick_signature(signatures: Mapping[str, Signature], name: str) -> Signature:
-    """The signature called `name`; for an empty name the default one, or the only one there is.
-
-    Raises:
-        FailedPrecondition: there is none (the status that TensorFlow Serving gives).
-    """
-    if not name and DEFAULT_SIGNATURE not in signatures and len(signatures) == 1:
-        return next(iter(signatures.values()))
-    signature = signatures.get(name or DEFAULT_SIGNATURE)
-    if signature is None:
-        raise FailedPrecondition(
-            f'Serving signature key "{name or DEFAULT_SIGNATURE}" not found; use one of {sorted(signatures)}',
-            reason="SIGNATURE_UNKNOWN",
-            field="signature_name",
-        )
-    return signature
-
-
-def _infer(entry: _Loaded, inference: Inference) -> dict[str, Array]:
+def _infer(entry: _Loaded, inference: Inference) -> Ran:
     assignment = entry.model.assignment
     if inference.epoch is not None and inference.epoch != assignment.epoch:
         raise FailedPrecondition(
@@ -275,14 +276,16 @@ def _infer(entry: _Loaded, inference: Inference) -> dict[str, Array]:
     if not inference.checked:
         signature.check_inputs(inference.inputs)
         _check_outputs(signature, inference.outputs)
-    run = Run(inference.inputs, signature.name, inference.deadline, inference.outputs)
+    run = Run(
+        inference.inputs, signature.name, inference.deadline, inference.outputs, inference.priority, inference.flow
+    )
     try:
-        ran = entry.box.run(run)
+        ran = entry.pooled.run(run)
     except SealaneError:
         entry.recorder.failed()
         raise
     entry.recorder.succeeded(ran.seconds, time.time())
-    return ran.outputs
+    return ran
 
 
 def _check_outputs(signature: Signature, wanted: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ from sealane.inference.v1 import sealed_inference_service_pb2 as sealed
 from sealane.rpc.middleware import Limits
 from sealane.scheduler.v1 import fleet_service_pb2, node_service_pb2
 from sealane_worker import machine
+from sealane_worker.offer import Offered
 from sealane_worker.sealing import SealingKey
 
 
@@ -21,27 +22,35 @@ class Introduction:
     Attributes:
         node: node id.
         data_dir: folder whose disk counts.
-        runtimes: runtime name -> version.
+        runtimes: what models are loaded with.
         price_per_hour: in units of currency.
         labels: ``key=value`` each.
         sealing: gives the sealing statement.
         limits: knows the calls in flight.
+        sandbox: level that this machine's kernel gives models.
         endpoint: where clients in reach can call; known once the listener is bound.
     """
 
     node: str
     data_dir: Path
-    runtimes: Mapping[str, str]
+    runtimes: Mapping[str, Offered]
     price_per_hour: float
     labels: tuple[str, ...]
     sealing: SealingKey
     limits: Limits
+    sandbox: str = "none"
     endpoint: str = ""
 
     @property
     def tls_name(self) -> str:
         """Name in this worker's certificate."""
         return f"{self.node}.node.sealane"
+
+    @property
+    def accelerator(self) -> str:
+        """The device beside the processor that most runtimes find here; empty where there is none."""
+        found = [device for offer in self.runtimes.values() for device in offer.devices if device != "cpu"]
+        return max(sorted(set(found)), key=found.count, default="")
 
     def candidate(self, variant_digest: str) -> sealed.SealingCandidate:
         """This worker as somebody to seal to.
@@ -71,11 +80,15 @@ class Introduction:
                 memory_bytes=measured.memory_bytes,
                 disk_bytes=measured.disk_bytes,
                 device_class=measured.device_class,
+                accelerator=self.accelerator,
                 speed=measured.speed,
             ),
-            runtimes=[node_service_pb2.Runtime(name=name, version=self.runtimes[name]) for name in self.runtimes],
+            runtimes=[
+                node_service_pb2.Runtime(name=name, version=offer.version, formats=offer.formats, devices=offer.devices)
+                for name, offer in self.runtimes.items()
+            ],
             price_per_hour=self.price_per_hour,
-            labels=dict(label.partition("=")[::2] for label in self.labels),
+            labels={**dict(label.partition("=")[::2] for label in self.labels), "sandbox": self.sandbox},
             endpoint=self.endpoint,
             tls_name=self.tls_name,
         )

@@ -39,7 +39,7 @@ def measure(folder: Path) -> Machine:
     cpus = len(os.sched_getaffinity(0))
     return Machine(
         cpu_milli=cpus * 1000,
-        memory_bytes=_memory_limit(),
+        memory_bytes=memory_limit_bytes(),
         disk_bytes=shutil.disk_usage(folder).free,
         device_class=device_class(),
         speed=_speed(),
@@ -61,7 +61,8 @@ def free_memory_bytes() -> int:
     return int(available.split()[1]) * 1024 if available else 0
 
 
-def _memory_limit() -> int:
+def memory_limit_bytes() -> int:
+    """Memory of the machine, or of this container where it is limited."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()

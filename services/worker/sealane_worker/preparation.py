@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sealane.errors import FailedPrecondition, InvalidArgument, Unimplemented
+from sealane.errors import FailedPrecondition, InvalidArgument
 from sealane.registry.v1 import variant_service_pb2 as registry
 from sealane.scheduler.v1 import fleet_service_pb2
 from sealane_worker.artifacts import Artifacts
 from sealane_worker.cache import ArtifactCache, Blob
-from sealane_worker.child import ModelSpec
 from sealane_worker.engine import Assignment
-
-RUNTIME_OF = {registry.FORMAT_SAVED_MODEL: "tensorflow", registry.FORMAT_LITERT: "litert"}
+from sealane_worker.manifest import read_serving, read_warm_up
+from sealane_worker.runtimes import RuntimeInfo, runtime_for
+from sealane_worker.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,25 +25,21 @@ class Preparation:
         cache: where they come to lie.
         artifacts: where they come from.
         threads: processor threads for one inference.
-        runtimes: runtimes that this worker offers.
+        runtimes: runtimes that this worker offers, by name.
     """
 
     cache: ArtifactCache
     artifacts: Artifacts
     threads: int
-    runtimes: frozenset[str]
+    runtimes: Mapping[str, RuntimeInfo]
 
     def __call__(self, wanted: fleet_service_pb2.Assignment) -> Assignment:
         """Fetch and verify; raises what the cache and the registry raise."""
         model, _, version = wanted.model_version.rpartition("/versions/")
         variant = wanted.variant
-        runtime = RUNTIME_OF.get(variant.format, "")
-        if runtime not in self.runtimes:
-            raise Unimplemented(
-                f"this worker has no runtime for {registry.Format.Name(variant.format)}, only {sorted(self.runtimes)}; "
-                "deploy another variant",
-                reason="RUNTIME_NOT_INSTALLED",
-            )
+        runtime = runtime_for(
+            registry.Format.Name(variant.format).removeprefix("FORMAT_"), self.runtimes, variant.runtime
+        )
         files = files_of(variant)
         check_manifest(variant)
         fetch = self.artifacts.fetcher(project_of(wanted.deployment))
@@ -55,7 +51,8 @@ class Preparation:
             variant=variant.name.rpartition("/")[2],
             digest=variant.digest,
             epoch=wanted.epoch,
-            spec=ModelSpec(runtime, path, self.threads),
+            spec=ModelSpec(runtime.name, path, self.threads, read_serving(path), read_warm_up(path)),
+            pinned=wanted.pinned,
         )
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import zlib
+
 from sealane import telemetry
-from sealane.errors import Unavailable
+from sealane.errors import NotFound, Unavailable
 from sealane.protocols import naming, tfserving
-from sealane.protocols.call import InferenceAnswer, InferenceCall, ModelDescription, Target
+from sealane.protocols.call import DEFAULT_SIGNATURE, InferenceAnswer, InferenceCall, ModelDescription, Target
 from sealane.rpc.call import Call
 from sealane.telemetry import Telemetry
-from sealane.tensors import Signature
+from sealane.tensors import Array, Signature
 from sealane_worker.box import BoxState
-from sealane_worker.engine import Engine, Inference, Model
+from sealane_worker.engine import Assignment, Engine, Inference, Model
 
 #: Deployment that the gateway routed a call to; honoured on lanes alone.
 ROUTED_DEPLOYMENT = "x-sealane-deployment"
 
-_PLATFORMS = {"tensorflow": "tensorflow_savedmodel", "litert": "litert_tflite"}
+#: Names that callers use, kept while nothing changes.
+_KEPT_NAMES = 1024
+_ALIVE = (BoxState.READY, BoxState.IDLE, BoxState.RESTARTING)
+_PLATFORMS = {"tensorflow": "tensorflow_savedmodel", "litert": "litert_tflite", "onnxruntime": "onnxruntime_onnx"}
 
 
 class Serving:
@@ -25,6 +30,8 @@ class Serving:
         self._engine = engine
         self._telemetry = telemetry_
         self._node = node
+        self._resolved: dict[tuple[str, str], Model] = {}
+        self._resolved_at = -1
 
     def resolve(self, call: Call, name: str) -> Model | None:
         """The loaded deployment of the caller's project that `name` means; None where there is none.
@@ -38,7 +45,17 @@ class Serving:
         """
         if call.peer.via_gateway and ROUTED_DEPLOYMENT in call.metadata:
             return self.by_deployment(call, call.metadata[ROUTED_DEPLOYMENT])
-        prefix = f"projects/{call.caller.project}/deployments/"
+        changes = self._engine.changes
+        if self._resolved_at != changes:
+            self._resolved, self._resolved_at = {}, changes
+        resolved, key = self._resolved, (call.caller.project, name)
+        model = resolved.get(key) or self._look_up(*key)
+        if model is not None and len(resolved) < _KEPT_NAMES:
+            resolved[key] = model
+        return model
+
+    def _look_up(self, project: str, name: str) -> Model | None:
+        prefix = f"projects/{project}/deployments/"
         mine = {model.assignment.deployment: model for model in self._engine.models()}
         coming = self._engine.expected()
         names = {**coming, **{key: model.assignment.model for key, model in mine.items()}}
@@ -59,7 +76,10 @@ class Serving:
         """
         if not deployment.startswith(f"projects/{call.caller.project}/"):
             return None
-        return next((model for model in self._engine.models() if model.assignment.deployment == deployment), None)
+        try:
+            return self._engine.model(deployment)
+        except NotFound:
+            return None
 
     def find(self, call: Call, wanted: Target) -> Model | None:
         """As :meth:`resolve`, and None too where another version than the one served is wanted.
@@ -80,8 +100,8 @@ class Serving:
         return model is not None and self.alive(model)
 
     def alive(self, model: Model) -> bool:
-        """Whether the model's process is up, or coming up again after a crash."""
-        return self._engine.state(model.assignment.deployment) in (BoxState.READY, BoxState.RESTARTING)
+        """Whether the model would answer: its process is up, comes up again, or comes with the next call."""
+        return self._engine.state(model.assignment.deployment) in _ALIVE
 
     def run(self, model: Model, call: Call, inference: InferenceCall, outputs: tuple[str, ...]) -> InferenceAnswer:
         """Run once; inputs and outputs were checked by the protocol's adapter.
@@ -91,24 +111,32 @@ class Serving:
         """
         assignment = model.assignment
         signature = signature_of(model, inference.target.signature)
+        everything = len(outputs) == len(signature.outputs)
+        asked = Inference(
+            deployment=assignment.deployment,
+            inputs=inference.inputs,
+            deadline=call.deadline,
+            signature=signature.name,
+            outputs=() if everything else outputs,
+            priority=inference.priority,
+            flow=zlib.crc32(call.caller.project.encode()),
+            checked=True,
+        )
+        answer = self._traced(assignment, asked) if telemetry.sampled() else self._engine.infer(asked).outputs
+        return InferenceAnswer(inference, str(assignment.version), signature.name, answer)
+
+    def _traced(self, assignment: Assignment, asked: Inference) -> dict[str, Array]:
         attributes = {
             telemetry.NODE: self._node,
             telemetry.DEPLOYMENT: assignment.deployment,
             telemetry.VARIANT: assignment.variant,
         }
-        everything = outputs == tuple(spec.name for spec in signature.outputs)
-        with self._telemetry.span(telemetry.SPAN_MODEL, **attributes):
-            answer = self._engine.infer(
-                Inference(
-                    deployment=assignment.deployment,
-                    inputs=inference.inputs,
-                    deadline=call.deadline,
-                    signature=signature.name,
-                    outputs=() if everything else outputs,
-                    checked=True,
-                )
-            )
-        return InferenceAnswer(inference, str(assignment.version), signature.name, answer)
+        with self._telemetry.span(telemetry.SPAN_MODEL, **attributes) as span:
+            ran = self._engine.infer(asked)
+            if span is not None:
+                span.set_attribute(telemetry.BATCH, ran.batch_rows)
+                span.set_attribute(telemetry.QUEUE_US, int(ran.queue_seconds * 1e6))
+            return ran.outputs
 
 
 def signature_of(model: Model, name: str) -> Signature:
@@ -117,7 +145,8 @@ def signature_of(model: Model, name: str) -> Signature:
     Raises:
         FailedPrecondition: the model has no such signature.
     """
-    return tfserving.find_signature(describe(model, ""), name)
+    found = model.signatures.get(name or DEFAULT_SIGNATURE)
+    return found or tfserving.find_signature(describe(model, ""), name)
 
 
 def describe(model: Model, name: str) -> ModelDescription:

@@ -22,6 +22,7 @@ COMMANDS = {
     "deployments": ("deployments:deployments", "Keep models serving, and see why they run where they do."),
     "predict": ("predict:predict", "Run a model on arrays from a file."),
     "jobs": ("jobs:jobs", "Work that ends, such as optimising a model."),
+    "benchmark": ("benchmark:benchmark", "Tune a variant on this machine and keep the figures."),
     "nodes": ("operations:nodes", "The workers."),
     "accounts": ("operations:accounts", "Who may call."),
     "token": ("operations:token", "Print an access token for other tools."),

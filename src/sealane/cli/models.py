@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
+from sealane.cli.benchmark import check
 from sealane.cli.context import Cli, common, enum_word, note, progress_bar
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ def models() -> None:
 
     A version is written MODEL@NUMBER or MODEL@ALIAS.
     """
+
+
+models.add_command(check)
 
 
 class _Push(TypedDict):
@@ -41,7 +45,9 @@ class _Push(TypedDict):
 def push(cli: Cli, path: Path, name: str, **options: Unpack[_Push]) -> None:
     """Make PATH the next version of model NAME.
 
-    PATH is a SavedModel folder or a .tflite file.
+    PATH is a SavedModel folder, or a .tflite, .onnx, .pt2, .pt, .keras or OpenVINO .xml file, or a folder with the
+    files of an MXNet or Caffe model, which is turned into ONNX. A sealane.json, warmup.binpb and package/ beside it
+    travel along.
 
     Example: sealane models push export/ digits --alias production
     """

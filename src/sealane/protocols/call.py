@@ -30,7 +30,8 @@ class InferenceCall:
     """One run of a model.
 
     `outputs` empty means all of them; `classify` gives, per output, the number of classes wanted
-    instead of the tensor (an extension of the Open Inference Protocol).
+    instead of the tensor (an extension of the Open Inference Protocol). `priority` 1 is the highest, 0 leaves it
+    to the model.
     """
 
     target: Target
@@ -38,6 +39,7 @@ class InferenceCall:
     outputs: tuple[str, ...] = ()
     request_id: str = ""
     classify: Mapping[str, int] = field(default_factory=dict)
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ def decode_request(request: oip.ModelInferRequest) -> InferenceCall:
         if classes := _classes(output, where):
             classify[output.name] = classes
     inputs = decode_tensors(request.inputs, request.raw_input_contents, request.model_name, "inputs")
-    return InferenceCall(wanted, inputs, tuple(outputs), request.id, classify)
+    return InferenceCall(wanted, inputs, tuple(outputs), request.id, classify, _priority(request.parameters))
 
 
 def check(call: InferenceCall, signature: Signature) -> tuple[str, ...]:
@@ -176,6 +176,14 @@ def _specs(
     tensors: Sequence[oip.ModelMetadataResponse.TensorMetadata],
 ) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in tensors)
+
+
+def _priority(parameters: Mapping[str, oip.InferParameter]) -> int:
+    """1 is the highest; 0 is none. More than a byte holds is the lowest there is."""
+    if "priority" not in parameters:
+        return 0
+    parameter = parameters["priority"]
+    return min(parameter.int64_param or parameter.uint64_param, 255)
 
 
 def _check_parameters(parameters: Mapping[str, oip.InferParameter]) -> None:

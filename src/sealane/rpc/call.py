@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -78,7 +79,6 @@ class Call:
     deadline: float
     """Monotonic time at which nobody waits any more."""
     body: bytes | None = None
-    request_id: str = ""
     identity: Identity | None = None
     message: Message | None = None
     span: Span | None = None
@@ -88,6 +88,15 @@ class Call:
     entered: int = 0
     duplicates: frozenset[str] = frozenset()
     """Metadata keys that were sent more than once."""
+
+    _request_id: str = ""
+
+    @property
+    def request_id(self) -> str:
+        """The caller's, else one that is made when it is first asked for."""
+        if not self._request_id:
+            self._request_id = self.metadata.get("x-request-id", "")[:64] or str(uuid.uuid4())
+        return self._request_id
 
     @property
     def remaining(self) -> float:

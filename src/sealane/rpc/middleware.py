@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -58,28 +57,32 @@ class Middleware(Protocol):
         ...
 
 
+class _Inward:
+    def after(self, call: Call, failure: SealaneError | None) -> None:
+        """Nothing to do on the way out."""
+
+
 class Chain:
     """Runs the list for one call, whatever its cardinality."""
 
     def __init__(self, middleware: Sequence[Middleware]) -> None:
-        self._middleware = tuple(middleware)
+        self._before = tuple(item.before for item in middleware)
+        # Most look only at the way in: the few others are called alone.
+        outward = enumerate(middleware)
+        self._after = [(index, item.after) for index, item in outward if not isinstance(item, _Inward)][::-1]
 
     def enter(self, call: Call) -> None:
         """Run every ``before`` not run yet."""
-        while call.entered < len(self._middleware):
-            self._middleware[call.entered].before(call)
+        for before in self._before[call.entered :]:
+            before(call)
             call.entered += 1
 
     def leave(self, call: Call, failure: SealaneError | None) -> None:
         """Run the ``after`` of what was entered, inside out."""
-        while call.entered > 0:
-            call.entered -= 1
-            self._middleware[call.entered].after(call, failure)
-
-
-class _Inward:
-    def after(self, call: Call, failure: SealaneError | None) -> None:
-        """Nothing to do on the way out."""
+        entered, call.entered = call.entered, 0
+        for index, after in self._after:
+            if index < entered:
+                after(call, failure)
 
 
 class Limits:
@@ -111,14 +114,20 @@ class Limits:
 
 
 class Tracing:
-    """A server span and an access line per call."""
+    """A server span and an access line per call.
 
-    def __init__(self, telemetry_: Telemetry) -> None:
+    Args:
+        telemetry_: makes the spans.
+        every_call: whether each call has its line; otherwise those that failed and those that are traced have one,
+            because on the way of an inference a line costs as much as the token, the limits and the parsing together.
+    """
+
+    def __init__(self, telemetry_: Telemetry, *, every_call: bool = True) -> None:
         self._telemetry = telemetry_
+        self._every_call = every_call
 
     def before(self, call: Call) -> None:
         """Take over the caller's trace and request id."""
-        call.request_id = call.metadata.get("x-request-id", "")[:64] or str(uuid.uuid4())
         incoming = call.metadata.get("traceparent", "")
         call.span = self._telemetry.start(call.method.path.lstrip("/"), SpanKind.SERVER, incoming)
         call.traceparent = incoming if call.span is None else telemetry.header_of(call.span)
@@ -136,7 +145,8 @@ class Tracing:
                 call.span.set_attribute(telemetry.ERROR_TYPE, failure.reason)
                 call.span.set_status(Status(StatusCode.ERROR))
             call.span.end()
-        if access_log.isEnabledFor(logging.INFO):
+        told = self._every_call or failure is not None or call.span is not None
+        if told and access_log.isEnabledFor(logging.INFO):
             access_log.info(
                 "call",
                 extra={
@@ -288,11 +298,12 @@ def standard(
     proofs: ProofVerifier,
     max_in_flight: int = 1000,
     raw: frozenset[str] = frozenset(),
+    every_call: bool = True,
 ) -> list[Middleware]:
     """The list, the same everywhere, outermost first. Errors are translated around it by the adapter."""
     return [
         Limits(max_in_flight),
-        Tracing(telemetry_),
+        Tracing(telemetry_, every_call=every_call),
         Deadline(),
         Authenticate(verifier, proofs),
         Authorise(),

@@ -36,6 +36,7 @@ class KeySet:
         self._keys: dict[str, Ed25519PublicKey] = {}
         self._fetched = float("-inf")
         self._tried = float("-inf")
+        self._refreshing = False
         self._lock = threading.Lock()
         if path is not None and path.exists():
             self._load(json.loads(path.read_text()))
@@ -48,24 +49,30 @@ class KeySet:
         """Whether a fetch is due: for an unknown `kid`, or because the cache is old; rate limited."""
         now = time.monotonic()
         due = kid not in self._keys or now - self._fetched > CACHE_SECONDS
-        return due and now - self._tried > REFRESH_LIMIT_SECONDS
+        # Those who come while a fetch is under way wait for it, however lately it began.
+        return due and (self._refreshing or now - self._tried > REFRESH_LIMIT_SECONDS)
 
     def refresh(self) -> None:
         """Fetch now. A failed fetch keeps the keys that are there: a running data plane needs nobody."""
         with self._lock:
             if time.monotonic() - self._tried < REFRESH_LIMIT_SECONDS and self._keys:
                 return
+            self._refreshing = True
             self._tried = time.monotonic()
             try:
-                fetched = dict(self._fetch())
+                self._take(dict(self._fetch()))
             except SealaneError:
                 return
-            self._load(fetched)
-            self._fetched = time.monotonic()
-            if self._path is not None:
-                temporary = self._path.with_suffix(".new")
-                temporary.write_text(json.dumps(fetched))
-                temporary.replace(self._path)
+            finally:
+                self._refreshing = False
+
+    def _take(self, fetched: dict[str, str]) -> None:
+        self._load(fetched)
+        self._fetched = time.monotonic()
+        if self._path is not None:
+            temporary = self._path.with_suffix(".new")
+            temporary.write_text(json.dumps(fetched))
+            temporary.replace(self._path)
 
     def _load(self, keys: Mapping[str, str]) -> None:
         self._keys = {kid: Ed25519PublicKey.from_public_bytes(jws.decode(x)) for kid, x in keys.items()}

@@ -22,7 +22,7 @@ from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane_scheduler import cluster, present, routes
 from sealane_scheduler.cluster import Copy
 from sealane_scheduler.controller import RECONNECT_SECONDS, SUBSTITUTE_SECONDS, Controller
-from sealane_scheduler.fleet import DEAD, READY, SUSPECT, Facts, Fleet, Patience
+from sealane_scheduler.fleet import DEAD, READY, SUSPECT, Facts, Fleet, Patience, RuntimeFacts
 from sealane_scheduler.store import DeploymentRow, PlacementRow, Store
 from sealane_scheduler.store_sql import SqlStore, metadata
 
@@ -42,7 +42,7 @@ VERSION = model_pb.Version(
 
 def facts(tier: str, zone: str, clearance: str = "restricted") -> Facts:
     attributes = {"tier": tier, "zone": zone, "clearance": clearance, "region": "", "pool": ""}
-    return Facts(attributes, runtimes={"litert": "2"}, cpu_milli=2000, memory_bytes=8 << 30)
+    return Facts(attributes, runtimes={"litert": RuntimeFacts("2", ("LITERT",))}, cpu_milli=2000, memory_bytes=8 << 30)
 
 
 def row(deployment: str, **demand: object) -> DeploymentRow:

@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from sealane_scheduler.filters import FILTERS, MIB, Demand, NodeView, VariantView
 from sealane_scheduler.placement import place
 
+LITERT = {"litert": frozenset({"LITERT"})}
+TENSORFLOW = {"tensorflow": frozenset({"SAVED_MODEL"})}
 CLOUD = NodeView(
     node="cloud-1",
     tier="cloud",
     zone="eu-1",
     clearance="internal",
     alive=True,
-    runtimes=frozenset({"litert", "tensorflow"}),
+    runtimes={**LITERT, **TENSORFLOW},
     free_memory=8 << 30,
     free_cpu_milli=2000,
     rtt_ms=0.4,
@@ -29,7 +31,7 @@ EDGE = replace(
     tier="edge",
     zone="site-a",
     clearance="restricted",
-    runtimes=frozenset({"litert"}),
+    runtimes=LITERT,
     price_per_hour=0.02,
 )
 SAVED = VariantView("savedmodel", "SAVED_MODEL", "FLOAT32", 700_000, "sha256:1", 0.9861, 0.6)
@@ -75,7 +77,7 @@ FLIPS: dict[str, tuple[Demand, NodeView, str]] = {
     "residency": (replace(EDGE_PREFERRED, residency=("eu-1",)), EDGE, "residency"),
     "clearance": (EDGE_PREFERRED, replace(EDGE, clearance="public"), "clearance"),
     "accelerator": (replace(EDGE_PREFERRED, accelerator="gpu"), EDGE, "accelerator"),
-    "runtime": (EDGE_PREFERRED, replace(EDGE, runtimes=frozenset()), "runtime"),
+    "runtime": (EDGE_PREFERRED, replace(EDGE, runtimes={}), "runtime"),
     "price": (replace(EDGE_PREFERRED, max_price_per_hour=0.01), EDGE, "price"),
     "latency": (EDGE_PREFERRED, replace(EDGE, rtt_ms=51.0), "latency"),
     "memory": (EDGE_PREFERRED, replace(EDGE, free_memory=MIB), "memory"),
@@ -116,7 +118,7 @@ NODES = st.lists(
         zone=st.sampled_from(["a", "b"]),
         clearance=st.sampled_from(["public", "internal", "restricted"]),
         alive=st.booleans(),
-        runtimes=st.frozensets(st.sampled_from(["litert", "tensorflow"])),
+        runtimes=st.sampled_from([{}, LITERT, TENSORFLOW, {**LITERT, **TENSORFLOW}]),
         free_memory=st.integers(0, 1 << 30),
         free_cpu_milli=st.integers(0, 4000),
         rtt_ms=st.floats(0, 100),

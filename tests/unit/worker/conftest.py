@@ -20,12 +20,12 @@ from sealane.security.envelope import Opener
 from sealane.tensors import Array
 from sealane_worker.app import services
 from sealane_worker.box import BoxLimits
-from sealane_worker.child import ModelSpec
 from sealane_worker.engine import Assignment, Engine
 from sealane_worker.introduction import Introduction
 from sealane_worker.sealed import SealedServicer
 from sealane_worker.sealing import SealingKey
 from sealane_worker.serving import Serving
+from sealane_worker.spec import ModelSpec
 
 LIGHT = Path(__file__).parents[3] / "examples/digits/light"
 

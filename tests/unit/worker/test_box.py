@@ -17,7 +17,7 @@ import pytest
 from sealane.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable
 from sealane.tensors import Array
 from sealane_worker.box import Box, BoxLimits, BoxState
-from sealane_worker.child import ModelSpec, Run
+from sealane_worker.spec import ModelSpec, Run
 
 
 def _run(rows: Array, seconds: float = 5.0) -> Run:
@@ -143,17 +143,3 @@ def test_what_cannot_be_loaded_says_what_to_do(tmp_path: Path, quick: BoxLimits)
         Box.start(ModelSpec("litert", tmp_path), quick)
     with pytest.raises(InvalidArgument, match="unknown"):
         Box.start(ModelSpec("pickle", tmp_path), quick)
-
-
-def test_the_model_process_sees_no_secrets_of_the_worker(
-    int8_spec: ModelSpec, quick: BoxLimits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SEALANE_TEST_SECRET", "xyzzy")
-    box = Box.start(int8_spec, quick)
-    environment = Path(f"/proc/{box.pid}/environ").read_bytes()
-    descriptors = list(Path(f"/proc/{box.pid}/fd").iterdir())
-    box.close()
-    assert b"xyzzy" not in environment
-    assert b"MALLOC_MMAP_THRESHOLD_=" in environment
-    # stdin, stdout, stderr, its socket, and what numpy and the runtime keep open
-    assert len(descriptors) <= 6

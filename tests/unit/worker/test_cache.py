@@ -127,6 +127,8 @@ def test_what_no_model_uses_is_removed(tmp_path: Path) -> None:
     source, cache = Source(b"graph", b"weights", b"other"), ArtifactCache(tmp_path)
     cache.materialise(NAME, FILES, source)
     cache.materialise("cd" * 32, {"other": _blob(b"other")}, source)
+    cache.keep_only({NAME}, 3600)
+    assert cache.has(_blob(b"other")), "it was asked for within the hour"
     cache.keep_only({NAME})
     assert not cache.has(_blob(b"other"))
     assert cache.has(FILES["variables/data"])

@@ -13,8 +13,8 @@ import pytest
 from sealane.errors import FailedPrecondition, InvalidArgument, NotFound
 from sealane.tensors import Array
 from sealane_worker.box import BoxLimits
-from sealane_worker.child import ModelSpec
 from sealane_worker.engine import Assignment, Engine, Inference
+from sealane_worker.spec import ModelSpec
 
 NAME = "projects/p/deployments/camera"
 
@@ -38,7 +38,7 @@ def _inference(rows: Array, **changes: object) -> Inference:
 def test_serves_and_counts(engine: Engine, int8_spec: ModelSpec, digits: tuple[Array, Array]) -> None:
     x, y = digits
     engine.load(_assignment(int8_spec))
-    answers = engine.infer(_inference(x))["probabilities"].argmax(axis=1)
+    answers = engine.infer(_inference(x)).outputs["probabilities"].argmax(axis=1)
     assert (answers == y).mean() >= 0.95
     (served,) = engine.served()
     assert (served.statistics.succeeded, served.statistics.failed) == (1, 0)

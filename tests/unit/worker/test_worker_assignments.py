@@ -14,8 +14,8 @@ from sealane.scheduler.v1 import deployment_service_pb2, fleet_service_pb2
 from sealane_worker import assignments as module
 from sealane_worker.assignments import Assignments
 from sealane_worker.box import BoxLimits
-from sealane_worker.child import ModelSpec
 from sealane_worker.engine import Assignment, Engine
+from sealane_worker.spec import ModelSpec
 
 State = deployment_service_pb2.Placement.State
 NAME = "projects/p/deployments/camera"
@@ -84,10 +84,10 @@ def test_serves_what_is_wanted_and_nothing_else(site: Site) -> None:
 def test_a_new_epoch_of_the_same_digest_keeps_the_healthy_process(site: Site) -> None:
     site.assignments.apply([_wanted()])
     _until(lambda: "SERVING" in site.states())
-    before = site.engine.served()[0].footprint_bytes, site.engine._loaded[NAME].box.pid
+    before = site.engine.served()[0].footprint_bytes, site.engine._loaded[NAME].pooled.box.pid
     site.assignments.apply([_wanted(epoch=2)])
     _until(lambda: site.states()[-1] == "SERVING" and site.reports[-1].epoch == 2)
-    assert site.engine._loaded[NAME].box.pid == before[1]
+    assert site.engine._loaded[NAME].pooled.box.pid == before[1]
     assert site.states() == ["PREPARING", "SERVING", "SERVING"]
 
 
@@ -126,3 +126,21 @@ def test_a_torn_file_is_no_reason_not_to_start(int8_spec: ModelSpec, quick: BoxL
     site.assignments.apply([_wanted()])
     _until(lambda: "SERVING" in site.states())
     site.close()
+
+
+def test_what_is_served_is_told_to_whoever_tidies_up(site: Site) -> None:
+    told: list[set[str]] = []
+    site.assignments._tidy = told.append
+    site.assignments.apply([_wanted()])
+    _until(lambda: bool(told))
+    assert told[-1] == {_wanted().variant.digest}
+
+
+def test_a_model_that_gives_way_and_comes_back_is_told(site: Site) -> None:
+    site.assignments.apply([_wanted()])
+    _until(lambda: "SERVING" in site.states())
+    site.engine._loaded[NAME].pooled.give_way()
+    _until(lambda: not site.reports[-1].resident)
+    site.engine._loaded[NAME].pooled.load(time.monotonic() + 20)
+    _until(lambda: site.reports[-1].resident)
+    assert site.reports[-1].memory_bytes > 10 << 20

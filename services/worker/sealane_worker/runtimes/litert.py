@@ -1,26 +1,33 @@
 """LiteRT (``.tflite``) models, float or int8 with float inputs and outputs.
 
-Changing an interpreter's batch size costs more than running a small model, so one interpreter is kept per
-set of input shapes, at most :data:`KEPT_INTERPRETERS`, the least recently used going first.
+An interpreter is not safe to share and changing its batch size costs more than running a small model, so every thread
+keeps one per set of input shapes, at most :data:`KEPT_INTERPRETERS`, the least recently used going first. A model with
+a free first dimension is run in sizes of :data:`BUCKETS`, padded with zeros, so that few are needed.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
 from sealane.errors import FailedPrecondition, InvalidArgument
 from sealane.tensors import Array, Signature, TensorSpec, datatype_of
-from sealane_worker.runtimes import RuntimeOptions
+from sealane_worker.runtimes import RuntimeInfo, RuntimeOptions
+from sealane_worker.runtimes.variant_files import DEFAULT_SIGNATURE, only_file, require_device, unreadable, unserved
+
+if TYPE_CHECKING:
+    from ai_edge_litert.interpreter import Interpreter
 
 KEPT_INTERPRETERS = 4
-DEFAULT_SIGNATURE = "serving_default"
+BUCKETS = (1, 2, 4, 8, 16, 32)
+
+Shapes = tuple[tuple[int, ...], ...]
 
 
 class _Details(TypedDict):
@@ -41,57 +48,75 @@ class _Names:
     outputs: dict[str, int]
 
 
+class _Interpreters(threading.local):
+    """Those of one thread, by input shapes."""
+
+    def __init__(self) -> None:
+        self.kept: OrderedDict[Shapes, Interpreter] = OrderedDict()
+
+
 class LiteRtRuntime:
     """Runs the one signature of a LiteRT model by tensor index, which is the fastest way through the API."""
 
     def __init__(self) -> None:
         self._file = Path()
-        self._options = RuntimeOptions()
+        self._threads = 1
         self._names = _Names({}, {})
-        self._kept: OrderedDict[tuple[tuple[int, ...], ...], Interpreter] = OrderedDict()
+        self._padded = False
+        self._mine = _Interpreters()
 
     def load(self, path: Path, options: RuntimeOptions) -> tuple[Signature, ...]:
         """Read the model; see :class:`sealane_worker.runtimes.Runtime`."""
-        self._file, self._options = _model_file(path), options
+        require_device(options.device, ("cpu",), "LiteRT")
+        self._file, self._threads = only_file(path, "a LiteRT", ".tflite"), options.threads
         try:
             interpreter = self._open()
-            interpreter.allocate_tensors()
+            # One whose free dimensions stand at a size that does not fit is shaped before its first run.
+            name, inputs, outputs = _signature(interpreter)
         except (ValueError, RuntimeError) as error:
-            raise FailedPrecondition(
-                f"{self._file.name} is not a LiteRT model that this runtime can load; convert it again",
-                reason="MODEL_UNREADABLE",
-            ) from error
-        name, inputs, outputs = _signature(interpreter)
+            raise unreadable("a LiteRT model", "convert it again") from error
         self._names = _Names(
             {key: details["index"] for key, details in inputs.items()},
             {key: details["index"] for key, details in outputs.items()},
         )
-        return (Signature(_specs(inputs), _specs(outputs), name),)
+        signature = Signature(_specs(inputs), _specs(outputs), name)
+        free = [spec.shape[:1] == (-1,) for spec in (*signature.inputs, *signature.outputs)]
+        self._padded = all(free) and bool(signature.inputs)
+        return (signature,)
 
     def run(self, inputs: Mapping[str, Array], signature_name: str) -> dict[str, Array]:
         """One inference; see :class:`sealane_worker.runtimes.Runtime`."""
-        interpreter = self._interpreter(tuple(inputs[name].shape for name in self._names.inputs))
-        for name, index in self._names.inputs.items():
-            interpreter.set_tensor(index, inputs[name])
+        arrays = [inputs[name] for name in self._names.inputs]
+        rows = arrays[0].shape[0] if self._padded else 0
+        size = next((bucket for bucket in BUCKETS if bucket >= rows), rows)
+        if self._padded and size != rows:
+            arrays = [_pad(array, size) for array in arrays]
+        interpreter = self._interpreter(tuple(array.shape for array in arrays))
+        for index, array in zip(self._names.inputs.values(), arrays, strict=True):
+            interpreter.set_tensor(index, array)
         try:
             interpreter.invoke()
         except RuntimeError as error:
             raise InvalidArgument(
                 f"the model cannot run these inputs: {error}; check shapes against its metadata", field="inputs"
             ) from error
-        return {name: interpreter.get_tensor(index) for name, index in self._names.outputs.items()}
+        outputs = {name: interpreter.get_tensor(index) for name, index in self._names.outputs.items()}
+        return outputs if size == rows or not self._padded else {name: array[:rows] for name, array in outputs.items()}
 
     def close(self) -> None:
-        """Drop the interpreters."""
-        self._kept.clear()
+        """Drop this thread's interpreters; the others go with their threads."""
+        self._mine.kept.clear()
 
     def _open(self) -> Interpreter:
-        return Interpreter(model_path=str(self._file), num_threads=self._options.threads)
+        from ai_edge_litert.interpreter import Interpreter
 
-    def _interpreter(self, shapes: tuple[tuple[int, ...], ...]) -> Interpreter:
-        interpreter = self._kept.get(shapes)
+        return Interpreter(model_path=str(self._file), num_threads=self._threads)
+
+    def _interpreter(self, shapes: Shapes) -> Interpreter:
+        kept = self._mine.kept
+        interpreter = kept.get(shapes)
         if interpreter is not None:
-            self._kept.move_to_end(shapes)
+            kept.move_to_end(shapes)
             return interpreter
         interpreter = self._open()
         try:
@@ -105,22 +130,26 @@ class LiteRtRuntime:
                 reason="INPUT_SHAPE_MISMATCH",
                 field="inputs",
             ) from error
-        self._kept[shapes] = interpreter
-        if len(self._kept) > KEPT_INTERPRETERS:
-            self._kept.popitem(last=False)
+        kept[shapes] = interpreter
+        if len(kept) > KEPT_INTERPRETERS:
+            kept.popitem(last=False)
         return interpreter
 
 
-def _model_file(path: Path) -> Path:
-    if path.is_file():
-        return path
-    found = sorted(path.glob("*.tflite"))
-    if len(found) != 1:
-        raise FailedPrecondition(
-            f"a LiteRT variant holds exactly one .tflite file, this one has {len(found)}; push it again",
-            reason="MODEL_UNREADABLE",
-        )
-    return found[0]
+RUNTIME = RuntimeInfo(
+    name="litert",
+    formats=("LITERT",),
+    package="ai_edge_litert",
+    distributions=("ai-edge-litert",),
+    install="sealane[litert]",
+    create=LiteRtRuntime,
+)
+
+
+def _pad(array: Array, rows: int) -> Array:
+    padded = np.zeros((rows, *array.shape[1:]), array.dtype)
+    padded[: len(array)] = array
+    return padded
 
 
 def _signature(interpreter: Interpreter) -> tuple[str, dict[str, _Details], dict[str, _Details]]:
@@ -153,6 +182,9 @@ def _specs(tensors: Mapping[str, _Details]) -> tuple[TensorSpec, ...]:
     for name, details in tensors.items():
         # A file written before dynamic shapes has an empty shape_signature; its shape is then the truth.
         shape = details["shape_signature"] if len(details["shape_signature"]) else details["shape"]
-        datatype = datatype_of(np.empty(0, details["dtype"]))
+        try:
+            datatype = datatype_of(np.empty(0, details["dtype"]))
+        except InvalidArgument as error:
+            raise unserved(name, "is of a type no protocol carries", "convert with float inputs and outputs") from error
         specs.append(TensorSpec(name, datatype, tuple(int(size) for size in shape)))
     return tuple(specs)

@@ -1,0 +1,233 @@
+"""The sockets over which a front calls one model process: a slot carries one request at a time.
+
+The caller's own thread writes and reads its slot, so no thread stands between it and the model. A caller that gives up
+leaves its slot behind; the slot comes back when the model has answered, because until then the model may still read
+the request's memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import socket
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sealane.errors import BY_KIND, DeadlineExceeded, Internal
+from sealane.tensors import Array
+from sealane_worker import wire
+from sealane_worker.control import Disconnected
+from sealane_worker.rings import FrontRings
+from sealane_worker.spec import Ran, Run
+
+_TIMEVAL = struct.Struct("@ll")
+#: Uninterrupted waits of a reader in seconds; a shorter rest is waited for exactly.
+_WAITS = (5.0, 1.0, 0.2)
+
+
+@dataclass(slots=True, eq=False)
+class _Slot:
+    index: int
+    sock: socket.socket
+    last_id: int = 0
+    offset: int = wire.INLINE
+    due: float = math.inf
+    wait: float = 0.0
+
+
+class Slots:
+    """All slots of one model process."""
+
+    def __init__(self, socks: Sequence[socket.socket], rings: FrontRings) -> None:
+        self._rings = rings
+        self._slots = [_Slot(index, sock) for index, sock in enumerate(socks)]
+        # The last one given back is taken first: its memory is warm.
+        self._free = list(reversed(self._slots))
+        self._owed: set[_Slot] = set()
+        self._left: list[_Slot] = []
+        self._changed = threading.Condition()
+        self._reclaiming = threading.Lock()
+        self._waiting = 0
+        self._layouts = wire.Layouts()
+        self._packer = wire.Packer()
+        self._closed = False
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that the process owes an answer to."""
+        return len(self._owed)
+
+    def overdue_seconds(self, now: float) -> float:
+        """How long after its caller's deadline the process still owes its oldest answer."""
+        return max((now - slot.due for slot in list(self._owed)), default=0.0)
+
+    def run(self, run: Run) -> Ran:
+        """One request and its answer; see :meth:`sealane_worker.child.Child.run`."""
+        body = self._packer.pack(run.inputs, run.signature, run.outputs)
+        slot = self._take(run.deadline)
+        sent = answered = False
+        try:
+            slot.last_id += 1
+            if body.size > wire.INLINE_BYTES:
+                slot.offset = self._rings.regions.take(body.size, run.deadline)
+                body.copy_to(self._rings.requests[slot.offset : slot.offset + body.size])
+            slot.due = run.deadline
+            self._owed.add(slot)
+            sent = True
+            self._send(slot, run, body)
+            packet = self._read(slot, run.deadline)
+            answered = True
+            return self._ran(slot, packet)
+        finally:
+            if answered or not sent:
+                self._give(slot)
+            else:
+                self._leave(slot)
+
+    def reclaim(self) -> None:
+        """Give back the slots whose late answers have come."""
+        # One at a time: a slot given back may be in use again while another thread still looks at it.
+        if self._left and self._reclaiming.acquire(blocking=False):
+            try:
+                self._reclaim()
+            finally:
+                self._reclaiming.release()
+
+    def _reclaim(self) -> None:
+        for slot in list(self._left):
+            try:
+                packet = slot.sock.recv(wire.PACKET_BYTES, socket.MSG_DONTWAIT)
+            except OSError:
+                continue
+            if packet and wire.REPLY.unpack_from(packet)[3] == slot.last_id:
+                self._left.remove(slot)
+                self._rings.mark_read(slot.index, slot.last_id)
+                self._give(slot)
+
+    def close(self) -> None:
+        """Close all; readers get Disconnected."""
+        self._closed = True
+        for slot in self._slots:
+            try:
+                slot.sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+            finally:
+                slot.sock.close()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _take(self, deadline: float) -> _Slot:
+        if self._left:
+            self.reclaim()
+        try:
+            return self._free.pop()
+        except IndexError:
+            pass
+        with self._changed:
+            self._waiting += 1
+            try:
+                while not self._free:
+                    if self._closed:
+                        raise Disconnected
+                    wait = deadline - time.monotonic()
+                    if wait <= 0:
+                        raise DeadlineExceeded(
+                            "the model was busy with other requests until the deadline; allow more time or add "
+                            "replicas",
+                            reason="QUEUE_TIMEOUT",
+                        )
+                    self._changed.wait(min(wait, 0.1))
+                    self.reclaim()
+                return self._free.pop()
+            finally:
+                self._waiting -= 1
+
+    def _give(self, slot: _Slot) -> None:
+        if slot.offset != wire.INLINE:
+            self._rings.regions.give(slot.offset)
+            slot.offset = wire.INLINE
+        self._owed.discard(slot)
+        self._free.append(slot)
+        if self._waiting:
+            with self._changed:
+                self._changed.notify()
+
+    def _leave(self, slot: _Slot) -> None:
+        """Nobody waits for this answer any more: tell the model, which drops what it has not begun."""
+        head = wire.REQUEST.pack(wire.CANCEL, 0, 0, 0, slot.last_id, 0.0, wire.INLINE, 0)
+        with contextlib.suppress(OSError):  # gone, or closed by now: nothing is left to cancel
+            slot.sock.send(head, socket.MSG_DONTWAIT)
+        self._left.append(slot)
+
+    def _send(self, slot: _Slot, run: Run, body: wire.Body) -> None:
+        head = wire.REQUEST.pack(
+            wire.RUN, run.priority, len(body.layout), run.flow, slot.last_id, run.deadline, slot.offset, body.size
+        )
+        parts: tuple[bytes | memoryview, ...] = (head, body.layout, *(body.parts if slot.offset == wire.INLINE else ()))
+        try:
+            slot.sock.sendmsg(parts)
+        except OSError as error:
+            raise Disconnected from error
+
+    def _read(self, slot: _Slot, deadline: float) -> bytes:
+        while True:
+            wait = deadline - time.monotonic()
+            if wait <= 0:
+                raise DeadlineExceeded("the model did not answer before the deadline; allow more time")
+            # A receive timeout in the kernel costs less than a poll before every read; one that lies before the
+            # deadline is as good as the next, so it is seldom set.
+            step = next((step for step in _WAITS if step <= wait), wait)
+            try:
+                if slot.wait != step:
+                    slot.wait = step
+                    timeout = _TIMEVAL.pack(int(step), int(step % 1 * 1e6) + 1)
+                    slot.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+                packet = slot.sock.recv(wire.PACKET_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise Disconnected from error
+            if not packet:
+                raise Disconnected
+            return packet
+
+    def _ran(self, slot: _Slot, packet: bytes) -> Ran:
+        try:
+            kind, layout_size, rows, number, offset, size, seconds, queued = wire.REPLY.unpack_from(packet)
+        except struct.error as error:
+            raise Internal("the model process sent an answer that cannot be read") from error
+        if number != slot.last_id:
+            raise Internal("the model process answered out of turn")
+        at = wire.REPLY.size
+        if kind != wire.OK:
+            raise _told(packet[at : at + layout_size])
+        layout = self._layouts.read(packet[at : at + layout_size])
+        start = at + layout_size
+        if offset == wire.INLINE:
+            arrays = wire.unpack(layout, memoryview(packet)[start : start + size])
+        else:
+            arrays = self._copied(layout, offset, size)
+            self._rings.mark_read(slot.index, number)
+        return Ran(arrays, seconds, queued, rows)
+
+    def _copied(self, layout: wire.Layout, offset: int, size: int) -> dict[str, Array]:
+        """The tensors of a reply in the ring, copied: the model could change them under our hands."""
+        if offset + size > len(self._rings.replies) or layout.size > size:
+            raise Internal("the model process points outside its memory")
+        return wire.unpack(layout, memoryview(bytes(self._rings.replies[offset : offset + layout.size])))
+
+
+def _told(encoded: bytes) -> Exception:
+    try:
+        told = json.loads(encoded)
+        kind, texts = str(told["kind"]), {key: str(told[key]) for key in ("reason", "field")}
+        retry_after = float(told["retry_after"]) or None
+        message = str(told["message"])
+    except (ValueError, KeyError, TypeError):
+        return Internal("the model process sent an error that cannot be read")
+    return BY_KIND.get(kind, Internal)(message, **texts, retry_after=retry_after)

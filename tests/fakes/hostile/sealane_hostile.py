@@ -1,0 +1,139 @@
+"""A runtime whose model does what it is told: it sleeps, counts, and tries to get out of its box.
+
+One module and one entry point, as any runtime of somebody else's would be. A request is a BYTES tensor ``do`` of one
+element, ``verb argument``; the answer says how it went: ``done ...``, or ``refused ERRNO``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from sealane.errors import InvalidArgument
+from sealane.tensors import Array, Signature, TensorSpec
+from sealane_worker.runtimes import RuntimeInfo, RuntimeOptions
+
+_PTRACE_ATTACH = 16
+
+
+def _exhaust_memory(_: str) -> str:
+    held = []
+    while True:
+        held.append(mmap.mmap(-1, 16 << 20))
+        held[-1].write(b"x" * (16 << 20))
+
+
+def _exhaust_descriptors(argument: str) -> str:
+    held = []
+    try:
+        for _ in range(int(argument)):
+            held.append(os.dup(0))
+    except OSError as error:
+        for descriptor in held:
+            os.close(descriptor)
+        return f"refused {errno.errorcode[error.errno or 0]} after {len(held)}"
+    return f"done {len(held)}"
+
+
+def _ptrace(_: str) -> str:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.ptrace(_PTRACE_ATTACH, os.getppid(), None, None) < 0:
+        raise OSError(ctypes.get_errno(), "ptrace")
+    return "attached"
+
+
+def _connect(argument: str) -> str:
+    host, _, port = argument.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=2):
+        return "connected"
+
+
+def _fork(_: str) -> str:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    return str(pid)
+
+
+def _spin(argument: str) -> str:
+    """Burn a processor behind everybody's back."""
+
+    def burn() -> None:
+        until = time.monotonic() + float(argument)
+        while time.monotonic() < until:
+            sum(range(1000))
+
+    threading.Thread(target=burn, daemon=True).start()
+    return "spinning"
+
+
+def _overwrite_requests(_: str) -> str:
+    """Map every memory file that is open, for writing."""
+    for link in Path("/proc/self/fd").iterdir():
+        mmap.mmap(int(link.name), 4096)
+    return "mapped"
+
+
+VERBS: dict[str, Callable[[str], object]] = {
+    "read": lambda path: len(Path(path).read_bytes()),
+    "list": lambda path: len(list(Path(path).iterdir())),
+    "write": lambda path: Path(path).write_bytes(b"x"),
+    "connect": _connect,
+    "fork": _fork,
+    "exec": lambda path: os.execv(path, [path]),
+    "ptrace": _ptrace,
+    "signal": lambda _: os.kill(os.getppid(), signal.SIGTERM),
+    "memory": _exhaust_memory,
+    "descriptors": _exhaust_descriptors,
+    "spin": _spin,
+    "proc": _overwrite_requests,
+    "sleep": lambda seconds: time.sleep(float(seconds)),
+    "echo": lambda text: text,
+    "environment": lambda _: sorted(os.environ),
+    "die": lambda _: os._exit(9),
+    "print": lambda text: os.write(2, text.encode() + b"\n"),
+}
+
+
+class Hostile:
+    """See the module."""
+
+    def load(self, path: Path, options: RuntimeOptions) -> tuple[Signature, ...]:
+        """What the model's file says is done at once, as by a model that is hostile already while it is loaded."""
+        text = path.read_text().strip()
+        if text:
+            said = self._do(text)
+            if said.startswith("refused"):
+                raise InvalidArgument(said)
+        do = TensorSpec("do", "BYTES", (-1,))
+        said_spec = TensorSpec("said", "BYTES", (-1,))
+        rows = TensorSpec("rows", "INT64", (-1,))
+        return (Signature((do,), (said_spec, rows)),)
+
+    def run(self, inputs: Mapping[str, Array], signature_name: str) -> dict[str, Array]:
+        """Each row is done in turn; `rows` tells how many came together."""
+        said = np.array([self._do(bytes(item).decode()) for item in inputs["do"]], np.object_)
+        return {"said": said, "rows": np.full(len(said), len(said), np.int64)}
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _do(self, text: str) -> str:
+        verb, _, argument = text.partition(" ")
+        try:
+            return f"done {VERBS[verb](argument)}"
+        except OSError as error:
+            return f"refused {errno.errorcode.get(error.errno or 0, error.errno)}"
+
+
+RUNTIME = RuntimeInfo("hostile", ("HOSTILE",), "sealane_hostile", ("sealane-hostile",), "sealane-hostile", Hostile)
