@@ -4,7 +4,7 @@ UV = .venv/bin/uv
 BIN = .venv/bin
 SYNC = $(UV) pip sync -q --require-hashes --compile-bytecode
 
-.PHONY: demo test check protos up bench promises lock format clean baseline
+.PHONY: demo test check protos up bench bench-peers promises lock format clean baseline
 
 # -- environments ----------------------------------------------------------------------------------
 .venv/.uv:
@@ -67,6 +67,10 @@ up: .venv/.dev
 bench: .venv/.tensorflow
 	$(BIN)/python bench/latency.py
 
+# Against the peers, each in an environment of its own under .venvs-peers; needs g++, libgrpc++-dev, pkg-config, wrk.
+bench-peers: .venv/.tensorflow
+	$(BIN)/python -m bench.peers $(if $(QUICK),--quick) --json bench/peers/results --docs docs
+
 promises: .venv/.tensorflow .venv-triton/.ready
 	$(BIN)/python bench/promises.py $(if $(AREA),--area $(AREA)) $(if $(LONG),--long)
 
@@ -95,4 +99,4 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-triton .venv-mxnet .venv-torch .venv-codegen var
+	rm -rf .venv .venvs-peers .venv-triton .venv-mxnet .venv-torch .venv-codegen var

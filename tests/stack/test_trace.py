@@ -32,6 +32,7 @@ ALLOWED = {
     telemetry.DEPLOYMENT,
     telemetry.VARIANT,
     telemetry.BATCH,
+    telemetry.QUEUE_US,
 }
 
 
@@ -109,6 +110,8 @@ def test_no_attribute_holds_a_payload_or_a_token(site: LightSite, traced: Client
     assert {key for span in spans for key in span.attributes} <= ALLOWED
     (run,) = [span for span in spans if span.name == telemetry.SPAN_MODEL]
     assert run.attributes[telemetry.NODE] == EDGE
+    assert run.attributes[telemetry.BATCH] == 1
+    assert int(run.attributes[telemetry.QUEUE_US]) >= 0
     assert run.attributes[telemetry.DEPLOYMENT] == f"projects/default/deployments/{CAMERA_B}"
     everything = "".join(path.read_text() for path in (site.data / "traces").glob("*.jsonl"))
     secret = json.loads((site.data / "admin.json").read_text())["client_secret"]

@@ -24,8 +24,11 @@ def main(data: Path, otlp_endpoint: str, sample_ratio: float) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     try:
-        with LocalStack(Options(data=data.resolve(), otlp_endpoint=otlp_endpoint, sample_ratio=sample_ratio)):
+        options = Options(data=data.resolve(), otlp_endpoint=otlp_endpoint, sample_ratio=sample_ratio)
+        with LocalStack(options) as stack:
             click.echo("ready")
+            if stack.sandbox != "full":
+                click.echo(f"models run at sandbox level {stack.sandbox!r}: this kernel gives no more", err=True)
             stopped.wait()
     except (SealaneError, OSError) as error:
         click.echo(f"error: {error}", err=True)

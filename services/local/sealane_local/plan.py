@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sealane.client import NodePlace
@@ -39,6 +39,7 @@ class WorkerPlan:
         price_per_hour: what it costs.
         runtimes: runtimes to offer; empty offers all that are installed.
         linked: whether it reaches the rest through a link that can be cut.
+        environment: further variables of its process, such as ``SEALANE_WORKER_SANDBOX``.
     """
 
     node: str
@@ -48,6 +49,7 @@ class WorkerPlan:
     price_per_hour: float
     runtimes: tuple[str, ...] = ()
     linked: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def place(self) -> NodePlace:
@@ -153,7 +155,8 @@ def worker_environment(options: Options, ports: Ports, worker: WorkerPlan) -> di
     }
     if worker.linked:
         settings["REACH"] = f"{ports.address('inference_mesh')}={reached('inference_mesh')}"
-    return _environment({"SEALANE_WORKER_" + name: value for name, value in settings.items()})
+    named = {"SEALANE_WORKER_" + name: value for name, value in settings.items()}
+    return _environment({**named, **worker.environment})
 
 
 def link_arguments(ports: Ports, worker: WorkerPlan) -> list[str]:

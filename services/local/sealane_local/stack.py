@@ -25,6 +25,8 @@ class LocalStack:
 
     def __init__(self, options: Options) -> None:
         options.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.sandbox = "none"
+        """Level at which models run here, as the workers tell."""
         self.options = options
         self._lock = FolderLock(options.data).take()
         self._ports = plan.Ports(options)
@@ -120,7 +122,9 @@ class LocalStack:
             if time.monotonic() > deadline:
                 raise Unavailable(f"{sorted(wanted - ready)} did not join in {START_SECONDS:g} s; see the logs")
             try:
-                ready = {node.name.removeprefix("nodes/") for node in client.nodes.list() if node.state == 1}
+                nodes = [node for node in client.nodes.list() if node.state == 1]
+                ready = {node.name.removeprefix("nodes/") for node in nodes}
+                self.sandbox = next((node.labels["sandbox"] for node in nodes), self.sandbox)
             except SealaneError:
                 ready = set()
             time.sleep(0.05)

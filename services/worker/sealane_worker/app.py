@@ -19,6 +19,7 @@ from sealane.protocols.foreign import FOREIGN_SERVICES
 from sealane.rpc import host, middleware, sync_server
 from sealane.rpc.channel import connect
 from sealane.rpc.dispatch import Dispatcher, Served
+from sealane.rpc.fairness import FairShare
 from sealane.rpc.health import Health
 from sealane.security import enroll, suites, tls
 from sealane.security.envelope import Opener
@@ -36,10 +37,11 @@ from sealane_worker.engine import Engine
 from sealane_worker.introduction import Introduction
 from sealane_worker.lanes import Lanes, LaneWork
 from sealane_worker.machine import memory_limit_bytes
-from sealane_worker.memory import protect_memory
+from sealane_worker.memory import protect_memory, raise_descriptor_limit
 from sealane_worker.model import confine
 from sealane_worker.offer import offered
 from sealane_worker.optimise_task import OptimiseWork
+from sealane_worker.parking import Parking
 from sealane_worker.pool import Host
 from sealane_worker.preparation import Preparation
 from sealane_worker.runner import Runner
@@ -119,6 +121,7 @@ def build(config: Config, identity: tls.PeerIdentity) -> tuple[Worker, int]:
         keys=keys,
         lanes=Lanes(work, lambda address: dial("inference", reach.get(address, address))()),
         assignments=assignments,
+        parking=Parking(introduction.limits.take_counts, engine.processes) if config.parking else None,
         runner=Runner(dial_scheduler, OptimiseWork(cache, artifacts, config.data_dir / "scratch")),
     )
     hooks = Hooks(
@@ -142,6 +145,7 @@ def _chain(keys: KeySet, clock: SystemClock, telemetry_: Telemetry) -> list[midd
         proofs=ProofVerifier(clock),
         max_in_flight=MAX_IN_FLIGHT,
         every_call=False,
+        quota=[FairShare(MAX_IN_FLIGHT)],
     )
 
 
@@ -196,6 +200,7 @@ def _pairs(settings: tuple[str, ...]) -> dict[str, str]:
 def run(config: Config) -> None:
     """Serve until SIGTERM, then drain."""
     protect_memory()
+    raise_descriptor_limit()
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     enrollment = enroll.EnrollConfig(
         config.data_dir / "identity", config.auth, config.auth_mesh, config.trust_bundle, config.join_token

@@ -5,6 +5,7 @@ Knows nothing of restarts: :mod:`sealane_worker.box` supervises.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from typing import cast
 
 from sealane.errors import BY_KIND, FailedPrecondition, Internal, Unavailable
 from sealane.tensors import Signature
+from sealane_worker import machine
 from sealane_worker.control import Disconnected, Header, Json, read_control, send_control
 from sealane_worker.model import confine
 from sealane_worker.model.loading import signature_from_json
@@ -63,39 +65,39 @@ class Child:
     def __init__(self, spec: ModelSpec, info: RuntimeInfo, policy: HostPolicy) -> None:
         self._spec, self._info, self._policy = spec, info, policy
         self._rings = FrontRings()
-        self._control, theirs = socket.socketpair()
-        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(SLOTS)]
-        self._passed = [pair[1].fileno() for pair in pairs]
-        read, write = os.pipe()
-        self.notices = read
-        """What the process writes to its standard error; its watch closes it."""
-        try:
-            self.process = subprocess.Popen(
-                # -P: the working directory is no place to import from.
-                [
-                    policy.pythons.get(info.name, sys.executable),
-                    "-P",
-                    "-m",
-                    "sealane_worker.model",
-                    str(theirs.fileno()),
-                ],
-                env=_environment(spec),
-                pass_fds=(theirs.fileno(), *self._passed, *self._rings.passed_fds()),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=write,
-                # A session of its own: Ctrl-C reaches the front, which drains before it hangs up.
-                start_new_session=True,
-            )
-            self._ring_fds = self._rings.passed_fds()
-        finally:
-            os.close(write)
-            theirs.close()
-            for pair in pairs:
-                pair[1].close()
-            self._rings.close_passed()
-        self._slots = Slots([pair[0] for pair in pairs], self._rings)
         self._ended = threading.Lock()
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            # Ours are closed where the process cannot be started; theirs in any case, once it has them.
+            theirs.callback(self._rings.close_passed)
+            self._control, control = _pair(ours, theirs, socket.SOCK_STREAM)
+            slots = [_pair(ours, theirs, socket.SOCK_SEQPACKET) for _ in range(SLOTS)]
+            self.notices, notices = os.pipe()
+            """What the process writes to its standard error; its watch closes it."""
+            ours.callback(os.close, self.notices)
+            theirs.callback(os.close, notices)
+            self._passed = [slot.fileno() for _, slot in slots]
+            self._ring_fds = self._rings.passed_fds()
+            self.process = self._spawn(control.fileno(), notices)
+            self._slots = Slots([slot for slot, _ in slots], self._rings)
+            ours.pop_all()
+
+    def _spawn(self, control: int, notices: int) -> subprocess.Popen[bytes]:
+        python = self._policy.pythons.get(self._info.name, sys.executable)
+        process = subprocess.Popen(
+            # -P: the working directory is no place to import from.
+            [python, "-P", "-m", "sealane_worker.model", str(control)],
+            env=_environment(self._spec),
+            pass_fds=(control, *self._passed, *self._ring_fds),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=notices,
+            # A session of its own: Ctrl-C reaches the front, which drains before it hangs up.
+            start_new_session=True,
+        )
+        with contextlib.suppress(ProcessLookupError):
+            # Not where the front may be parked just now: loading is work for every processor.
+            os.sched_setaffinity(process.pid, machine.processors())
+        return process
 
     def load(self, timeout: float) -> LoadedModel:
         """Load the model and run it once on zeros.
@@ -212,6 +214,13 @@ class Child:
             "slots": cast(list[Json], self._passed),
             "rings": cast(list[Json], list(self._ring_fds)),
         }
+
+
+def _pair(
+    ours: contextlib.ExitStack, theirs: contextlib.ExitStack, kind: socket.SocketKind
+) -> tuple[socket.socket, socket.socket]:
+    one, other = socket.socketpair(socket.AF_UNIX, kind)
+    return ours.enter_context(one), theirs.enter_context(other)
 
 
 def _plain(fields: Mapping[str, object]) -> dict[str, object]:

@@ -69,6 +69,9 @@ class Config:
     model_memory_mib: int = 0
     """Most memory of one model process; 0 is the memory for all."""
 
+    parking: bool = True
+    """Whether a worker whose calls come one at a time keeps to one processor, which saves waking the others."""
+
     threads: int = 1
     """Processor threads for one inference where the variant does not say."""
 

@@ -191,6 +191,13 @@ class Engine:
         """All loaded deployments without their figures."""
         return tuple(entry.model for entry in list(self._loaded.values()))
 
+    def processes(self) -> tuple[list[int], bool]:
+        """Process ids of the models in memory, and whether each runs an inference on one thread."""
+        pooled = [entry.pooled for entry in list(self._loaded.values())]
+        boxes = [model.box for model in pooled]
+        alone = all(_threads_of(model.spec) == 1 for model in pooled)
+        return [box.pid for box in boxes if box is not None], alone
+
     def state(self, deployment: str) -> BoxState:
         """What a deployment would do with a call; CLOSED where it is not served."""
         entry = self._loaded.get(deployment)
@@ -229,6 +236,10 @@ class Engine:
             self._loaded[entry.model.assignment.deployment] = entry
             self.changes += 1
         return replaced
+
+
+def _threads_of(spec: ModelSpec) -> int:
+    return spec.serving.threads or spec.threads
 
 
 def _refuse_older(served: Assignment, wanted: Assignment) -> None:

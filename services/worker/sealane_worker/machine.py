@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shutil
@@ -36,7 +37,7 @@ class Machine:
 
 def measure(folder: Path) -> Machine:
     """Measure; takes about 50 ms."""
-    cpus = len(os.sched_getaffinity(0))
+    cpus = len(processors())
     return Machine(
         cpu_milli=cpus * 1000,
         memory_bytes=memory_limit_bytes(),
@@ -48,7 +49,13 @@ def measure(folder: Path) -> Machine:
 
 def device_class() -> str:
     """Class of this machine: architecture and usable processors."""
-    return f"{platform.machine()}-{len(os.sched_getaffinity(0))}cpu"
+    return f"{platform.machine()}-{len(processors())}cpu"
+
+
+@functools.cache
+def processors() -> frozenset[int]:
+    """The processors that this process was started on; it may keep to fewer of them later."""
+    return frozenset(os.sched_getaffinity(0))
 
 
 def free_memory_bytes() -> int:

@@ -45,7 +45,10 @@ def read_serving(folder: Path) -> Serving:
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise json_format.ParseError("it has more than 8 MiB")
-        json_format.Parse(path.read_text(), message)
+        text = path.read_text()
+        if not text.lstrip().startswith("{"):  # an empty list parses as an empty message
+            raise json_format.ParseError("it is no JSON object")
+        json_format.Parse(text, message)
     except (json_format.ParseError, UnicodeDecodeError) as error:
         raise _invalid(str(error).splitlines()[0][:300]) from error
     _check(message)

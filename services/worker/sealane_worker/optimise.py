@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import cast
 
 from sealane.errors import BY_KIND, Aborted, Internal, Unimplemented
+from sealane_worker import machine
 from sealane_worker.child import PASSED_VARIABLES
 
 #: Told from time to time: fraction done (0..1) and what is being done.
@@ -101,6 +102,8 @@ class OptimiseRun:
             start_new_session=True,
             text=True,
         )
+        # A job is work for every processor, wherever the front keeps to just now.
+        os.sched_setaffinity(self._process.pid, machine.processors())
 
     def cancel(self) -> None:
         """End the process; :meth:`result` then raises Aborted."""

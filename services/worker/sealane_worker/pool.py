@@ -145,6 +145,8 @@ class PooledModel:
 
     def _load(self, loading: Future[Box]) -> None:
         try:
+            if self.loads and self.spec.verify is not None:
+                self.spec.verify()
             box = self._pool.start(self)
         except SealaneError as error:
             self._settle(None)

@@ -43,7 +43,8 @@ class Preparation:
         files = files_of(variant)
         check_manifest(variant)
         fetch = self.artifacts.fetcher(project_of(wanted.deployment))
-        path = self.cache.materialise(variant.digest.removeprefix("sha256:"), files, fetch)
+        digest = variant.digest.removeprefix("sha256:")
+        path = self.cache.materialise(digest, files, fetch)
         return Assignment(
             deployment=wanted.deployment,
             model=model,
@@ -51,7 +52,14 @@ class Preparation:
             variant=variant.name.rpartition("/")[2],
             digest=variant.digest,
             epoch=wanted.epoch,
-            spec=ModelSpec(runtime.name, path, self.threads, read_serving(path), read_warm_up(path)),
+            spec=ModelSpec(
+                runtime=runtime.name,
+                path=path,
+                threads=self.threads,
+                serving=read_serving(path),
+                warm_up=read_warm_up(path),
+                verify=lambda: self.cache.materialise(digest, files, fetch),
+            ),
             pinned=wanted.pinned,
         )
 

@@ -17,6 +17,7 @@ _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/op
 _FACTS = (
     *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime", "/usr/share/zoneinfo"),
     *("/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system"),
+    "/proc/self/cmdline",  # TensorFlow ends without it
 )
 _NETWORK_FACTS = ("/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
@@ -68,5 +69,6 @@ def _ports(host: HostPolicy) -> tuple[int, ...]:
 
 
 def _files(host: HostPolicy) -> list[str]:
+    """Root certificates of the endpoints."""
     options = [option for value in _endpoints(host) for option in value.split(",")[1:]]
-    return [option.partition("=")[2] for option in options if option.partition("=")[2]]
+    return [option.removeprefix("ca=") for option in options if option.startswith("ca=")]

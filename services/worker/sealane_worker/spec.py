@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +46,7 @@ class ModelSpec:
         threads: processor threads for one inference where the variant does not say.
         serving: how the variant wants to be served.
         warm_up: recorded requests, in order.
+        verify: checks the files again before they are loaded again; raises where they have changed.
     """
 
     runtime: str
@@ -53,6 +54,7 @@ class ModelSpec:
     threads: int = 1
     serving: Serving = field(default_factory=Serving)
     warm_up: tuple[WarmRequest, ...] = field(default=(), compare=False)
+    verify: Callable[[], object] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,8 @@ class Layout:
         tensors: name, datatype, shape and bytes of each.
         size: bytes of the body.
         rows: first dimension of the first tensor, 1 where it has none.
-        key: equal for requests that can be run together: everything but the first dimension.
+        key: equal for requests that can be run together: everything but the first dimension; None for one whose
+            tensors do not all have as many rows.
     """
 
     signature: str
@@ -64,7 +65,7 @@ class Layout:
     tensors: tuple[tuple[str, str, tuple[int, ...], int], ...]
     size: int
     rows: int
-    key: tuple[object, ...]
+    key: tuple[object, ...] | None
 
 
 class Layouts:
@@ -103,7 +104,8 @@ def _parse_layout(encoded: bytes) -> Layout:
     except (ValueError, KeyError, TypeError) as error:
         raise Internal("a model process sent a layout that cannot be read") from error
     first = tensors[0][2] if tensors else ()
-    key = (signature, tuple((name, datatype, shape[1:], len(shape)) for name, datatype, shape, _ in tensors))
+    alike = bool(first) and all(shape[:1] == first[:1] for _, _, shape, _ in tensors)
+    key = (signature, tuple((name, datatype, shape[1:]) for name, datatype, shape, _ in tensors)) if alike else None
     return Layout(signature, outputs, tuple(tensors), size, first[0] if first else 1, key)
 
 

@@ -17,6 +17,7 @@ from sealane_worker.assignments import Assignments
 from sealane_worker.engine import Engine
 from sealane_worker.introduction import Introduction
 from sealane_worker.lanes import Lanes
+from sealane_worker.parking import Parking
 from sealane_worker.runner import Runner
 from sealane_worker.sealing import SealingKey
 
@@ -41,6 +42,7 @@ class Parts:
     lanes: Lanes
     assignments: Assignments
     runner: Runner
+    parking: Parking | None = None
 
 
 class Worker:
@@ -63,6 +65,8 @@ class Worker:
         parts.assignments.wait(LOAD_SECONDS)
         self._agent.start()
         parts.health.set(True)
+        if parts.parking is not None:
+            parts.parking.start()
 
     def stop(self) -> None:
         """Drain: no new work, let calls finish, close the streams, end the models."""
@@ -80,6 +84,8 @@ class Worker:
         parts.sealing.stop()
         stopped.wait(DRAIN_SECONDS)
         parts.pool.shutdown(wait=False, cancel_futures=True)
+        if parts.parking is not None:
+            parts.parking.stop()
         parts.engine.close()
 
     def _keep_keys(self) -> None:

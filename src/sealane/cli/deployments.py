@@ -30,13 +30,15 @@ class _Demand(TypedDict):
     min_accuracy: float | None
     max_price: float | None
     replicas: int | None
+    pinned: bool
     fmt: tuple[str, ...]
 
 
 def _demands(command: C) -> C:
     """Options that say what a deployment needs and wants."""
     for option in (
-        click.option("--format", "fmt", multiple=True, help="Format allowed: savedmodel, litert; may be repeated."),
+        click.option("--format", "fmt", multiple=True, help="Format allowed, such as litert or onnx; may be repeated."),
+        click.option("--pinned", is_flag=True, help="Keep it in memory however long nobody calls it."),
         click.option("--replicas", type=int, help="Copies."),
         click.option("--max-price", type=float, help="Highest price of a node per hour."),
         click.option("--min-accuracy", type=float, help="Least measured accuracy, 0 to 1."),
@@ -53,7 +55,11 @@ def _demands(command: C) -> C:
 
 
 def _fields(options: _Demand) -> DemandFields:
-    fields: DemandFields = {"residency": options["residency"], "formats": options["fmt"]}
+    fields: DemandFields = {
+        "residency": options["residency"],
+        "formats": options["fmt"],
+        "pinned": options["pinned"],
+    }
     for name in ("data_class", "tier", "objective", "latency_ms", "min_accuracy", "replicas"):
         value = options[name]
         if value is not None:
@@ -148,6 +154,7 @@ def _show(cli: Cli, found: pb.Deployment) -> None:
             ("version", found.model_version),
             ("state", _state(found)),
             ("runs on", _where(found)),
+            ("in memory", "; ".join(_memory(placement) for placement in found.placements)),
             ("held back by", found.decision.binding_constraint),
             ("because", "; ".join(found.decision.reasons)),
         ),
@@ -166,6 +173,12 @@ def _decision(decision: pb.Decision) -> None:
         click.echo(f"  = {_last(candidate.node)} {candidate.variant}: {candidate.score:.3g} ({terms})")
     for item in decision.rejections:
         click.echo(f"  - {_last(item.node)} {item.variant}: {item.filter}: {item.detail}")
+
+
+def _memory(placement: pb.Placement) -> str:
+    held = f"{placement.memory_bytes / (1 << 20):.0f} MiB" if placement.resident else "loaded by the next call"
+    sizes = ", ".join(map(str, placement.warmed_batch_sizes))
+    return f"{held}, warmed by {placement.warmed_requests} recorded requests and rows of {sizes or 'none'}"
 
 
 def _state(found: pb.Deployment) -> str:

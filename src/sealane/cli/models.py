@@ -31,6 +31,7 @@ class _Push(TypedDict):
     description: str
     commit: str
     metric: tuple[str, ...]
+    signatures: Path | None
 
 
 @models.command()
@@ -41,6 +42,11 @@ class _Push(TypedDict):
 @click.option("--description", default="", help="What the model is for, when it is new.")
 @click.option("--commit", default="", help="Commit of the training code.")
 @click.option("--metric", multiple=True, metavar="NAME=VALUE", help="Metric measured in training; may be repeated.")
+@click.option(
+    "--signatures",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What callers send and get, as signatures.json; default: read from the model.",
+)
 @common
 def push(cli: Cli, path: Path, name: str, **options: Unpack[_Push]) -> None:
     """Make PATH the next version of model NAME.
@@ -49,8 +55,13 @@ def push(cli: Cli, path: Path, name: str, **options: Unpack[_Push]) -> None:
     files of an MXNet or Caffe model, which is turned into ONNX. A sealane.json, warmup.binpb and package/ beside it
     travel along.
 
+    Where the model does not tell what callers send and get (TorchScript, remote.json, a sealane.json with steps),
+    --signatures says it.
+
     Example: sealane models push export/ digits --alias production
     """
+    from sealane.client.model_signatures import read_signatures_file
+
     metrics = dict(_metric(text) for text in options["metric"])
     with cli.client() as client, progress_bar() as progress:
         version = client.models.push(
@@ -61,6 +72,7 @@ def push(cli: Cli, path: Path, name: str, **options: Unpack[_Push]) -> None:
             description=options["description"],
             commit=options["commit"],
             metrics=metrics,
+            signatures=read_signatures_file(options["signatures"]) if options["signatures"] else (),
             progress=progress,
         )
     _show(cli, version)

@@ -30,12 +30,13 @@ def list_nodes(cli: Cli) -> None:
             node.attributes.zone,
             node.attributes.clearance,
             " ".join(runtime.name for runtime in node.runtimes),
+            node.labels.get("sandbox", "none"),
             f"{node.price_per_hour:g}",
             f"{node.rtt_ms:.1f}",
         )
         for node in found
     ]
-    cli.table(("NODE", "STATE", "TIER", "ZONE", "CLEARANCE", "RUNTIMES", "PRICE/H", "RTT MS"), rows, found)
+    cli.table(("NODE", "STATE", "TIER", "ZONE", "CLEARANCE", "RUNTIMES", "SANDBOX", "PRICE/H", "RTT MS"), rows, found)
 
 
 class _Place(TypedDict):

@@ -11,9 +11,11 @@ from sealane.scheduler.v1 import deployment_service_pb2 as pb
 
 E = TypeVar("E", bound=int)
 
+#: ``savedmodel``, ``litert``, ``onnx``, ``torchexport``, ...: the contract's names without what joins their words.
 _FORMATS = {
-    "savedmodel": variant_service_pb2.FORMAT_SAVED_MODEL,
-    "litert": variant_service_pb2.FORMAT_LITERT,
+    name.removeprefix("FORMAT_").replace("_", "").lower(): number
+    for name, number in variant_service_pb2.Format.items()
+    if number
 }
 _DATA_CLASSES = {
     "": pb.DATA_CLASS_UNSPECIFIED,
@@ -36,7 +38,7 @@ class DemandFields(TypedDict, total=False):
     min_accuracy: float
     """Least measured accuracy of a variant, 0 to 1."""
     formats: Sequence[str]
-    """Formats allowed: ``savedmodel``, ``litert``."""
+    """Formats allowed: ``savedmodel``, ``litert``, ``onnx``, ``openvino``, ``keras``, ``torchexport``, ``remote``."""
     latency_ms: float
     """99th percentile as the caller sees it, milliseconds."""
     data_class: str
@@ -59,6 +61,8 @@ class DemandFields(TypedDict, total=False):
     """Accelerator class needed."""
     replicas: int
     """Copies."""
+    pinned: bool
+    """Keep it in memory however long nobody calls it."""
 
 
 def demand(fields: DemandFields) -> pb.Demand:
@@ -81,6 +85,7 @@ def demand(fields: DemandFields) -> pb.Demand:
         request_bytes=fields.get("request_bytes", 0),
         accelerator=fields.get("accelerator", ""),
         replicas=fields.get("replicas", 0),
+        pinned=fields.get("pinned", False),
     )
 
 

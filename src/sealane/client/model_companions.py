@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,9 @@ from google.protobuf.message import DecodeError
 
 from sealane.client.model_signatures import SIGNATURES_FILE
 from sealane.errors import InvalidArgument
+from sealane.protocols.call import DEFAULT_SIGNATURE
+from sealane.protocols.openinference_tensors import encode_raw
+from sealane.tensors import Array, Signature, datatype_of
 from sealane.type.v1 import manifest_pb2
 
 MANIFEST_FILE = "sealane.json"
@@ -54,6 +57,24 @@ def read(folder: Path) -> Companions:
     return Companions(files, bool(told.before or told.after))
 
 
+def warm_up(examples: Sequence[Mapping[str, Array]], signatures: Sequence[Signature]) -> bytes:
+    """Recorded requests as the file ``warmup.binpb``; arrays by input name, checked against the default signature.
+
+    Raises:
+        InvalidArgument: a request that the model does not take.
+    """
+    known = {signature.name: signature for signature in signatures}
+    signature = known.get(DEFAULT_SIGNATURE) or next(iter(known.values()), None)
+    message = manifest_pb2.WarmUp()
+    for example in examples:
+        if signature is not None:
+            signature.check_inputs(example)
+        request = message.requests.add(signature=signature.name if signature else "")
+        for name, array in example.items():
+            request.inputs.add(name=name, datatype=datatype_of(array), shape=array.shape, data=encode_raw(array))
+    return message.SerializeToString()
+
+
 def _travels(file: Path) -> bool:
     return file.is_file() and "__pycache__" not in file.parts
 
@@ -62,7 +83,10 @@ def _parse_manifest(file: Path) -> manifest_pb2.Manifest:
     try:
         if file.stat().st_size > MAX_MANIFEST_BYTES:
             raise json_format.ParseError(f"longer than {MAX_MANIFEST_BYTES} bytes")
-        return json_format.Parse(file.read_bytes(), manifest_pb2.Manifest())
+        text = file.read_text()
+        if not text.lstrip().startswith("{"):  # an empty list parses as an empty message
+            raise json_format.ParseError("no JSON object")
+        return json_format.Parse(text, manifest_pb2.Manifest())
     except (json_format.ParseError, UnicodeDecodeError) as error:
         # protobuf names the field and where it stands.
         reason = " ".join(str(error).split())[:300].rstrip(".")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from sealane.client import model_files, references
+from sealane.client import model_companions, model_files, references
 from sealane.client.artifacts import Artifacts, Progress, no_progress
 from sealane.client.model_files import LocalModel
 from sealane.client.paging import pages
@@ -15,7 +15,7 @@ from sealane.client.session import Session
 from sealane.errors import AlreadyExists, DataLoss, NotFound
 from sealane.registry.v1 import model_service_pb2 as pb
 from sealane.registry.v1 import model_service_pb2_grpc, variant_service_pb2, variant_service_pb2_grpc
-from sealane.tensors import Signature
+from sealane.tensors import Array, Signature
 
 
 class PushOptions(TypedDict, total=False):
@@ -23,6 +23,10 @@ class PushOptions(TypedDict, total=False):
 
     variant: str
     """Id of the variant, such as ``litert-int8``; default: by the files."""
+    examples: Sequence[Mapping[str, Array]]
+    """Requests, arrays by input name, that workers run before they call the model ready."""
+    runtime: str
+    """Runtime that has to run it, such as ``openvino``; default: whichever of a worker's reads the format."""
     signatures: Sequence[Signature]
     """What the model takes and gives; default: read from its files."""
     alias: str
@@ -65,6 +69,10 @@ class Models:
         local = model_files.inspect(
             Path(path), variant=options.get("variant", ""), signatures=options.get("signatures", ())
         )
+        examples = options.get("examples", ())
+        variant = self._upload(local, options.get("progress", no_progress), options.get("runtime", ""))
+        if examples:
+            self._put_warm_up(variant, model_companions.warm_up(examples, local.signatures))
         parent = references.resource(self._session.project, "models", name)
         self._ensure_model(parent, options.get("description", ""))
         lineage = pb.Lineage(
@@ -76,7 +84,7 @@ class Models:
             parent=parent,
             version=pb.Version(signatures=model_files.to_proto(local.signatures), lineage=lineage),
             variant_id=local.variant,
-            variant=self._upload(local, options.get("progress", no_progress)),
+            variant=variant,
             request_id=options.get("request_id") or str(uuid.uuid4()),
         )
         version = self._stub().CreateVersion(request, timeout=self._session.timeout)
@@ -85,7 +93,13 @@ class Models:
         return version
 
     def add_variant(
-        self, version: str, path: Path | str, *, variant: str = "", progress: Progress = no_progress
+        self,
+        version: str,
+        path: Path | str,
+        *,
+        variant: str = "",
+        runtime: str = "",
+        progress: Progress = no_progress,
     ) -> variant_service_pb2.Variant:
         """Add another form of the same function to a version.
 
@@ -93,6 +107,7 @@ class Models:
             version: ``digits@3``, ``digits@production`` or the full name.
             path: a SavedModel directory or a ``.tflite`` file with the signatures of the version.
             variant: its id; default: by the files.
+            runtime: runtime that has to run it; default: whichever of a worker's reads the format.
             progress: called after every chunk.
         """
         there = self.get_version(version)
@@ -100,7 +115,7 @@ class Models:
         request = variant_service_pb2.CreateVariantRequest(
             parent=there.name,
             variant_id=local.variant,
-            variant=self._upload(local, progress),
+            variant=self._upload(local, progress, runtime),
             request_id=str(uuid.uuid4()),
         )
         stub = variant_service_pb2_grpc.VariantServiceStub(self._session.channel("registry"))
@@ -230,7 +245,16 @@ class Models:
             except AlreadyExists:
                 self.get(name)  # made by somebody else meanwhile: fine
 
-    def _upload(self, local: LocalModel, progress: Progress) -> variant_service_pb2.Variant:
+    def _put_warm_up(self, variant: variant_service_pb2.Variant, content: bytes) -> None:
+        """Add the recorded requests; they take the place of a file that lay beside the model."""
+        others = [file for file in variant.files if file.path != model_companions.WARM_UP_FILE]
+        recorded = variant_service_pb2.ModelFile(
+            path=model_companions.WARM_UP_FILE, sha256=self._artifacts.upload(content), size_bytes=len(content)
+        )
+        del variant.files[:]
+        variant.files.extend([*others, recorded])
+
+    def _upload(self, local: LocalModel, progress: Progress, runtime: str) -> variant_service_pb2.Variant:
         files = [
             variant_service_pb2.ModelFile(
                 path=inside,
@@ -239,7 +263,7 @@ class Models:
             )
             for inside, file in local.files.items()
         ]
-        return variant_service_pb2.Variant(format=local.format, precision=local.precision, files=files)
+        return variant_service_pb2.Variant(format=local.format, precision=local.precision, files=files, runtime=runtime)
 
 
 def _safe(path: str) -> Path:

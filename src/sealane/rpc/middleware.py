@@ -90,13 +90,20 @@ class Limits:
 
     def __init__(self, max_in_flight: int) -> None:
         self._max = max_in_flight
-        self._in_flight = 0
+        self._in_flight = self._peak = self._ended = 0
         self._lock = threading.Lock()
 
     @property
     def in_flight(self) -> int:
         """Calls inside now."""
         return self._in_flight
+
+    def take_counts(self) -> tuple[int, int]:
+        """Most calls at the same time, and calls that ended, since this was last asked."""
+        with self._lock:
+            counts = (self._peak, self._ended)
+            self._peak, self._ended = self._in_flight, 0
+        return counts
 
     def before(self, call: Call) -> None:
         """Count in; public methods (health, tokens) are never crowded out by load."""
@@ -106,11 +113,13 @@ class Limits:
                     "too many calls at once; back off and retry", reason="OVERLOAD", retry_after=0.1
                 )
             self._in_flight += 1
+            self._peak = max(self._peak, self._in_flight)
 
     def after(self, call: Call, failure: SealaneError | None) -> None:
         """Count out."""
         with self._lock:
             self._in_flight -= 1
+            self._ended += 1
 
 
 class Tracing:
@@ -299,6 +308,7 @@ def standard(
     max_in_flight: int = 1000,
     raw: frozenset[str] = frozenset(),
     every_call: bool = True,
+    quota: Sequence[Middleware] = (),
 ) -> list[Middleware]:
     """The list, the same everywhere, outermost first. Errors are translated around it by the adapter."""
     return [
@@ -307,6 +317,7 @@ def standard(
         Deadline(),
         Authenticate(verifier, proofs),
         Authorise(),
+        *quota,
         Parse(raw),
         Validate(),
     ]

@@ -253,3 +253,18 @@ def test_a_closed_model_says_so(name: str, onnx_digits: Path, digits: Digits) ->
     runtime.close()
     with pytest.raises(FailedPrecondition, match="closed"):
         runtime.run({"pixels": digits.test[:1]}, "serving_default")
+
+
+def test_openvino_keeps_the_names_of_a_model_that_it_simplifies(tmp_path: Path) -> None:
+    """Compiling takes the Flatten and the Identity out and gives their names to what is left."""
+    nodes = [
+        helper.make_node("Flatten", ["pixels"], ["flat"], axis=1),
+        helper.make_node("Relu", ["flat"], ["active"]),
+        helper.make_node("Identity", ["active"], ["scores"]),
+    ]
+    spec = (TensorProto.FLOAT, ["rows", 4])
+    save_onnx(tmp_path / "m.onnx", nodes, {"pixels": spec}, {"scores": spec})
+    runtime = create_runtime("openvino")
+    (signature,) = runtime.load(tmp_path / "m.onnx", RuntimeOptions())
+    assert [item.name for item in (*signature.inputs, *signature.outputs)] == ["pixels", "scores"]
+    assert runtime.run({"pixels": np.ones((2, 4), np.float32)}, signature.name)["scores"].shape == (2, 4)

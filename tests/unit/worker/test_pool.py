@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hostile_box import ask, find_hostile, said, spec_of
 
-from sealane.errors import DeadlineExceeded, FailedPrecondition, ResourceExhausted, SealaneError
+from sealane.errors import DataLoss, DeadlineExceeded, FailedPrecondition, ResourceExhausted, SealaneError
 from sealane_worker import pool as pool_module
 from sealane_worker.box import BoxLimits, BoxState
 from sealane_worker.model.queueing import Batching
@@ -180,3 +180,30 @@ def _kind(model: PooledModel) -> str:
     except SealaneError as error:
         return error.kind
     return "OK"
+
+
+def test_files_are_verified_again_before_they_are_loaded_again(spec: ModelSpec) -> None:
+    verified: list[int] = []
+    model = Pool(Host(LIMITS)).add(replace(spec, verify=lambda: verified.append(1)))
+    model.give_way()
+    assert (echo(model), verified) == ("done hi", [1])
+    model.give_way()
+
+    def changed() -> None:
+        raise DataLoss("the file changed", reason="BLOB_CORRUPT")
+
+    object.__setattr__(model.spec, "verify", changed)
+    with pytest.raises(DataLoss):
+        echo(model)
+    model.close()
+
+
+def test_loading_and_leaving_over_and_over_keeps_nothing(spec: ModelSpec) -> None:
+    model = Pool(Host(LIMITS)).add(spec)
+    counts = []
+    for _ in range(6):
+        model.give_way()
+        echo(model)
+        counts.append((len(list(Path("/proc/self/fd").iterdir())), threading.active_count()))
+    model.close()
+    assert counts[1] == counts[-1], "neither descriptors nor threads"

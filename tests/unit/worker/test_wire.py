@@ -206,3 +206,14 @@ def test_the_front_believes_a_model_nothing() -> None:
         wire.REPLY.pack(wire.FAILED, 2, 0, 1, wire.INLINE, 0, 0.0, 0.0) + b"{}",
     ):
         assert isinstance(Liar().answer(packet), Internal), packet
+
+
+def test_only_requests_whose_tensors_have_as_many_rows_can_run_together() -> None:
+    def key(*shapes: tuple[int, ...]) -> object:
+        arrays = {f"x{index}": np.zeros(shape, np.float32) for index, shape in enumerate(shapes)}
+        return wire.Layouts().read(wire.Packer().pack(arrays, "s").layout).key
+
+    assert key((3, 4), (3, 2)) == key((5, 4), (5, 2))
+    assert key((3, 4)) != key((3, 5))
+    assert key((3, 4), (1, 2)) is None
+    assert key(()) is None

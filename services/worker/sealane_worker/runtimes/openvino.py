@@ -59,8 +59,8 @@ class OpenVinoRuntime:
         except (RuntimeError, SealaneError) as error:
             raise unreadable("a model", "convert it again with openvino.convert_model") from error
         self._signature = Signature(
-            _specs(compiled.inputs, names.inputs if names else {}),
-            _specs(compiled.outputs, names.outputs if names else {}),
+            _specs(model.inputs, names.inputs if names else {}),
+            _specs(model.outputs, names.outputs if names else {}),
             (names.name if names else "") or DEFAULT_SIGNATURE,
         )
         self._compiled = compiled
@@ -125,7 +125,7 @@ def _source(path: Path) -> Path:
     return only_file(path, "an OpenVINO", ".xml", ".onnx", ".tflite")
 
 
-def _specs(ports: Sequence[ov.ConstOutput], names: Mapping[str, str]) -> tuple[TensorSpec, ...]:
+def _specs(ports: Sequence[ov.Output], names: Mapping[str, str]) -> tuple[TensorSpec, ...]:
     """Specs of inputs or outputs; `names`: public name -> tensor name, where the file has a signature."""
     public = {tensor: name for name, tensor in names.items()}
     specs = []

@@ -35,7 +35,9 @@ class _FormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Format.ValueTy
     FORMAT_ONNX: _Format.ValueType  # 3
     """ONNX model, with external data beside it where it is large."""
     FORMAT_TORCH_EXPORT: _Format.ValueType  # 4
-    """Program saved by `torch.export.save` (`.pt2`)."""
+    """Program saved by `torch.export.save` (`.pt2`). It holds code, as TorchScript does: workers load it only where they
+    allow executable formats.
+    """
     FORMAT_TORCH_SCRIPT: _Format.ValueType  # 5
     """TorchScript archive (`.pt`). It holds code: workers load it only where they allow executable formats."""
     FORMAT_OPENVINO: _Format.ValueType  # 6
@@ -57,7 +59,9 @@ FORMAT_LITERT: Format.ValueType  # 2
 FORMAT_ONNX: Format.ValueType  # 3
 """ONNX model, with external data beside it where it is large."""
 FORMAT_TORCH_EXPORT: Format.ValueType  # 4
-"""Program saved by `torch.export.save` (`.pt2`)."""
+"""Program saved by `torch.export.save` (`.pt2`). It holds code, as TorchScript does: workers load it only where they
+allow executable formats.
+"""
 FORMAT_TORCH_SCRIPT: Format.ValueType  # 5
 """TorchScript archive (`.pt`). It holds code: workers load it only where they allow executable formats."""
 FORMAT_OPENVINO: Format.ValueType  # 6
