@@ -64,7 +64,7 @@ class Child:
         self.command.log.parent.mkdir(parents=True, exist_ok=True)
         with self.command.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", LAUNCHER, str(os.getpid()), self.command.module, *self.command.arguments],
+                [sys.executable, "-P", "-m", LAUNCHER, str(os.getpid()), self.command.module, *self.command.arguments],
                 env=self.command.environment,
                 stdout=log,
                 stderr=log,

@@ -45,6 +45,7 @@ from sealane_worker.parking import Parking
 from sealane_worker.pool import Host
 from sealane_worker.preparation import Preparation
 from sealane_worker.runner import Runner
+from sealane_worker.sandbox import check_data_folder
 from sealane_worker.sealed import SealedServicer
 from sealane_worker.sealing import SealingKey
 from sealane_worker.serving import Serving
@@ -190,6 +191,7 @@ def _host(config: Config) -> Host:
         memory_limit_bytes=config.model_memory_mib << 20 or budget,
         pythons=_pairs(config.pythons),
     )
+    check_data_folder(config.data_dir, policy)
     return Host(policy=policy, budget_bytes=budget)
 
 

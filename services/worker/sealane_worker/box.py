@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -188,22 +189,27 @@ class Box:
     def _start_child(self) -> tuple[Child, Watch, LoadedModel]:
         limit = self._spec.serving.memory_limit_bytes or self._policy.memory_limit_bytes
         child, loaded = Child(self._spec, self._info, self._policy), None
-        watch = Watch(child, memory_limit=limit, hang=self._limits.hang, idle_cpu=self._limits.idle_cpu)
-        loading = threading.Event()
-        guard = threading.Thread(target=self._guard_load, args=(watch, loading), name="box-load", daemon=True)
-        guard.start()
+        watch, loading = None, threading.Event()
         try:
-            told = child.load(self._limits.load)
-            loaded = warm_up(child, told, self._spec, self._limits.load)
-        except FailedPrecondition:
-            watch.raise_verdict()
-            raise
+            watch = Watch(child, memory_limit=limit, hang=self._limits.hang, idle_cpu=self._limits.idle_cpu)
+            guard = threading.Thread(target=self._guard_load, args=(watch, loading), name="box-load", daemon=True)
+            guard.start()
+            try:
+                told = child.load(self._limits.load)
+                loaded = warm_up(child, told, self._spec, self._limits.load)
+            except FailedPrecondition:
+                watch.raise_verdict()
+                raise
+            finally:
+                loading.set()
+                guard.join()
         finally:
-            loading.set()
-            guard.join()
             if loaded is None:
                 child.end(grace=0.0)
-                watch.close()
+                if watch is None:
+                    os.close(child.notices)
+                else:
+                    watch.close()
         return child, watch, loaded
 
     def _guard_load(self, watch: Watch, done: threading.Event) -> None:
@@ -219,7 +225,11 @@ class Box:
     def _supervise(self) -> None:
         """Watch the process until the box is closed or quarantined."""
         while not self._closing.is_set():
-            verdict = self._watch.look(self._limits.look)
+            try:
+                verdict = self._watch.look(self._limits.look)
+            except Exception:  # supervisor: whatever a process does to its watch, it is ended and started anew
+                logger.exception("watching a model process failed")
+                verdict = Verdict.LIES
             if verdict is Verdict.FINE:
                 continue
             if self._closing.is_set():
@@ -245,8 +255,8 @@ class Box:
                 return False
             try:
                 child, watch, loaded = self._start_child()
-            except SealaneError as error:
-                logger.warning("model restart failed", extra={"reason": error.reason})
+            except (SealaneError, OSError) as error:
+                logger.warning("model restart failed", extra={"error": str(error)})
                 continue
             with self._changing:
                 self._child, self._watch, self._loaded = child, watch, loaded

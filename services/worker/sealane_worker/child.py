@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,10 +108,9 @@ class Child:
             Unimplemented: its runtime is not installed.
             Unavailable: not done within `timeout` seconds.
         """
-        self._control.settimeout(timeout)
         try:
             send_control(self._control, self._message())
-            answer = read_control(self._control)
+            answer = read_control(self._control, time.monotonic() + timeout)
         except Disconnected as error:
             raise FailedPrecondition(
                 f"the model process ended while it loaded the model (exit status {self.kill()}); see its log",
@@ -124,12 +124,15 @@ class Child:
         if answer.get("ok") is not True:
             told = {key: str(answer.get(key, "")) for key in ("kind", "reason", "field", "message")}
             raise BY_KIND.get(told["kind"], Internal)(told["message"], reason=told["reason"], field=told["field"])
-        return LoadedModel(
-            signatures=tuple(signature_from_json(value) for value in cast(list[Json], answer["signatures"])),
-            sandbox=self._sandbox(str(answer.get("sandbox"))),
-            load_seconds=cast(float, answer["load_s"]),
-            warmed_rows=tuple(cast(list[int], answer["warmed"])),
-        )
+        try:
+            return LoadedModel(
+                signatures=tuple(signature_from_json(value) for value in cast(list[Json], answer["signatures"])),
+                sandbox=self._sandbox(str(answer.get("sandbox"))),
+                load_seconds=float(cast(float, answer["load_s"])),
+                warmed_rows=tuple(int(rows) for rows in cast(list[int], answer["warmed"])),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Internal("the model process sent an answer to its load that cannot be read") from error
 
     def run(self, run: Run) -> Ran:
         """Run the model once.
@@ -145,6 +148,11 @@ class Child:
     def in_flight(self) -> int:
         """Requests that the process owes an answer to."""
         return self._slots.in_flight
+
+    @property
+    def lied(self) -> bool:
+        """Whether the process sent what it cannot have been asked for."""
+        return self._slots.lied
 
     def overdue_seconds(self, now: float) -> float:
         """How long after its caller's deadline the process still owes its oldest answer."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import time
 from typing import TypeAlias, cast
 
 from sealane.errors import Internal
@@ -37,29 +38,34 @@ def send_control(sock: socket.socket, message: Header) -> None:
         raise Disconnected from error
 
 
-def read_control(sock: socket.socket) -> Header:
-    """Read one control message; the socket's timeout holds for each part.
+def read_control(sock: socket.socket, deadline: float | None = None) -> Header:
+    """Read one control message, whole by `deadline` (``time.monotonic()``) where there is one.
 
     Raises:
         TimeoutError: nothing came in time.
         Disconnected: the other end is gone.
         Internal: what came is no control message.
     """
-    (size,) = _LENGTH.unpack(_read(sock, _LENGTH.size))
+    (size,) = _LENGTH.unpack(_read(sock, _LENGTH.size, deadline))
     if size > MAX_CONTROL_BYTES:
         raise Internal("a model process sent a control message beyond the limits")
     try:
-        message = json.loads(_read(sock, size))
-    except ValueError as error:
+        message = json.loads(_read(sock, size, deadline))
+    except (ValueError, RecursionError) as error:
         raise Internal("a model process sent a control message that cannot be read") from error
     if not isinstance(message, dict):
         raise Internal("a model process sent a control message that is no object")
     return cast(Header, message)
 
 
-def _read(sock: socket.socket, size: int) -> bytes:
+def _read(sock: socket.socket, size: int, deadline: float | None) -> bytes:
     parts = bytearray()
     while len(parts) < size:
+        if deadline is not None:
+            # A tiny wait even then: what has come already is worth taking, and 0 would not block at all.
+            sock.settimeout(max(deadline - time.monotonic(), 1e-4))
+            if time.monotonic() > deadline:
+                raise TimeoutError
         try:
             part = sock.recv(min(size - len(parts), 1 << 20))
         except TimeoutError:

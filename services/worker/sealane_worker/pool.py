@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: What an interpreter and a runtime take beside the weights, until a model was measured.
 PROCESS_BYTES = 64 << 20
+#: How often to look whether a busy model has become free.
+_BUSY_LOOK = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class PooledModel:
                 return box.run(run)
             except Unavailable as error:
                 # It gave way between the look and the run: load it again.
-                if error.reason != "MODEL_CLOSED" or self._closed:
+                if error.reason != "MODEL_CLOSED" or self._closed or self._box is box:
                     raise
 
     def load(self, deadline: float) -> Box:
@@ -121,7 +123,7 @@ class PooledModel:
             loading = self._loading
             if loading is None:
                 self._loading = loading = Future()
-                threading.Thread(target=self._load, args=(loading,), name="model-load", daemon=True).start()
+                threading.Thread(target=self._load, args=(loading, deadline), name="model-load", daemon=True).start()
         try:
             return loading.result(max(deadline - time.monotonic(), 0.0))
         except FutureTimeout as error:
@@ -143,11 +145,11 @@ class PooledModel:
         self.give_way()
         self._pool.forget(self)
 
-    def _load(self, loading: Future[Box]) -> None:
+    def _load(self, loading: Future[Box], deadline: float) -> None:
         try:
             if self.loads and self.spec.verify is not None:
                 self.spec.verify()
-            box = self._pool.start(self)
+            box = self._pool.start(self, deadline)
         except SealaneError as error:
             self._settle(None)
             loading.set_exception(error)
@@ -157,6 +159,11 @@ class PooledModel:
             loading.set_exception(
                 Internal(f"the model's process cannot be started: {error.strerror}; look at the machine's limits")
             )
+            return
+        except Exception:  # supervisor: those who wait must hear of it, whatever it was
+            logger.exception("loading failed")
+            self._settle(None)
+            loading.set_exception(Internal("loading the model failed; the worker's log says why"))
             return
         self._settle(box)
         if self._closed:
@@ -196,13 +203,13 @@ class Pool:
         try:
             model.load(time.monotonic() + (self._host.limits or BoxLimits()).load + 10.0)
         except SealaneError:
-            self.forget(model)
+            model.close()  # a load that is still under way ends with its model
             raise
         return model
 
-    def start(self, model: PooledModel) -> Box:
-        """Make room and start a model's box."""
-        self._reserve(model)
+    def start(self, model: PooledModel, deadline: float) -> Box:
+        """Make room, by `deadline`, and start a model's box."""
+        self._reserve(model, deadline)
         try:
             box = Box.start(model.spec, self._host.limits, self._host.policy)
         finally:
@@ -221,22 +228,32 @@ class Pool:
         """Memory of all models now."""
         return sum(model.footprint_bytes() for model in list(self._models))
 
-    def _reserve(self, model: PooledModel) -> None:
-        """Take memory for a model that is about to load, from those that were not used for longest."""
+    def _reserve(self, model: PooledModel, deadline: float) -> None:
+        """Take memory for a model that is about to load, from those that were not used for longest.
+
+        Waits for one that is busy; where all others are pinned there is nothing to wait for.
+        """
         budget, need = self._host.budget_bytes, model.expected_bytes
-        with self._lock:
-            while budget and self._used(model) + need > budget:
-                victim = self._victim(model)
-                if victim is None:
-                    raise ResourceExhausted(
-                        f"no memory for this model: it takes about {need >> 20} MiB, "
-                        f"{self._used(model) >> 20} of {budget >> 20} MiB are in use by pinned or busy models; "
-                        "unpin one, add memory or use a smaller variant",
-                        reason="MEMORY_EXHAUSTED",
-                        retry_after=1.0,
-                    )
-                self._evict(victim)
-            self._reserved[id(model)] = need
+        while True:
+            with self._lock:
+                while budget and self._used(model) + need > budget:
+                    victim = self._victim(model)
+                    if victim is None:
+                        break
+                    self._evict(victim)
+                else:
+                    self._reserved[id(model)] = need
+                    return
+                hopeless = not any(other.resident and not other.pinned for other in self._models if other is not model)
+                used = self._used(model)
+            if hopeless or time.monotonic() > deadline:
+                raise ResourceExhausted(
+                    f"no memory for this model: it takes about {need >> 20} MiB, {used >> 20} of {budget >> 20} MiB "
+                    "are in use by pinned or busy models; unpin one, add memory or use a smaller variant",
+                    reason="MEMORY_EXHAUSTED",
+                    retry_after=1.0,
+                )
+            time.sleep(_BUSY_LOOK)
 
     def _shrink(self, loaded: PooledModel, footprint: int) -> None:
         """A model may turn out larger than expected: others give way after it."""

@@ -7,12 +7,15 @@ import site
 import sys
 from pathlib import Path
 
+import sealane
+import sealane_worker
+from sealane.errors import InvalidArgument
 from sealane_worker.model.confine import Policy
 from sealane_worker.runtimes import RuntimeInfo
 from sealane_worker.spec import HostPolicy, ModelSpec
 
 #: Libraries that the runtimes of a system live among.
-_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/opt", "/usr/local/cuda")
+_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/local/cuda")
 #: What frameworks look at to find their processors and their time zone.
 _FACTS = (
     *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime", "/usr/share/zoneinfo"),
@@ -45,12 +48,38 @@ def policy_for(spec: ModelSpec, info: RuntimeInfo, host: HostPolicy) -> Policy:
 
 
 def _python_folders(python: str) -> tuple[str, ...]:
-    """Folders that Python imports from: this one's, or those around another interpreter."""
-    folders = [sys.prefix, sys.base_prefix, *site.getsitepackages(), *(item for item in sys.path if item)]
+    """Folders that Python imports from: this one's, or those around another interpreter.
+
+    Not all of ``sys.path``: whoever starts Python in a folder has it there, with everything below it.
+    """
+    folders = [sys.prefix, sys.base_prefix, *site.getsitepackages(), *_packages()]
     if python:
         real = Path(python).resolve()
         folders += [str(Path(python).absolute().parent.parent), str(real.parent.parent)]
     return tuple(dict.fromkeys([*_LIBRARIES, *(os.path.realpath(folder) for folder in folders)]))
+
+
+def _packages() -> list[str]:
+    """Where our own packages lie, which an editable installation has elsewhere, and what PYTHONPATH names."""
+    named = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if Path(folder).is_absolute()]
+    return [*(str(Path(folder).parent) for folder in (*sealane.__path__, *sealane_worker.__path__)), *named]
+
+
+def check_data_folder(folder: Path, host: HostPolicy) -> None:
+    """Refuse a data folder that models could read: it holds the worker's keys.
+
+    Raises:
+        InvalidArgument: it lies in a folder that every model process may read.
+    """
+    real = os.path.realpath(folder)
+    for python in ("", *host.pythons.values()):
+        for readable in _python_folders(python):
+            if os.path.commonpath([real, readable]) == readable:
+                raise InvalidArgument(
+                    f"the data folder {folder} lies in {readable}, which models may read for their libraries; "
+                    "choose another folder",
+                    reason="DATA_FOLDER_READABLE",
+                )
 
 
 def _accelerator_devices() -> tuple[str, ...]:

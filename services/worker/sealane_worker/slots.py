@@ -25,6 +25,9 @@ from sealane_worker.rings import FrontRings
 from sealane_worker.spec import Ran, Run
 
 _TIMEVAL = struct.Struct("@ll")
+#: What a box says of itself; a model that says the same must not steer the front with it.
+_OUR_REASONS = {"MODEL_CLOSED", "MODEL_CRASHED", "MODEL_RESTARTING", "MODEL_QUARANTINED", "MODEL_LOADING"}
+_LONGEST_RETRY = 60.0
 #: Uninterrupted waits of a reader in seconds; a shorter rest is waited for exactly.
 _WAITS = (5.0, 1.0, 0.2)
 
@@ -55,6 +58,8 @@ class Slots:
         self._layouts = wire.Layouts()
         self._packer = wire.Packer()
         self._closed = False
+        self.lied = False
+        """Whether the process sent what it cannot have been asked for; it is to be ended."""
 
     @property
     def in_flight(self) -> int:
@@ -103,7 +108,11 @@ class Slots:
                 packet = slot.sock.recv(wire.PACKET_BYTES, socket.MSG_DONTWAIT)
             except OSError:
                 continue
-            if packet and wire.REPLY.unpack_from(packet)[3] == slot.last_id:
+            if not packet:
+                continue
+            if len(packet) < wire.REPLY.size or wire.REPLY.unpack_from(packet)[3] != slot.last_id:
+                self.lied = True
+            else:
                 self._left.remove(slot)
                 self._rings.mark_read(slot.index, slot.last_id)
                 self._give(slot)
@@ -197,11 +206,12 @@ class Slots:
             return packet
 
     def _ran(self, slot: _Slot, packet: bytes) -> Ran:
-        try:
-            kind, layout_size, rows, number, offset, size, seconds, queued = wire.REPLY.unpack_from(packet)
-        except struct.error as error:
-            raise Internal("the model process sent an answer that cannot be read") from error
+        if len(packet) < wire.REPLY.size:
+            self.lied = True
+            raise Internal("the model process sent an answer that cannot be read")
+        kind, layout_size, rows, number, offset, size, seconds, queued = wire.REPLY.unpack_from(packet)
         if number != slot.last_id:
+            self.lied = True
             raise Internal("the model process answered out of turn")
         at = wire.REPLY.size
         if kind != wire.OK:
@@ -225,9 +235,13 @@ class Slots:
 def _told(encoded: bytes) -> Exception:
     try:
         told = json.loads(encoded)
-        kind, texts = str(told["kind"]), {key: str(told[key]) for key in ("reason", "field")}
-        retry_after = float(told["retry_after"]) or None
-        message = str(told["message"])
-    except (ValueError, KeyError, TypeError):
+        kind, reason, field, message = (str(told[key]) for key in ("kind", "reason", "field", "message"))
+        retry_after = float(told["retry_after"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         return Internal("the model process sent an error that cannot be read")
-    return BY_KIND.get(kind, Internal)(message, **texts, retry_after=retry_after)
+    return BY_KIND.get(kind, Internal)(
+        message,
+        reason=kind if reason in _OUR_REASONS else reason,
+        field=field,
+        retry_after=min(retry_after, _LONGEST_RETRY) if retry_after > 0 else None,
+    )

@@ -17,6 +17,7 @@ logger = logging.getLogger("sealane.worker.model")
 _NOTICES = 20
 _NOTICE_SECONDS = 60.0
 _NOTICE_BYTES = 500
+_FLOOD_PAUSE = 0.02
 #: Share of one processor that counts as busy.
 _BUSY = 0.5
 
@@ -29,6 +30,7 @@ class Verdict(enum.Enum):
     MEMORY = "memory"
     HANGS = "hangs"
     BUSY = "busy"
+    LIES = "lies"
 
 
 class Watch:
@@ -96,6 +98,8 @@ class Watch:
         self._child.reclaim()
         if self._memory_limit and self._child.resident_bytes() > self._memory_limit:
             return Verdict.MEMORY
+        if self._child.lied:
+            return Verdict.LIES
         if self._child.overdue_seconds(now) > self._hang:
             return Verdict.HANGS
         return self._judge_idle(now)
@@ -125,6 +129,9 @@ class Watch:
             self._poll.unregister(self._notices_fd)
             return
         now = time.monotonic()
+        if self._told > _NOTICES and now - self._told_since <= _NOTICE_SECONDS:
+            time.sleep(_FLOOD_PAUSE)  # a model that prints without end may fill its pipe and wait, not this process
+            return
         if now - self._told_since > _NOTICE_SECONDS:
             self._told, self._told_since = 0, now
         for line in text.decode(errors="replace").splitlines():

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -73,6 +74,7 @@ class Layouts:
 
     def __init__(self) -> None:
         self._seen: dict[bytes, Layout] = {}
+        self._lock = threading.Lock()
 
     def read(self, encoded: bytes) -> Layout:
         """The layout that these bytes say.
@@ -83,9 +85,10 @@ class Layouts:
         layout = self._seen.get(encoded)
         if layout is None:
             layout = _parse_layout(encoded)
-            if len(self._seen) >= KEPT_LAYOUTS:
-                self._seen.pop(next(iter(self._seen)))
-            self._seen[encoded] = layout
+            with self._lock:
+                if len(self._seen) >= KEPT_LAYOUTS:
+                    self._seen.pop(next(iter(self._seen)))
+                self._seen[encoded] = layout
         return layout
 
 
@@ -130,6 +133,7 @@ class Packer:
 
     def __init__(self) -> None:
         self._seen: dict[object, bytes] = {}
+        self._lock = threading.Lock()
 
     def pack(self, arrays: Mapping[str, Array], signature: str = "", outputs: Sequence[str] = ()) -> Body:
         """Lay tensors out without copying them.
@@ -149,13 +153,16 @@ class Packer:
                 parts.append(_PADDING[:padding])
                 count += padding
             size += count
+        if any(item.dtype.kind in "SUO" for item in arrays.values()):
+            return Body(_layout(arrays, sizes, signature, outputs), tuple(parts), size)  # as large as their texts
         key = (signature, tuple(outputs), tuple((name, item.dtype, item.shape) for name, item in arrays.items()))
         layout = self._seen.get(key)
-        if layout is None or any(item.dtype.kind in "SUO" for item in arrays.values()):
+        if layout is None:
             layout = _layout(arrays, sizes, signature, outputs)
-            if len(self._seen) >= KEPT_LAYOUTS:
-                self._seen.pop(next(iter(self._seen)))
-            self._seen[key] = layout
+            with self._lock:
+                if len(self._seen) >= KEPT_LAYOUTS:
+                    self._seen.pop(next(iter(self._seen)))
+                self._seen[key] = layout
         return Body(layout, tuple(parts), size)
 
 

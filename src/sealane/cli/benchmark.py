@@ -26,6 +26,18 @@ class _Options(TypedDict):
     record: bool
 
 
+class _Tensor(TypedDict):
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class _Signature(TypedDict):
+    name: str
+    inputs: list[_Tensor]
+    outputs: list[_Tensor]
+
+
 @click.command()
 @click.argument("variant")
 @click.option("--rows", type=click.Path(exists=True, path_type=Path), help=".npz with rows of input by name.")
@@ -116,11 +128,17 @@ def _show(cli: Cli, found: pb.Measurement) -> None:
 @click.option("--executable", is_flag=True, help="Allow formats and steps that hold code.")
 @common
 def check(cli: Cli, path: Path, executable: bool) -> None:
-    """Load the model at PATH once in a sandbox, as a worker would, and say whether it can be served."""
+    """Load the model at PATH once in a sandbox, as a worker would, and say whether it can be served.
+
+    Prints what callers send and get, with the steps of its sealane.json. What --output json prints is a file for
+    `sealane models push --signatures`.
+
+    Example: sealane models check photos/ --output json > photos.json
+    """
     from sealane.client import model_files
     from sealane.registry.v1 import variant_service_pb2 as pb
 
-    local = model_files.inspect(path)
+    local = model_files.collect(path)
     with tempfile.TemporaryDirectory(prefix="sealane-") as folder:
         for inside, file in local.files.items():
             target = Path(folder) / inside
@@ -128,7 +146,9 @@ def check(cli: Cli, path: Path, executable: bool) -> None:
             target.write_bytes(file.read_bytes())
         variant = pb.Variant(format=local.format, files=[pb.ModelFile(path=inside) for inside in local.files])
         command = ["sealane_worker.load_check", folder, *_format_options(variant)]
-        (found,) = run_module([*command, *(["--executable"] if executable else [])])
+        found = next(run_module([*command, *(["--executable"] if executable else [])]), None)
+    if found is None:
+        raise Internal("the check ended without an answer, what it said is above; report it")
     if cli.output == "json":
         click.echo(json.dumps(found, indent=2))
     if not found["loadable"]:
@@ -139,6 +159,15 @@ def check(cli: Cli, path: Path, executable: bool) -> None:
             f"loadable: {found['runtime']}, {cast(float, found['load_seconds']):.2f} s, {memory:.0f} MiB, "
             f"sandbox {found['sandbox']}, {found['warmed_requests']} recorded requests answered"
         )
+        for signature in cast(list[_Signature], found["signatures"]):
+            _show_signature(signature)
+
+
+def _show_signature(signature: _Signature) -> None:
+    click.echo(signature["name"])
+    for word, tensors in (("send", signature["inputs"]), ("get", signature["outputs"])):
+        for tensor in tensors:
+            click.echo(f"  {word:<4}  {tensor['name']} {tensor['datatype']} {tensor['shape']}")
 
 
 def run_module(command: list[str]) -> Iterator[dict[str, object]]:

@@ -154,7 +154,7 @@ def _show(cli: Cli, found: pb.Deployment) -> None:
             ("version", found.model_version),
             ("state", _state(found)),
             ("runs on", _where(found)),
-            ("in memory", "; ".join(_memory(placement) for placement in found.placements)),
+            ("in memory", "; ".join(filter(None, map(_memory, found.placements)))),
             ("held back by", found.decision.binding_constraint),
             ("because", "; ".join(found.decision.reasons)),
         ),
@@ -176,9 +176,13 @@ def _decision(decision: pb.Decision) -> None:
 
 
 def _memory(placement: pb.Placement) -> str:
+    if placement.state != type(placement).STATE_SERVING:
+        return ""  # before it serves, and after, its node says nothing of memory: zeros would read as facts
     held = f"{placement.memory_bytes / (1 << 20):.0f} MiB" if placement.resident else "loaded by the next call"
     sizes = ", ".join(map(str, placement.warmed_batch_sizes))
-    return f"{held}, warmed by {placement.warmed_requests} recorded requests and rows of {sizes or 'none'}"
+    warmed = [f"{placement.warmed_requests} recorded requests"] if placement.warmed_requests else []
+    warmed += [f"rows of {sizes}"] if sizes else []
+    return f"{held}, warmed by {' and '.join(warmed) or 'nothing'}"
 
 
 def _state(found: pb.Deployment) -> str:

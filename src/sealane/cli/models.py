@@ -45,7 +45,7 @@ class _Push(TypedDict):
 @click.option(
     "--signatures",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="What callers send and get, as signatures.json; default: read from the model.",
+    help="What callers send and get; default: signatures.json beside the model, or what the model says.",
 )
 @common
 def push(cli: Cli, path: Path, name: str, **options: Unpack[_Push]) -> None:
@@ -56,7 +56,8 @@ def push(cli: Cli, path: Path, name: str, **options: Unpack[_Push]) -> None:
     travel along.
 
     Where the model does not tell what callers send and get (TorchScript, remote.json, a sealane.json with steps),
-    --signatures says it.
+    --signatures says it, or a signatures.json beside the model. `sealane models check PATH --output json` prints
+    such a file.
 
     Example: sealane models push export/ digits --alias production
     """

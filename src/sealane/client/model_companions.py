@@ -9,7 +9,7 @@ from pathlib import Path
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
-from sealane.client.model_signatures import SIGNATURES_FILE
+from sealane.client.model_signatures import SIGNATURES_FILE, read_signatures_file
 from sealane.errors import InvalidArgument
 from sealane.protocols.call import DEFAULT_SIGNATURE
 from sealane.protocols.openinference_tensors import encode_raw
@@ -34,6 +34,15 @@ class Companions:
 
     files: dict[str, Path] = field(default_factory=dict)
     has_steps: bool = False
+
+    def signatures(self) -> tuple[Signature, ...]:
+        """What the file of signatures says; empty where there is none.
+
+        Raises:
+            InvalidArgument: the file holds none.
+        """
+        file = self.files.get(SIGNATURES_FILE)
+        return read_signatures_file(file) if file else ()
 
 
 def read(folder: Path) -> Companions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,34 +77,63 @@ def inspect(path: Path, *, variant: str = "", signatures: Sequence[Signature] = 
         path: a file of a known format, or a folder that holds one model.
         variant: id of the variant; default: by the format, with ``-int8`` or ``-float16`` where the file's name ends
             so. An id that ends in ``int8`` is int8, in ``float16`` or ``fp16`` float16, any other float32.
-        signatures: what callers send and get; read from the model where this is empty. Needed where the format does
-            not tell (TorchScript, ``remote.json``) or the manifest has steps before or after the model.
+        signatures: what callers send and get; where this is empty, what ``signatures.json`` beside the model says,
+            and without that file what the model says. Needed, either way, where the format does not tell
+            (TorchScript, ``remote.json``) or the manifest has steps before or after the model.
 
     Raises:
         InvalidArgument: no model, or files beside it that are not what their names say.
         FailedPrecondition: the signatures cannot be read here; the message says what to install or to give.
         Unimplemented: turning the model into ONNX needs an extra that is not installed.
     """
-    main = _model_in(path) if path.is_dir() else path
-    beside = main if main.is_dir() else main.parent
-    companions = model_companions.read(beside)
-    known = () if companions.has_steps else tuple(signatures)
-    found = _find(main, known)
-    name = variant or _default_variant(found, path)
-    if signatures:
-        told = tuple(signatures)
-    elif companions.has_steps:
-        raise FailedPrecondition(
-            "the manifest has steps before or after the model, so callers send and get something else than the model; "
-            "pass signatures with what they send and get",
-            reason="SIGNATURES_NEEDED",
-            field="signatures",
-        )
-    else:
-        told = found.read(found.main)
+    main, companions = _look(path)
+    given = tuple(signatures) or companions.signatures()
+    found = _find(main, lambda: () if companions.has_steps else given)
+    # With steps, what lies beside an archive of TorchScript is its own signature and not that of its callers.
+    own = companions.has_steps and found.format == pb.FORMAT_TORCH_SCRIPT
+    told = tuple(signatures) if own else given
+    if not told and companions.has_steps:
+        raise _hidden_by_steps(path)
+    told = told or found.read(found.main)
     found = _with_signatures_file(found, companions, tuple(signatures))
+    return _local(found, path, companions, told, variant)
+
+
+def collect(path: Path) -> LocalModel:
+    """As :func:`inspect`, for whoever loads the model and hears from it what it takes: `signatures` are left empty.
+
+    Raises:
+        InvalidArgument: no model, or files beside it that are not what their names say.
+        Unimplemented: turning the model into ONNX needs an extra that is not installed.
+    """
+    main, companions = _look(path)
+    # Only where it has to be known: whoever checks may be about to write that file anew.
+    found = _find(main, lambda: () if companions.has_steps else companions.signatures())
+    return _local(found, path, companions, ())
+
+
+def _look(path: Path) -> tuple[Path, Companions]:
+    """The model at `path` and what lies beside it."""
+    main = _model_in(path) if path.is_dir() else path
+    return main, model_companions.read(main if main.is_dir() else main.parent)
+
+
+def _local(
+    found: _Found, path: Path, companions: Companions, signatures: tuple[Signature, ...], variant: str = ""
+) -> LocalModel:
+    name = variant or _default_variant(found, path)
     files = {**found.files, **companions.files}
-    return LocalModel(found.format, _precision(name), name, files, told, found.scratch)
+    return LocalModel(found.format, _precision(name), name, files, signatures, found.scratch)
+
+
+def _hidden_by_steps(path: Path) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"{model_companions.MANIFEST_FILE} has steps, so callers send and get something else than the model; "
+        f"`sealane models check {shlex.quote(str(path))} --output json` prints what: write that to a file and pass "
+        "signatures with it (--signatures FILE on the command line)",
+        reason="SIGNATURES_NEEDED",
+        field="signatures",
+    )
 
 
 def _model_in(folder: Path) -> Path:
@@ -122,7 +152,7 @@ def _model_in(folder: Path) -> Path:
     return models[0]
 
 
-def _find(path: Path, signatures: tuple[Signature, ...]) -> _Found:
+def _find(path: Path, known: Callable[[], tuple[Signature, ...]]) -> _Found:
     if path.is_dir():
         files = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()}
         return _Found(pb.FORMAT_SAVED_MODEL, "savedmodel", path, files, savedmodel.read_signatures)
@@ -132,7 +162,7 @@ def _find(path: Path, signatures: tuple[Signature, ...]) -> _Found:
         remote_model.read(path)
         return _Found(pb.FORMAT_REMOTE, "remote", path, {path.name: path}, model_signatures.of_remote)
     if path.name.endswith(model_imports.SYMBOL_END) or path.suffix == ".params":
-        return _imported(model_imports.from_mxnet(path, signatures))
+        return _imported(model_imports.from_mxnet(path, known()))
     if path.suffix in (".prototxt", ".caffemodel"):
         return _imported(model_imports.from_caffe(path))
     finder = _BY_SUFFIX.get(path.suffix)
@@ -199,7 +229,7 @@ _BY_SUFFIX: dict[str, Callable[[Path], _Found]] = {
     ".xml": _openvino,
     ".h5": _hdf5,
     ".hdf5": _hdf5,
-    ".prototxt": lambda path: _find(path, ()),
+    ".prototxt": lambda path: _imported(model_imports.from_caffe(path)),
 }
 
 

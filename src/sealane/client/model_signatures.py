@@ -157,7 +157,7 @@ def write_signatures_file(file: Path, signatures: Sequence[tensor_pb2.Signature]
 
 
 def read_signatures_file(file: Path) -> tuple[Signature, ...]:
-    """What :func:`write_signatures_file` wrote.
+    """What :func:`write_signatures_file` or ``sealane models check --output json`` wrote.
 
     Raises:
         InvalidArgument: not such a file.
@@ -173,7 +173,10 @@ def read_signatures_file(file: Path) -> tuple[Signature, ...]:
             raise ValueError("no signature")
     except (json_format.ParseError, ValueError, KeyError, TypeError) as error:
         raise InvalidArgument(
-            f"{file.name} holds no signatures; write it again", reason="SIGNATURES_INVALID", field=file.name
+            f"{file.name} holds no signatures; write it as `sealane models check PATH --output json` prints it for a "
+            "model that can be loaded",
+            reason="SIGNATURES_INVALID",
+            field=file.name,
         ) from error
     return found
 
@@ -181,7 +184,9 @@ def read_signatures_file(file: Path) -> tuple[Signature, ...]:
 def signatures_needed(why: str) -> FailedPrecondition:
     """The error where signatures have to be given."""
     return FailedPrecondition(
-        f"{why}; pass signatures with the names, datatypes and shapes", reason="SIGNATURES_NEEDED", field="signatures"
+        f"{why}; pass signatures with the names, datatypes and shapes (--signatures FILE on the command line)",
+        reason="SIGNATURES_NEEDED",
+        field="signatures",
     )
 
 

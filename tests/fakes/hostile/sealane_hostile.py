@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import signal
@@ -29,7 +30,7 @@ _PTRACE_ATTACH = 16
 def _exhaust_memory(_: str) -> str:
     held = []
     while True:
-        held.append(mmap.mmap(-1, 16 << 20))
+        held.append(mmap.mmap(-1, 16 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         held[-1].write(b"x" * (16 << 20))
 
 
@@ -84,6 +85,30 @@ def _overwrite_requests(_: str) -> str:
     return "mapped"
 
 
+def _signal_by_descriptor(_: str) -> str:
+    """Have the kernel send SIGKILL to the parent when a pipe becomes readable."""
+    read, write = os.pipe()
+    fcntl.fcntl(read, fcntl.F_SETOWN, os.getppid())
+    fcntl.fcntl(read, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(read, fcntl.F_SETFL, os.O_ASYNC)
+    os.write(write, b"x")
+    return "sent"
+
+
+def _lie(_: str) -> str:
+    """Send one byte on every socket that is open: no answer of anything."""
+    for descriptor in range(3, 120):
+        try:
+            os.write(descriptor, b"x")
+        except OSError:
+            continue
+    return "lied"
+
+
+def _complain(_: str) -> str:
+    raise InvalidArgument("\u00fc" * 5000, reason="R" * 100_000, field="f" * 100_000)
+
+
 VERBS: dict[str, Callable[[str], object]] = {
     "read": lambda path: len(Path(path).read_bytes()),
     "list": lambda path: len(list(Path(path).iterdir())),
@@ -93,6 +118,15 @@ VERBS: dict[str, Callable[[str], object]] = {
     "exec": lambda path: os.execv(path, [path]),
     "ptrace": _ptrace,
     "signal": lambda _: os.kill(os.getppid(), signal.SIGTERM),
+    "signal-by-descriptor": _signal_by_descriptor,
+    "shared-memory": lambda _: mmap.mmap(-1, 4096, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS).close(),
+    "affinity": lambda _: os.sched_setaffinity(os.getppid(), {0}),
+    "priority": lambda _: os.setpriority(os.PRIO_PROCESS, os.getppid(), 19),
+    "chmod": lambda path: Path(path).chmod(0o777),
+    "chown": lambda path: os.chown(path, 0, 0),
+    "touch": lambda path: os.utime(path),
+    "lie": _lie,
+    "complain": _complain,
     "memory": _exhaust_memory,
     "descriptors": _exhaust_descriptors,
     "spin": _spin,

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import openvino as ov
 import pytest
+from google.protobuf import json_format
 from onnx import TensorProto, helper, numpy_helper
 
 from sealane.client import model_files
@@ -246,6 +247,37 @@ def test_steps_in_the_manifest_leave_the_signature_to_the_caller(tmp_path: Path)
     local = model_files.inspect(tmp_path, signatures=[TOLD])
     assert local.signatures == (TOLD,)
     assert set(local.files) == {"m.onnx", "sealane.json", "words.txt"}
+    collected = model_files.collect(tmp_path)
+    assert (collected.files, collected.signatures) == (local.files, ()), "whoever loads it hears them from it"
+
+
+def written(folder: Path, told: Signature) -> None:
+    listed = {"signatures": [json_format.MessageToDict(item) for item in model_files.to_proto([told])]}
+    (folder / "signatures.json").write_text(json.dumps(listed))
+
+
+def test_signatures_beside_a_model_are_read(tmp_path: Path) -> None:
+    (tmp_path / "remote.json").write_text('{"endpoint": "triton", "protocol": "oip", "model": "digits"}')
+    other = Signature(TOLD.inputs, TOLD.outputs, "other")
+    written(tmp_path, other)
+    assert model_files.inspect(tmp_path).signatures == (other,)
+    assert model_files.inspect(tmp_path, signatures=[TOLD]).signatures == (TOLD,), "what was passed comes first"
+    (tmp_path / "signatures.json").write_text('{"signatures": []}')
+    with pytest.raises(InvalidArgument, match="sealane models check PATH --output json"):
+        model_files.inspect(tmp_path)
+    assert model_files.collect(tmp_path).signatures == (), "the check is what writes that file"
+
+
+def test_signatures_beside_torchscript_with_steps_are_its_own_and_not_its_callers(tmp_path: Path) -> None:
+    torch_script(tmp_path / "m.pt")
+    written(tmp_path, TOLD)
+    (tmp_path / "sealane.json").write_text('{"after": [{"softmax": {"tensor": "y"}}]}')
+    with pytest.raises(FailedPrecondition, match=r"sealane models check .* --output json"):
+        model_files.inspect(tmp_path)
+    outer = Signature(TOLD.inputs, (TensorSpec("z", "FP32", (-1, 2)),))
+    local = model_files.inspect(tmp_path, signatures=[outer])
+    assert local.signatures == (outer,)
+    assert local.files["signatures.json"] == tmp_path / "signatures.json"
 
 
 @pytest.mark.parametrize("name", ["absent.txt", "../../etc/passwd", "/etc/passwd"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -16,7 +17,9 @@ import pytest
 
 from sealane.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable
 from sealane.tensors import Array
+from sealane_worker import box as box_module
 from sealane_worker.box import Box, BoxLimits, BoxState
+from sealane_worker.child import Child
 from sealane_worker.spec import ModelSpec, Run
 
 
@@ -143,3 +146,23 @@ def test_what_cannot_be_loaded_says_what_to_do(tmp_path: Path, quick: BoxLimits)
         Box.start(ModelSpec("litert", tmp_path), quick)
     with pytest.raises(InvalidArgument, match="unknown"):
         Box.start(ModelSpec("pickle", tmp_path), quick)
+
+
+def test_a_restart_for_which_the_machine_has_nothing_left_is_tried_again(
+    int8_spec: ModelSpec, quick: BoxLimits, digits: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = Box.start(int8_spec, quick)
+    dead, tries = box.pid, [0]
+
+    def short(*arguments: object) -> Child:
+        tries[0] += 1
+        if tries[0] == 1:
+            raise OSError(errno.EMFILE, "too many open files")
+        return Child(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(box_module, "Child", short)
+    os.kill(dead, signal.SIGKILL)
+    _until(lambda: box.state is BoxState.READY and box.pid != dead)
+    assert tries == [2]
+    assert box.run(_run(digits[0][:1])).outputs["probabilities"].shape == (1, 10)
+    box.close()

@@ -83,7 +83,7 @@ def test_a_pinned_model_stays_and_says_so_to_those_who_do_not_fit(
     assert not models[0].resident
 
 
-def test_one_that_works_never_gives_way(
+def test_one_that_works_is_waited_for_and_then_gives_way(
     spec: ModelSpec, models: list[PooledModel], room_for: Callable[[int], Pool]
 ) -> None:
     pool = room_for(1)
@@ -92,9 +92,24 @@ def test_one_that_works_never_gives_way(
         working = threads.submit(models[0].run, ask("sleep 0.5"))
         while not models[0].box or not models[0].box.in_flight:
             time.sleep(0.001)
-        with pytest.raises(ResourceExhausted):
-            pool.add(spec)
-        assert said(working.result())[0].startswith("done")
+        models.append(pool.add(spec))
+        assert said(working.result())[0].startswith("done"), "it was not cut off"
+    assert [model.resident for model in models] == [False, True]
+
+
+def test_a_load_that_nobody_waits_for_any_more_leaves_no_process(spec: ModelSpec) -> None:
+    pool = Pool(Host(LIMITS))
+    model = pool.add(spec)
+    model.give_way()
+    spec.path.write_text("sleep 0.5")
+    with pytest.raises(DeadlineExceeded):
+        echo(model, 0.05)
+    model.close()
+    until = time.monotonic() + 10
+    while any(thread.name == "model-load" for thread in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert (model.box, pool.resident_bytes(), model.state) == (None, 0, BoxState.CLOSED)
 
 
 def test_a_herd_of_callers_loads_a_model_once(spec: ModelSpec, models: list[PooledModel]) -> None:

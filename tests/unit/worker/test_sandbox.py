@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from hostile_box import say, start
+from hostile_box import say, spec_of, start
 
-from sealane.errors import DeadlineExceeded, FailedPrecondition, ResourceExhausted, Unavailable
+from sealane.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+)
 from sealane_worker.box import Box, BoxLimits, BoxState
 from sealane_worker.model import confine
+from sealane_worker.model.seccomp import filter_program
+from sealane_worker.model.syscalls import MACHINES
+from sealane_worker.runtimes import require_runtime
+from sealane_worker.sandbox import check_data_folder, policy_for
 from sealane_worker.spec import HostPolicy
 
 LEVEL = confine.available()
@@ -56,7 +68,13 @@ def test_files_outside_the_model_are_out_of_reach(box: Box, tmp_path: Path, atte
 
 
 @NEEDS_SECCOMP
-@pytest.mark.parametrize("attempt", ["fork", "exec /bin/true", "ptrace", "signal"])
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        *("fork", "exec /bin/true", "ptrace", "signal", "signal-by-descriptor", "shared-memory"),
+        *("affinity", "priority", "chmod /etc/hostname", "touch /etc/hostname", "chown /etc/hostname"),
+    ],
+)
 def test_other_processes_are_out_of_reach(box: Box, attempt: str) -> None:
     before = box.pid
     assert say(box, attempt) == "refused EPERM"
@@ -122,6 +140,34 @@ def test_a_model_that_computes_for_nobody_is_ended(
     box.close()
 
 
+def test_a_model_that_sends_what_nobody_asked_for_is_ended(box: Box) -> None:
+    liar = box.pid
+    with pytest.raises((Unavailable, Internal)):
+        for _ in range(60):  # on the slot that carried it, or the next
+            say(box, "lie")
+    _until(lambda: box.state is BoxState.READY and box.pid != liar)
+    assert say(box, "echo alive") == "done alive"
+
+
+def test_complaints_of_any_length_fail_their_request_alone(box: Box) -> None:
+    before = box.pid
+    with pytest.raises(InvalidArgument) as refused:
+        say(box, "complain")
+    assert len(refused.value.message) <= 2000
+    assert (say(box, "echo alive"), box.pid) == ("done alive", before)
+
+
+def test_where_python_was_started_is_no_place_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    policy = policy_for(spec_of(tmp_path), require_runtime("litert"), HostPolicy())
+    assert str(tmp_path) not in policy.execute
+    check_data_folder(tmp_path / "data", HostPolicy())
+    for inside in (sys.prefix, "/usr/lib/sealane"):
+        with pytest.raises(InvalidArgument) as refused:
+            check_data_folder(Path(inside) / "data", HostPolicy())
+        assert refused.value.reason == "DATA_FOLDER_READABLE"
+
+
 def test_nothing_of_the_worker_is_inherited(box: Box) -> None:
     assert "SEALANE_TEST_SECRET" not in say(box, "environment")
     targets = [str(link.readlink()) for link in Path(f"/proc/{box.pid}/fd").iterdir()]
@@ -140,8 +186,8 @@ def test_a_worker_that_demands_more_than_the_kernel_gives_refuses_models(
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_the_filter_of_every_architecture_decides_as_it_is_meant(machine: str) -> None:
-    numbers, pid = confine._MACHINES[machine], 4711
-    program = confine.filter_program(numbers, pid, network=False)
+    numbers, pid = MACHINES[machine], 4711
+    program = filter_program(numbers, pid, network=False)
     decide = lambda number, argument=0: _decide(program, numbers.audit, number, argument)  # noqa: E731
     refused, allowed = 0x00050001, 0x7FFF0000
     for number in (*numbers.refused.values(), *numbers.network.values()):
@@ -151,18 +197,26 @@ def test_the_filter_of_every_architecture_decides_as_it_is_meant(machine: str) -
     assert decide(numbers.clone3) == 0x00050000 | 38, "falls back to clone"
     for number in numbers.to_own_process:
         assert (decide(number, pid), decide(number, pid - 1), decide(number, 0)) == (allowed, refused, refused)
+    for number in numbers.to_own_thread:
+        assert (decide(number, 0), decide(number, pid), decide(number, 1)) == (allowed, refused, refused)
     assert (decide(numbers.prlimit, 0), decide(numbers.prlimit, 1)) == (allowed, refused)
+    assert decide(numbers.setpriority) == refused
+    second = lambda number, value: _decide(program, numbers.audit, number, 0, {24: value})  # noqa: E731
+    assert [second(numbers.fcntl, command) for command in (8, 10, 15, 1, 3)] == [refused] * 3 + [allowed] * 2
+    assert [second(numbers.ioctl, command) for command in (0x8901, 0x8902, 0x5401)] == [refused] * 2 + [allowed]
+    flags = lambda value: _decide(program, numbers.audit, numbers.mmap, 0, {40: value})  # noqa: E731
+    assert [flags(value) for value in (0x21, 0x61, 0x22, 0x01, 0x02)] == [refused] * 2 + [allowed] * 3
     assert decide(63) == allowed
     assert _decide(program, numbers.audit ^ 1, 63, 0) == 0x80000000, "another architecture's numbers"
     assert decide(0x40000000 | 59) == refused, "x32"
-    networked = confine.filter_program(numbers, pid, network=True)
+    networked = filter_program(numbers, pid, network=True)
     assert _decide(networked, numbers.audit, numbers.network["connect"], 0) == allowed
 
 
-def _decide(program: object, audit: int, number: int, argument: int) -> int:
+def _decide(program: object, audit: int, number: int, argument: int, others: Mapping[int, int] | None = None) -> int:
     """What the kernel would do: a machine for the few instructions that are used."""
     assert isinstance(program, list)
-    data = {0: number, 4: audit, 16: argument}
+    data = {0: number, 4: audit, 16: argument, 24: 0, 32: 0, 40: 0, **(others or {})}
     accumulator = at = 0
     while True:
         code, yes, no, value = program[at]
@@ -172,6 +226,9 @@ def _decide(program: object, audit: int, number: int, argument: int) -> int:
             return value
         if code == 0x20:
             accumulator = data[value]
+            continue
+        if code == 0x54:
+            accumulator &= value
             continue
         true = {0x15: accumulator == value, 0x45: bool(accumulator & value), 0x35: accumulator >= value}[code]
         at += yes if true else no

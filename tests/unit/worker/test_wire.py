@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -190,6 +193,76 @@ def _reply(number: int = 1, offset: int = wire.INLINE, size: int = 64, shape: tu
     layout = json.dumps({"t": [["y", "FP32", list(shape), count]]}).encode()
     head = wire.REPLY.pack(wire.OK, len(layout), 1, number, offset, size, 0.0, 0.0)
     return head + layout + (bytes(size) if offset == wire.INLINE else b"")
+
+
+def _failed(**told: object) -> bytes:
+    encoded = json.dumps({"kind": "UNAVAILABLE", "reason": "", "field": "", "message": "m", **told}).encode()
+    return wire.REPLY.pack(wire.FAILED, len(encoded), 0, 1, wire.INLINE, 0, 0.0, 0.0) + encoded
+
+
+def test_a_model_cannot_steer_the_front_by_what_it_says_of_itself() -> None:
+    for reason in ("MODEL_CLOSED", "MODEL_LOADING"):
+        error = Liar().answer(_failed(reason=reason, retry_after=0))
+        assert isinstance(error, SealaneError)
+        assert (error.reason, error.retry_after) == ("UNAVAILABLE", None)
+    for retry_after in (1e300, float("inf"), float("nan"), -1.0):
+        error = Liar().answer(_failed(retry_after=retry_after))
+        assert isinstance(error, SealaneError)
+        assert error.retry_after in (None, 60.0)
+
+
+def test_a_late_packet_that_is_no_answer_is_noted_and_breaks_nothing() -> None:
+    liar = Liar()
+    with pytest.raises(SealaneError):
+        liar.slots.run(Run({"x": np.zeros(1, np.float32)}, "s", time.monotonic() + 0.02))
+    liar.sock.send(b"x")
+    liar.slots.reclaim()
+    assert liar.slots.lied
+    liar.slots.close()
+    liar.sock.close()
+    liar.rings.close_passed()
+
+
+def test_layouts_of_any_number_are_made_and_read_by_many_threads_at_once() -> None:
+    packer, layouts = wire.Packer(), wire.Layouts()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def work(seed: int) -> int:
+        for index in range(600):
+            size = 1 + (seed * 7919 + index * 31) % 700
+            assert layouts.read(packer.pack({"x": np.zeros(size, np.uint8)}).layout).rows == size
+        return seed
+
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(work, range(8))) == list(range(8))
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_an_answer_to_a_load_that_drips_or_nests_is_given_up() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(struct.pack("<I", 100))
+        dripping = threading.Event()
+
+        def drip() -> None:
+            while not dripping.wait(0.02):
+                ours.send(b" ")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        with pytest.raises(TimeoutError):
+            read_control(theirs, time.monotonic() + 0.2)
+        dripping.set()
+        thread.join()
+    one, other = socket.socketpair()
+    with one, other:
+        deep = b"[" * 100_000
+        threading.Thread(target=one.sendall, args=(struct.pack("<I", len(deep)) + deep,), daemon=True).start()
+        with pytest.raises(Internal):
+            read_control(other)
 
 
 def test_the_front_believes_a_model_nothing() -> None:

@@ -41,6 +41,8 @@ class LatencyModel:
 
     def observe(self, rows: int, seconds: float, *, waiting: int = 0) -> None:
         """One run of `rows` took `seconds`; `waiting` rows were left in the queue behind it."""
+        if rows < 1:
+            return
         if self.samples >= 5 and self._weight > 0:
             self._see_ratio(seconds / max(self.mean(rows), 1e-9))
         self._weight = self._weight * _MEMORY + 1.0

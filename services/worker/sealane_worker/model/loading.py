@@ -17,6 +17,7 @@ from sealane.tensors import NUMPY_OF, Array, Signature, TensorSpec
 from sealane_worker import control
 from sealane_worker.control import Header, Json
 from sealane_worker.model.queueing import Batching
+from sealane_worker.model.rows import batchable
 from sealane_worker.model.server import Loaded, ModelServer
 from sealane_worker.rings import ModelRings
 from sealane_worker.runtimes import Runtime, RuntimeInfo, RuntimeOptions
@@ -56,16 +57,14 @@ def _load(message: Header) -> tuple[Header, ModelServer]:
     runtime, signatures = _runtime(message)
     warmed = _run_zeros(runtime, signatures)
     batching = cast(dict[str, Json], message["batching"])
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in batching.items()}
+    policy = Batching(**plain)  # type: ignore[arg-type]
     loaded = Loaded(
         runtime=runtime,
         signatures=signatures,
-        batching=Batching(
-            **{  # type: ignore[arg-type]
-                name: tuple(cast(list[int], value)) if isinstance(value, list) else value
-                for name, value in batching.items()
-            }
-        ),
+        batching=policy,
         instances=cast(int, message["instances"]),
+        batchable=batchable(runtime, signatures, policy),
     )
     answer: Header = {
         "ok": True,

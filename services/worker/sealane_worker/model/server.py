@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 #: Finer waits than the milliseconds of epoll are slept, at most so long at a time.
 _FINE_WAIT = 0.0005
+_TEXT, _MESSAGE = 100, 2000
 _BUSY = {
     "QUEUE_FULL": "the model's queue is full; send less at a time or add replicas",
     "QUEUE_WAIT": "the model cannot answer before the deadline, too much waits for it; allow more time or add replicas",
@@ -69,6 +70,8 @@ class Loaded:
     signatures: tuple[Signature, ...]
     batching: Batching
     instances: int = 1
+    batchable: frozenset[str] = frozenset()
+    """Signatures whose rows do not influence each other, so that requests can run together."""
 
 
 class ModelServer:
@@ -84,7 +87,7 @@ class ModelServer:
         self._latency = LatencyModel(loaded.batching.max_rows, loaded.batching.latency_objective_ms / 1000)
         self._queue: BatchQueue[SlotRequest] = BatchQueue(loaded.batching, self._latency, loaded.instances)
         self._at_once = not loaded.batching.max_queue_delay_microseconds
-        self._batchable = {item.name for item in loaded.signatures if _batchable(item)}
+        self._batchable = set(loaded.batchable)
         self._observed: deque[tuple[int, float]] = deque(maxlen=1024)
         self._lead = threading.Lock()  # the queue, the latency model, reading the slots
         self._poll = select.epoll()
@@ -180,7 +183,10 @@ class ModelServer:
         rows = sum(request.rows for request in alive)
         self._observed.append((rows, seconds))
         for request, arrays in zip(alive, outputs, strict=True):
-            self._reply(request, arrays, rows, (seconds, started - request.arrived))
+            try:
+                self._reply(request, arrays, rows, (seconds, started - request.arrived))
+            except Exception as error:  # supervisor: outputs that cannot be sent fail their own request alone
+                self._fail(request, *_failure(error))
 
     def _outputs(self, batch: Sequence[SlotRequest]) -> list[dict[str, Array]]:
         inputs = [wire.unpack(request.layout, request.body) for request in batch]
@@ -204,20 +210,17 @@ class ModelServer:
         return split
 
     def _reply(self, request: SlotRequest, arrays: Mapping[str, Array], rows: int, times: tuple[float, float]) -> None:
-        try:
-            body = self._packer.pack(arrays)
-            offset = wire.INLINE
-            if body.size > wire.INLINE_BYTES:
-                offset = self._rings.take(request.slot, request.id, body.size)
-                body.copy_to(self._rings.replies[offset : offset + body.size])
-        except SealaneError as error:
-            self._fail(request, error.kind, error.reason, error.field, error.message, 0.0)
-            return
+        body = self._packer.pack(arrays)
+        offset = wire.INLINE
+        if body.size > wire.INLINE_BYTES:
+            offset = self._rings.take(request.slot, request.id, body.size)
+            body.copy_to(self._rings.replies[offset : offset + body.size])
         head = wire.REPLY.pack(wire.OK, len(body.layout), rows, request.id, offset, body.size, *times)
         self._send(request.slot, [head, body.layout, *(body.parts if offset == wire.INLINE else ())])
 
     def _fail(self, request: SlotRequest, kind: str, reason: str, field: str, message: str, retry_after: float) -> None:
-        told = {"kind": kind, "reason": reason, "field": field, "message": message[:4096], "retry_after": retry_after}
+        told = {"kind": kind, "reason": reason[:_TEXT], "field": field[:_TEXT], "retry_after": retry_after}
+        told["message"] = message[:_MESSAGE]  # at most six bytes a character: the whole stays within a packet
         encoded = json.dumps(told).encode()
         head = wire.REPLY.pack(wire.FAILED, len(encoded), 0, request.id, wire.INLINE, 0, 0.0, 0.0)
         self._send(request.slot, [head, encoded])
@@ -227,10 +230,6 @@ class ModelServer:
             self._slots[slot].sendmsg(parts)
         except OSError:
             return  # the front is gone; the control socket ends the process
-
-
-def _batchable(signature: Signature) -> bool:
-    return all(spec.shape[:1] == (-1,) for spec in (*signature.inputs, *signature.outputs))
 
 
 def _wanted(outputs: dict[str, Array], names: Sequence[str]) -> dict[str, Array]:

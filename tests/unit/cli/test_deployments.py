@@ -1,0 +1,54 @@
+"""``sealane deployments get`` says of a copy's memory what its node has said, and nothing before."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from sealane.cli import main
+from sealane.scheduler.v1 import deployment_service_pb2 as pb
+
+
+def shown(placement: pb.Placement, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    class Client:
+        def __enter__(self) -> Client:
+            self.deployments = self
+            return self
+
+        def __exit__(self, *args: object) -> None:
+            return None
+
+        def get(self, name: str) -> pb.Deployment:
+            return pb.Deployment(name=f"projects/p/deployments/{name}", placements=[placement])
+
+    monkeypatch.setattr("sealane.client.connect", lambda *args, **kwargs: Client())
+    assert main.run(["deployments", "get", "camera", "--data", "d"]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("state", ["STATE_PREPARING", "STATE_FAILED", "STATE_SUSPECT"])
+def test_nothing_is_said_of_memory_unless_it_serves(
+    state: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = shown(pb.Placement(node="nodes/edge-1", state=pb.Placement.State.Value(state)), monkeypatch, capsys)
+    assert "edge-1" in text
+    assert "memory" not in text and "warmed" not in text and "next call" not in text
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        ({"resident": True, "memory_bytes": 44 << 20, "warmed_batch_sizes": [1, 8]}, "44 MiB, warmed by rows of 1, 8"),
+        (
+            {"resident": True, "memory_bytes": 44 << 20, "warmed_requests": 2, "warmed_batch_sizes": [1]},
+            "44 MiB, warmed by 2 recorded requests and rows of 1",
+        ),
+        ({"resident": False}, "loaded by the next call, warmed by nothing"),
+    ],
+)
+def test_a_copy_that_serves_says_its_memory_and_what_warmed_it(
+    told: dict[str, object], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = shown(pb.Placement(node="nodes/edge-1", state=pb.Placement.STATE_SERVING, **told), monkeypatch, capsys)
+    assert re.search(rf"^in memory +{re.escape(line)}$", text, re.MULTILINE)
