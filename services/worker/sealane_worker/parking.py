@@ -31,9 +31,11 @@ TRIAL_SECONDS, SETTLE_SECONDS = 1.0, 0.3
 #: How many times as many calls make all processors worth their wake-ups.
 BETTER = 1.1
 #: Share of a parked worker's processor that others may use while it works itself.
-FOREIGN, WORKING = 0.4, 0.05
+FOREIGN, WORKING = 0.47, 0.05
 #: Seconds until what was not worth it is tried again; doubles each time.
 FIRST_BACKOFF, LAST_BACKOFF = 1.0, 120.0
+#: Others' work bars parking so long at most, and is forgotten after so many seconds without.
+LONGEST_BAR, CALM_SECONDS = 8.0, 5.0
 _SMOOTH = 0.3
 
 
@@ -81,8 +83,10 @@ class Decision:
             self.parked, self._trial_ends = False, 0.0
         elif self.parked and load.used > WORKING and load.foreign > FOREIGN:
             self.parked = False
-            self._barred, self._bar = now + self._bar, min(self._bar * 2, LAST_BACKOFF)
+            self._barred, self._bar = now + self._bar, min(self._bar * 2, LONGEST_BAR)
         elif self.parked:
+            if now > self._barred + CALM_SECONDS:
+                self._bar = FIRST_BACKOFF
             self._look_parked(load, now)
         elif self._trial_ends:
             self._look_at_trial(now)

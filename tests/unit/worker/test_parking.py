@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from sealane_worker import machine
-from sealane_worker.parking import LAST_BACKOFF, LOOK_SECONDS, TRIAL_SECONDS, Decision, Load, Parking
+from sealane_worker.parking import LONGEST_BAR, LOOK_SECONDS, TRIAL_SECONDS, Decision, Load, Parking
 
 IDLE = Load(peak=0, rate=0.0, used=0.0, models=0.0, foreign=0.0, alone=True)
 SINGLE = Load(peak=1, rate=1600.0, used=0.97, models=0.2, foreign=0.0, alone=True)
@@ -77,8 +77,8 @@ def test_somebody_elses_work_ends_it_for_ever_longer() -> None:
     calm = Load(peak=1, rate=900.0, used=0.5, models=0.1, foreign=0.0, alone=True)
     parked = [sum(course.go(20.0, crowded, calm)) for _ in range(3)]
     assert parked[0] > parked[1] >= parked[2]
-    assert parked[2] <= 2
-    assert any(course.go(2 * LAST_BACKOFF, calm)), "it comes back"
+    assert parked[2] <= 5, "a look now and then"
+    assert any(course.go(2 * LONGEST_BAR, calm)), "it comes back"
 
 
 def test_others_on_its_processor_while_it_is_idle_do_not_matter() -> None:
