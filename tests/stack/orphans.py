@@ -54,7 +54,11 @@ def descendants(pid: int) -> set[int]:
     pending = [pid]
     while pending:
         for path in Path(f"/proc/{pending.pop()}/task").glob("*/children"):
-            children = {int(child) for child in path.read_text().split()} - found
+            try:
+                listed = path.read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # the thread ended meanwhile; its children are listed under another one
+            children = {int(child) for child in listed.split()} - found
             found |= children
             pending.extend(children)
     return found
