@@ -29,6 +29,7 @@ from sealane.errors import FailedPrecondition, InvalidArgument, SealaneError
 from sealane.tensors import NUMPY_OF, Array, Signature
 from sealane_worker.optimise import MeasuredVariant, OptimiseSpec
 from sealane_worker.runtimes import Runtime, RuntimeOptions, create_runtime
+from sealane_worker.spec import size_on_disk
 from sealane_worker.statistics import percentile
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def measure(name: str, runtime_name: str, path: Path, test: LabelledData) -> Mea
         name=name,
         runtime=runtime_name,
         path=str(path),
-        size_bytes=_size(path),
+        size_bytes=size_on_disk(path),
         accuracy=accuracy,
         p50_us=percentile(seconds, 0.5) * 1e6,
         p99_us=percentile(seconds, 0.99) * 1e6,
@@ -135,11 +136,6 @@ def _inputs(signature: Signature, rows: Array) -> dict[str, Array]:
     arrays = {spec.name: rows.astype(NUMPY_OF[spec.datatype], copy=False)}
     signature.check_inputs(arrays)
     return arrays
-
-
-def _size(path: Path) -> int:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
 
 
 def _converted(convert: Callable[[], bytes]) -> bytes:

@@ -12,12 +12,11 @@ import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
-from pathlib import Path
 
 from sealane.errors import DeadlineExceeded, Internal, ResourceExhausted, SealaneError, Unavailable
 from sealane_worker.box import Box, BoxLimits, BoxState
 from sealane_worker.child import LoadedModel
-from sealane_worker.spec import HostPolicy, ModelSpec, Ran, Run
+from sealane_worker.spec import HostPolicy, ModelSpec, Ran, Run, size_on_disk
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +84,7 @@ class PooledModel:
     @property
     def expected_bytes(self) -> int:
         """Memory it takes: as measured at its last load, or from the size of its files."""
-        return self._footprint or PROCESS_BYTES + 2 * _size(self.spec.path)
+        return self._footprint or PROCESS_BYTES + 2 * size_on_disk(self.spec.path)
 
     def footprint_bytes(self) -> int:
         """Memory it takes now; 0 where it is not in memory."""
@@ -280,8 +279,3 @@ class Pool:
     def _evict(self, victim: PooledModel) -> None:
         logger.info("model gives way", extra={"path": victim.spec.path.name, "bytes": victim.expected_bytes})
         victim.give_way()
-
-
-def _size(path: Path) -> int:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from sealane_worker.load_check import spec_of
 from sealane_worker.model.loading import zeros_for
 from sealane_worker.model.queueing import Batching
 from sealane_worker.signatures import pick_signature
-from sealane_worker.spec import HostPolicy, ModelSpec, Run
+from sealane_worker.spec import HostPolicy, ModelSpec, Run, size_on_disk
 from sealane_worker.statistics import percentile
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
@@ -167,7 +167,7 @@ def _with_instances(
         memory_bytes=memory,
         utilisation=utilisation,
         joules_per_row=joules,
-        size_bytes=_size(spec.path),
+        size_bytes=size_on_disk(spec.path),
     )
 
 
@@ -255,11 +255,6 @@ def _energy_uj() -> int:
         return int(_ENERGY.read_text())
     except (OSError, ValueError):
         return 0
-
-
-def _size(path: Path) -> int:
-    files: Sequence[Path] = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
 
 
 def _read(path: Path | None) -> dict[str, Array]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sealane.errors import FailedPrecondition
+from sealane.protocols.call import DEFAULT_SIGNATURE
 from sealane.tensors import Signature
-
-DEFAULT_SIGNATURE = "serving_default"
 
 
 def pick_signature(signatures: Mapping[str, Signature], name: str) -> Signature:

@@ -125,3 +125,9 @@ class Ran:
     seconds: float
     queue_seconds: float = 0.0
     batch_rows: int = 1
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a model's file, or of all files in its folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
