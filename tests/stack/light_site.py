@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,14 +13,14 @@ from pathlib import Path
 import grpc
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from orphans import descendants, ended
 
-from sealane.client import Client, connect
+from sealane.client import Client, ClientCredentials, connect
 from sealane.errors import SealaneError
 from sealane.registry.v1 import variant_service_pb2 as variant_pb
 from sealane.rpc.channel import Target, dial
+from sealane_auth.keyfile import KeyFile
 from sealane_local import plan
 from sealane_local.stack import LocalStack
 
@@ -58,17 +58,18 @@ class LightSite:
 
     @cached_property
     def signing_key(self) -> Ed25519PrivateKey:
-        """Auth's own key, out of its database: for tokens that auth would never issue."""
+        """Auth's own key, out of its database and under its key file: for tokens that auth would never issue."""
         import sqlite3
 
         database = sqlite3.connect(f"file:{self.data / 'auth' / 'auth.db'}?mode=ro", uri=True)
         try:
-            (pem,) = database.execute("select private_pem from signing_keys order by create_time desc").fetchone()
+            kid, sealed = database.execute(
+                "select kid, sealed_private from signing_keys order by create_time desc"
+            ).fetchone()
         finally:
             database.close()
-        key = serialization.load_pem_private_key(pem, None)
-        assert isinstance(key, Ed25519PrivateKey)
-        return key
+        keyfile = KeyFile.at(self.data / "auth.key", create=False)
+        return Ed25519PrivateKey.from_private_bytes(keyfile.open(kid, sealed))
 
     @property
     def image(self) -> dict[str, npt.NDArray[np.float32]]:
@@ -79,6 +80,10 @@ class LightSite:
         if name in SERVICES:
             return dial(Target(self.endpoints[name], self.trust, f"{name}.service.sealane"))
         return dial(Target(self.stack.worker_address(name), self.trust, f"{name}.node.sealane"))
+
+    def client_of(self, client_id: str, client_secret: str) -> Client:
+        """A client of another account."""
+        return connect(self.data, credentials=ClientCredentials(client_id, client_secret, project="default"))
 
     def push(self, model: str = MODEL) -> str:
         """The light model with both variants and their measurements; returns the version's name."""
@@ -116,10 +121,18 @@ class LightSite:
 
 
 @contextmanager
-def running(data: Path, *, linked: bool = False, edge_lost_after: float = 30.0) -> Iterator[LightSite]:
-    """A suite on `data`, stopped at the end."""
+def running(
+    data: Path,
+    *,
+    linked: bool = False,
+    edge_lost_after: float = 30.0,
+    settings: Mapping[str, Mapping[str, str]] | None = None,
+) -> Iterator[LightSite]:
+    """A suite on `data`, stopped at the end; `settings` are more of those of its services."""
     workers = (plan.CLOUD, replace(plan.EDGE, linked=linked))
-    options = plan.Options(data, workers=workers, sample_ratio=0.0, edge_lost_after=edge_lost_after)
+    options = plan.Options(
+        data, workers=workers, sample_ratio=0.0, edge_lost_after=edge_lost_after, settings=settings or {}
+    )
     with LocalStack(options) as stack, connect(data) as client:
         yield LightSite(stack, client)
 

@@ -14,14 +14,16 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from sealane.errors import InvalidArgument
+from sealane.errors import InvalidArgument, Unauthenticated
 
 ROOT_LIFE = datetime.timedelta(days=3650)
 INTERMEDIATE_LIFE = datetime.timedelta(days=90)
 LEAF_LIFE = datetime.timedelta(hours=24)
-_SKEW = datetime.timedelta(minutes=5)
+#: Clocks may differ by so much.
+SKEW = datetime.timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +38,11 @@ class Signer:
         """The certificate, PEM."""
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
-    @property
-    def key_pem(self) -> bytes:
-        """The private key, PEM."""
-        return self.key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
 
-
-def load_signer(key_pem: bytes, certificate_pem: bytes) -> Signer:
-    """A signer from its PEM files."""
-    key = serialization.load_pem_private_key(key_pem, None)
+def load_signer(key_bytes: bytes, certificate_pem: bytes) -> Signer:
+    """A signer from its key (PEM or DER) and its certificate (PEM)."""
+    load = serialization.load_pem_private_key if key_bytes.startswith(b"-----") else serialization.load_der_private_key
+    key = load(key_bytes, None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise InvalidArgument("the authority's key is not an elliptic curve key")
     return Signer(key, x509.load_pem_x509_certificate(certificate_pem))
@@ -60,15 +56,15 @@ def make_root(now: datetime.datetime) -> Signer:
     return Signer(key, builder.add_extension(_issued_by(key.public_key()), critical=False).sign(key, hashes.SHA256()))
 
 
-def make_intermediate(root: Signer, now: datetime.datetime) -> Signer:
-    """An intermediate for 90 days; it signs leaves."""
+def make_intermediate(root: Signer, now: datetime.datetime, life: datetime.timedelta = INTERMEDIATE_LIFE) -> Signer:
+    """An intermediate, for 90 days unless said; it signs leaves."""
     key = ec.generate_private_key(ec.SECP256R1())
     builder = _authority(
         _name("Sealane intermediate"),
         root.certificate.subject,
         key.public_key(),
         now,
-        INTERMEDIATE_LIFE,
+        life,
         path_length=0,
     )
     builder = builder.add_extension(_issued_by(root.key.public_key()), critical=False)
@@ -94,7 +90,21 @@ def node_names(node: str, hosts: Sequence[str] = ()) -> LeafNames:
     return LeafNames(f"spiffe://sealane/node/{node}", f"{node}.node.sealane", hosts)
 
 
-def issue_leaf(signer: Signer, request_pem: bytes, names: LeafNames, now: datetime.datetime) -> x509.Certificate:
+def account_names(account: str) -> LeafNames:
+    """Names of a service account's leaf; `account` is its resource name."""
+    _, project, _, name = account.split("/")
+    return LeafNames(f"spiffe://sealane/{account}", f"{name}.{project}.account.sealane")
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """From when until when a certificate is good."""
+
+    begin: datetime.datetime
+    end: datetime.datetime
+
+
+def issue_leaf(signer: Signer, request_pem: bytes, names: LeafNames, validity: Validity) -> x509.Certificate:
     """A leaf for the public key of a PKCS #10 request, whose signature proves possession.
 
     Raises:
@@ -113,7 +123,7 @@ def issue_leaf(signer: Signer, request_pem: bytes, names: LeafNames, now: dateti
     alternatives.extend(_host(host) for host in names.hosts)
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     return (
-        _builder(_name(names.dns), signer.certificate.subject, key, now, LEAF_LIFE)
+        _builder(_name(names.dns[:64]), signer.certificate.subject, key, validity)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_issued_by(signer.key.public_key()), critical=False)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
@@ -137,8 +147,7 @@ def _builder(
     subject: x509.Name,
     issuer: x509.Name,
     key: ec.EllipticCurvePublicKey,
-    now: datetime.datetime,
-    life: datetime.timedelta,
+    validity: Validity,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -146,8 +155,8 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _SKEW)
-        .not_valid_after(now + life)
+        .not_valid_before(validity.begin)
+        .not_valid_after(validity.end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
@@ -178,7 +187,28 @@ def _authority(
         decipher_only=False,
     )
     return (
-        _builder(subject, issuer, key, now, life)
+        _builder(subject, issuer, key, Validity(now - SKEW, now + life))
         .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(usage, critical=True)
     )
+
+
+def verified_name(
+    trust_bundle: bytes, intermediates: Sequence[x509.Certificate], chain_pem: bytes, now: datetime.datetime
+) -> str:
+    """The SPIFFE id of a leaf, after its chain was verified up to the root (RFC 5280 section 6).
+
+    Raises:
+        Unauthenticated: malformed, not issued by this authority, or not good at `now`.
+    """
+    try:
+        leaf, *between = x509.load_pem_x509_certificates(chain_pem)
+        roots = x509.load_pem_x509_certificates(trust_bundle)
+        policy = verification.PolicyBuilder().store(verification.Store(roots)).time(now)
+        verified = policy.build_client_verifier().verify(leaf, [*between, *intermediates])
+    except (ValueError, verification.VerificationError) as error:
+        raise Unauthenticated("the certificate does not verify", reason="CERTIFICATE_REFUSED") from error
+    names = [name.value for name in verified.subjects or () if isinstance(name, x509.UniformResourceIdentifier)]
+    if len(names) != 1:
+        raise Unauthenticated("the certificate names no peer", reason="CERTIFICATE_REFUSED")
+    return names[0]

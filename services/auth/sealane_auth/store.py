@@ -1,94 +1,49 @@
-"""What auth keeps. Constraints stand in the methods' docstrings; every implementation obeys them."""
+"""What auth keeps, by noun. Constraints stand in the docstrings of each; every implementation obeys them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from sealane.records.tables import Actor
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """A service account. `secret_hash` is the SHA-256 of a 256-bit random secret, in hex."""
-
-    project: str
-    account_id: str
-    client_id: str
-    secret_hash: str
-    scopes: tuple[str, ...]
-    create_time: float
-    etag: str
-
-
-@dataclass(frozen=True, slots=True)
-class JoinToken:
-    """A join token by the SHA-256 of its secret. `kind` is ``service`` or ``node``."""
-
-    token_hash: str
-    kind: str
-    subject: str
-    attributes: dict[str, str]
-    hosts: tuple[str, ...]
-    expires: float
-
-
-@dataclass(frozen=True, slots=True)
-class EnrolledPeer:
-    """A service or node that has joined."""
-
-    kind: str
-    subject: str
-    attributes: dict[str, str]
-    hosts: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SigningKey:
-    """A key that signs tokens and statements; PEM."""
-
-    kid: str
-    private_pem: bytes
-    create_time: float
+from sealane_auth.account_store import AccountStore
+from sealane_auth.issuer_store import IssuerStore
+from sealane_auth.key_store import KeyStore
+from sealane_auth.peer_store import PeerStore
+from sealane_auth.revocation_store import RevocationStore
+from sealane_auth.session_store import SessionStore
 
 
 class Store(Protocol):
     """Records of auth, inside one transaction."""
 
-    def add_account(self, account: Account) -> None:
-        """Add; a taken (project, account_id) raises AlreadyExists."""
+    @property
+    def accounts(self) -> AccountStore:
+        """Projects, accounts, credentials, role bindings, quotas."""
         ...
 
-    def account_by_client(self, client_id: str) -> Account | None:
-        """The account of a client id."""
+    @property
+    def sessions(self) -> SessionStore:
+        """Refresh tokens, and ids that may be used once."""
         ...
 
-    def accounts(self, project: str, after: str, limit: int) -> list[Account]:
-        """Accounts of a project by id, strictly after the id `after`."""
+    @property
+    def issuers(self) -> IssuerStore:
+        """Trusted external issuers."""
         ...
 
-    def add_join_token(self, token: JoinToken) -> None:
-        """Add an unused token."""
+    @property
+    def peers(self) -> PeerStore:
+        """Join tokens, and who has joined."""
         ...
 
-    def take_join_token(self, token_hash: str) -> JoinToken | None:
-        """Use a token up: returns it the first time, None ever after."""
+    @property
+    def keys(self) -> KeyStore:
+        """Signing keys."""
         ...
 
-    def put_peer(self, peer: EnrolledPeer) -> None:
-        """Add or replace a peer."""
-        ...
-
-    def peer(self, kind: str, subject: str) -> EnrolledPeer | None:
-        """A peer that has joined."""
-        ...
-
-    def add_signing_key(self, key: SigningKey) -> None:
-        """Add a key."""
-        ...
-
-    def signing_keys(self) -> list[SigningKey]:
-        """All keys, oldest first."""
+    @property
+    def revocations(self) -> RevocationStore:
+        """What is no longer good."""
         ...
 
     def record(self, actor: Actor, action: str, resource: str, now: float, **details: str) -> None:

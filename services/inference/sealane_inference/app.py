@@ -12,14 +12,13 @@ from sealane.compat.openinference.v2 import openinference_pb2
 from sealane.compat.tfserving.v1 import tfserving_pb2
 from sealane.inference.v1 import lane_service_pb2, sealed_inference_service_pb2
 from sealane.protocols.foreign import FOREIGN_SERVICES
-from sealane.rpc import host, limits, middleware
+from sealane.rpc import host, limits, middleware, order
 from sealane.rpc.dispatch import Served
 from sealane.scheduler.v1 import routing_service_pb2
-from sealane.security import enroll, tls
-from sealane.security.keys import KeySet
-from sealane.security.proof import ProofVerifier
-from sealane.security.tokens import TokenVerifier
+from sealane.security import enroll
+from sealane.security.membership import Membership, Place
 from sealane_inference import foreign, sealed
+from sealane_inference.certificate_tokens import CertificateTokens
 from sealane_inference.config import Config
 from sealane_inference.forward import Forwarder
 from sealane_inference.lane_servicer import LaneServicer
@@ -28,7 +27,6 @@ from sealane_inference.present import Present
 from sealane_inference.reflection import ReflectionServicer
 from sealane_inference.watch import Watch
 
-ISSUER = "https://auth.service.sealane"
 AUDIENCE = "sealane-inference"
 
 
@@ -55,21 +53,18 @@ def services(present: Present, loads: Loads, forwarder: Forwarder) -> list[Serve
     ]
 
 
-def build(config: Config, identity: tls.PeerIdentity, present: Present) -> host.Host:
+def build(config: Config, member: Membership, present: Present) -> host.Host:
     """The two listeners and what they serve."""
     clock = SystemClock()
     telemetry_ = telemetry.configure(
         telemetry.TelemetryConfig("inference", config.trace_file, config.otlp_endpoint, config.sample_ratio)
     )
     loads = Loads(clock)
-    keys = KeySet(
-        enroll.fetch_keys(enroll.MeshChannel(identity, "auth", config.auth_mesh)), config.data_dir / "jwks.json"
-    )
+    certificates = CertificateTokens(member.channel("auth", config.auth_mesh), clock)
     chain = middleware.Chain(
-        middleware.standard(
+        order.standard(
             telemetry_=telemetry_,
-            verifier=TokenVerifier(keys, issuer=ISSUER, audience=AUDIENCE, clock=clock),
-            proofs=ProofVerifier(clock),
+            guard=member.guard(clock, certificates=certificates),
             max_in_flight=config.max_in_flight,
             raw=foreign.RAW | sealed.RAW,
             every_call=False,
@@ -82,13 +77,12 @@ def build(config: Config, identity: tls.PeerIdentity, present: Present) -> host.
 async def serve(config: Config) -> None:
     """Serve until SIGTERM, then drain."""
     config.data_dir.mkdir(parents=True, exist_ok=True)
-    enrollment = enroll.EnrollConfig(
-        config.data_dir / "identity", config.auth, config.auth_mesh, config.trust_bundle, config.join_token
-    )
-    identity = await asyncio.to_thread(enroll.ensure, enrollment)
-    renewer = enroll.Renewer(enrollment, identity)
-    present = Present(SystemClock())
-    gateway = build(config, identity, present)
+    clock = SystemClock()
+    place = Place(config.data_dir, config.auth, config.auth_mesh, config.trust_bundle, config.join_token)
+    member = await asyncio.to_thread(Membership.join, place, AUDIENCE, clock)
+    identity = member.identity
+    present = Present(clock)
+    gateway = build(config, member, present)
     ports = await gateway.start(identity)
     advertised = config.advertise_mesh or f"{config.mesh_listen.rpartition(':')[0]}:{ports['mesh']}"
     watch = Watch(
@@ -96,7 +90,7 @@ async def serve(config: Config) -> None:
         routing_service_pb2.WatchRoutesRequest(gateway=config.name, lane_address=advertised),
         present,
     )
-    renewer.start()
+    member.start()
     watch.start(asyncio.get_running_loop())
     gateway.health.set(True)
     host.announce(config.data_dir, ports)
@@ -105,5 +99,5 @@ async def serve(config: Config) -> None:
     finally:
         host.withdraw(config.data_dir)
         watch.stop()
-        renewer.stop()
+        member.stop()
         await gateway.stop()

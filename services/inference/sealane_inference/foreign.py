@@ -63,7 +63,7 @@ class Finder:
             Unavailable: there are no routes yet.
         """
         route = resolve(self._present.table, call.caller.project, target)
-        if route is None:
+        if route is None or not call.caller.may_use(call.method.access.permission, route.model):
             raise self._unknown(target)
         return route
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from sealane import telemetry
 from sealane.errors import FailedPrecondition, ResourceExhausted, SealaneError, Unavailable
+from sealane.rpc.authentication import FORWARDED_BINDING, binding_of
 from sealane.rpc.call import Call
-from sealane.rpc.middleware import FORWARDED_BINDING
 from sealane.telemetry import Telemetry
 from sealane_inference.lanes import LANE_LOST, LaneCall
 from sealane_inference.loads import Loads
@@ -118,7 +118,7 @@ def _metadata(call: Call) -> dict[str, str]:
         "authorization": call.metadata.get("authorization", ""),
         "x-request-id": call.request_id,
         "traceparent": telemetry.current(),
-        FORWARDED_BINDING: call.caller.key_thumbprint,
+        FORWARDED_BINDING: binding_of(call.caller),
     }
     return {key: value for key, value in metadata.items() if value}
 

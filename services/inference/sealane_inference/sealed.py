@@ -27,7 +27,7 @@ class SealedServicer:
     async def GetSealingContext(self, request: pb.GetSealingContextRequest, call: Call) -> pb.SealingContext:
         """Deployment, version and the workers to seal to, cheapest first."""
         route = resolve(self._present.table, call.caller.project, Target(request.model))
-        if route is None:
+        if route is None or not call.caller.may_use("infer", route.model):
             raise _absent(request.model)
         if (refused := refusal(route)) is not None:
             raise refused
@@ -49,7 +49,7 @@ class SealedServicer:
         """Forwarded, to a worker that the sender sealed to."""
         wanted = peek_sealed(call.body or b"")
         route = _named(self._present.table, call.caller.project, wanted.deployment)
-        if route is None:
+        if route is None or not call.caller.may_use("infer", route.model):
             raise _absent(wanted.deployment)
         return await self._forwarder.once(call, route, wanted.key_ids)
 

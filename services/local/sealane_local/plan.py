@@ -71,6 +71,8 @@ class Options:
     sample_ratio: float = 0.01
     otlp_endpoint: str = ""
     edge_lost_after: float = 30.0
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """More of a service's settings: its name, to names and values of its configuration."""
 
 
 class Ports:
@@ -131,6 +133,7 @@ def service_environment(options: Options, ports: Ports, service: str) -> dict[st
         }
     if service == "inference":
         settings |= {"SCHEDULER_MESH": ports.address("scheduler_mesh")}
+    settings |= options.settings.get(service, {})
     return _environment({prefix + name: value for name, value in settings.items()})
 
 

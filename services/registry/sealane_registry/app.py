@@ -6,17 +6,19 @@ import asyncio
 from pathlib import Path
 
 from sealane import telemetry
+from sealane.auth.v1 import audit_service_pb2
 from sealane.clock import SystemClock
+from sealane.records.audit import Sealer
+from sealane.records.audit_servicer import AuditServicer
 from sealane.records.database import Database
 from sealane.records.migrate import migrate
 from sealane.records.transactions import Transactions
 from sealane.registry.v1 import artifact_service_pb2, model_service_pb2, variant_service_pb2
-from sealane.rpc import host, middleware
+from sealane.rpc import host, middleware, order
 from sealane.rpc.dispatch import Served
-from sealane.security import enroll
-from sealane.security.keys import KeySet
-from sealane.security.proof import ProofVerifier
-from sealane.security.tokens import ISSUER, TokenVerifier
+from sealane.security.membership import Membership, Place
+from sealane.security.work_grants import WorkGrants
+from sealane_registry.access import Access
 from sealane_registry.artifact_servicer import ArtifactServicer
 from sealane_registry.blobs import BlobFolder
 from sealane_registry.catalog import CatalogRules
@@ -30,39 +32,36 @@ async def run(config: Config) -> None:
     """Serve until terminated."""
     clock = SystemClock()
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    enrollment = enroll.EnrollConfig(
-        config.data_dir / "identity", config.auth, config.auth_mesh, config.trust_bundle, config.join_token
-    )
-    identity = await asyncio.to_thread(enroll.ensure, enrollment)
+    place = Place(config.data_dir, config.auth, config.auth_mesh, config.trust_bundle, config.join_token)
+    member = await asyncio.to_thread(Membership.join, place, "sealane-registry", clock)
+    identity = member.identity
     database = Database.at(config.data_dir / "registry.db")
     database.start(lambda connection: migrate(connection, Path(__file__).parent / "migrations"))
+    sealer = Sealer(database, "registry", identity, clock, config.audit_checkpoint_file)
     records: Transactions[Store] = Transactions(database, SqlStore, clock)
-    fetch = enroll.fetch_keys(enroll.MeshChannel(identity, "auth", config.auth_mesh))
-    keys = KeySet(fetch, config.data_dir / "jwks.json")
-    chain = middleware.Chain(
-        middleware.standard(
-            telemetry_=telemetry.configure(
-                telemetry.TelemetryConfig("registry", config.trace_file, config.otlp_endpoint, config.sample_ratio)
-            ),
-            verifier=TokenVerifier(keys, issuer=ISSUER, audience="sealane-registry", clock=clock),
-            proofs=ProofVerifier(clock),
-        )
+    telemetry_ = telemetry.configure(
+        telemetry.TelemetryConfig("registry", config.trace_file, config.otlp_endpoint, config.sample_ratio)
     )
+    chain = middleware.Chain(order.standard(telemetry_=telemetry_, guard=member.guard(clock)))
     rules = CatalogRules(clock)
-    artifacts = ArtifactServicer(records, BlobFolder(config.data_dir), clock)
+    access = Access(WorkGrants(lambda: identity.trust_bundle, member.revocations, clock))
+    artifacts = ArtifactServicer(records, BlobFolder(config.data_dir), access, clock)
     await artifacts.sweep()
     services = [
         Served(ModelServicer(records, rules), model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]),
         Served(VariantServicer(records, rules), variant_service_pb2.DESCRIPTOR.services_by_name["VariantService"]),
         Served(artifacts, artifact_service_pb2.DESCRIPTOR.services_by_name["ArtifactService"]),
+        Served(AuditServicer(sealer), audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"]),
     ]
     server = host.Host(services, chain, host.Listeners(config.listen, config.mesh_listen))
     ports = await server.start(identity)
-    renewer = enroll.Renewer(enrollment, identity)
-    renewer.start()
+    member.start()
     server.health.set(True)
-    await host.until_terminated(lambda: host.announce(config.data_dir, ports))
+    sealing = asyncio.create_task(sealer.run())
+    await host.until_terminated(lambda: host.announce(config.data_dir, ports), [sealing])
     host.withdraw(config.data_dir)
     await server.stop()
-    renewer.stop()
+    sealing.cancel()
+    await sealer.close()
+    member.stop()
     database.close()

@@ -13,6 +13,7 @@ from sealane.names import parse
 from sealane.records.transactions import Transactions, actor
 from sealane.registry.v1 import artifact_service_pb2 as pb
 from sealane.rpc.call import Call
+from sealane_registry.access import Access
 from sealane_registry.blobs import CHUNK_BYTES, BlobFolder, check_digest
 from sealane_registry.store import Store, UploadRow
 
@@ -26,10 +27,16 @@ class ArtifactServicer:
     """ArtifactService."""
 
     def __init__(
-        self, records: Transactions[Store], blobs: BlobFolder, clock: Clock, stall: float = STALL_SECONDS
+        self,
+        records: Transactions[Store],
+        blobs: BlobFolder,
+        access: Access,
+        clock: Clock,
+        stall: float = STALL_SECONDS,
     ) -> None:
         self._records = records
         self._blobs = blobs
+        self._access = access
         self._clock = clock
         self._stall = stall
         # A lock lives as long as somebody holds it or waits for it.
@@ -48,6 +55,7 @@ class ArtifactServicer:
 
     async def StartUpload(self, request: pb.StartUploadRequest, call: Call) -> pb.Upload:
         (project,) = parse(request.parent, "projects/*", "parent")
+        self._access.check_upload(call, project)
         check_digest(request.sha256)
         if not 0 <= request.size_bytes <= MAX_ARTIFACT_BYTES:
             raise InvalidArgument(f"size_bytes must be 0 to {MAX_ARTIFACT_BYTES}", field="size_bytes")
@@ -108,6 +116,7 @@ class ArtifactServicer:
     ) -> AsyncIterator[pb.DownloadArtifactResponse]:
         project, sha256 = parse(request.name, _ARTIFACT)
         check_digest(sha256, "name")
+        await self._records.read(lambda store: self._access.check_download(store, call, project, sha256))
         size = await self._records.read(lambda store: store.artifact_size(project, sha256))
         if size is None:
             raise NotFound(f"artifact {sha256} does not exist; upload it first")
@@ -135,6 +144,8 @@ class ArtifactServicer:
     async def _find(self, name: str, call: Call) -> UploadRow:
         project, upload = parse(name, _UPLOAD)
         mine = call.caller.project in ("", project)  # a node acts for the project of its task
+        if mine:
+            self._access.check_upload(call, project)
         row = await self._records.read(lambda store: store.upload(project, upload)) if mine else None
         if row is None:
             raise NotFound(f"{name} does not exist; start the upload again")

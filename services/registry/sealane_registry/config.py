@@ -26,6 +26,8 @@ class Config:
     """Client port."""
     mesh_listen: str = "127.0.0.1:0"
     """Mesh port."""
+    audit_checkpoint_file: str = ""
+    """Checkpoints of the audit log are appended here as JSON lines, to be shipped elsewhere; empty for none."""
     trace_file: str = ""
     """Spans are appended here as JSON lines; empty for none."""
     otlp_endpoint: str = ""

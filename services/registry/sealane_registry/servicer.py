@@ -50,7 +50,8 @@ class ModelServicer:
         size, after = page_of(request.page_size), read_token(request.page_token)
         rows = await self._records.read(lambda store: store.models(project, after, size + 1))
         more = write_token(rows[size - 1].model) if len(rows) > size else ""
-        return model_pb.ListModelsResponse(models=[present.model(row) for row in rows[:size]], next_page_token=more)
+        mine = [row for row in rows[:size] if call.caller.may_use("models:read", row.model)]
+        return model_pb.ListModelsResponse(models=[present.model(row) for row in mine], next_page_token=more)
 
     async def CreateVersion(self, request: model_pb.CreateVersionRequest, call: Call) -> bytes:
         project, model = parse(request.parent, _MODEL, "parent")

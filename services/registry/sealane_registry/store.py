@@ -150,6 +150,10 @@ class Artifacts(Protocol):
         """Give the artifact to the project; a repeat changes nothing."""
         ...
 
+    def models_with_file(self, project: str, sha256: str) -> list[str]:
+        """Ids of the models of a project that have a variant with this file."""
+        ...
+
     def artifact_size(self, project: str, sha256: str) -> int | None:
         """Size of an artifact of the project; None where the project has none such."""
         ...

@@ -99,6 +99,10 @@ def _in_version(table: sa.Table, scope: Scope) -> sa.ColumnElement[bool]:
     return (table.c.project == scope.project) & (table.c.model == scope.model) & (table.c.number == scope.number)
 
 
+#: Tables of every noun.
+METADATA = (metadata,)
+
+
 class SqlStore:
     """Implements :class:`sealane_registry.store.Store` on one connection."""
 
@@ -257,6 +261,14 @@ class SqlStore:
             self._connection.execute(
                 artifacts.insert().values(project=project, sha256=sha256, size=size, create_time=now)
             )
+
+    def models_with_file(self, project: str, sha256: str) -> list[str]:
+        """Ids of the models of a project that have a variant with this file."""
+        rows = self._connection.execute(
+            sa.select(variants.c.model, variants.c.content).where(variants.c.project == project)
+        )
+        # The digest stands in the serialized variant as text.
+        return sorted({row.model for row in rows if sha256.encode() in row.content})
 
     def artifact_size(self, project: str, sha256: str) -> int | None:
         """Size of an artifact of the project; None where the project has none such."""

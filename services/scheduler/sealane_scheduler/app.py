@@ -6,12 +6,15 @@ import asyncio
 from pathlib import Path
 
 from sealane import telemetry
+from sealane.auth.v1 import audit_service_pb2
 from sealane.clock import SystemClock
 from sealane.errors import InvalidArgument
+from sealane.records.audit import Sealer
+from sealane.records.audit_servicer import AuditServicer
 from sealane.records.database import Database
 from sealane.records.migrate import migrate
 from sealane.records.transactions import Transactions
-from sealane.rpc import host, middleware
+from sealane.rpc import host, middleware, order
 from sealane.rpc.dispatch import Served
 from sealane.scheduler.v1 import (
     deployment_service_pb2,
@@ -21,10 +24,7 @@ from sealane.scheduler.v1 import (
     placement_service_pb2,
     routing_service_pb2,
 )
-from sealane.security import enroll
-from sealane.security.keys import KeySet
-from sealane.security.proof import ProofVerifier
-from sealane.security.tokens import ISSUER, TokenVerifier
+from sealane.security.membership import Membership, Place
 from sealane_scheduler import servicer
 from sealane_scheduler.config import Config
 from sealane_scheduler.controller import Controller
@@ -32,6 +32,7 @@ from sealane_scheduler.filters import SANDBOX
 from sealane_scheduler.fleet import Fleet, Patience
 from sealane_scheduler.fleet_servicer import FleetServicer
 from sealane_scheduler.gateways import Gateways
+from sealane_scheduler.grants import Grants
 from sealane_scheduler.job_loop import JobLoop
 from sealane_scheduler.job_servicer import JobServicer
 from sealane_scheduler.jobs import JobRules
@@ -44,17 +45,14 @@ async def run(config: Config) -> None:
     """Serve until terminated."""
     clock = SystemClock()
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    enrollment = enroll.EnrollConfig(
-        config.data_dir / "identity", config.auth, config.auth_mesh, config.trust_bundle, config.join_token
-    )
-    identity = await asyncio.to_thread(enroll.ensure, enrollment)
+    place = Place(config.data_dir, config.auth, config.auth_mesh, config.trust_bundle, config.join_token)
+    member = await asyncio.to_thread(Membership.join, place, "sealane-scheduler", clock)
+    identity = member.identity
     database = Database.at(config.data_dir / "scheduler.db")
     database.start(lambda connection: migrate(connection, Path(__file__).parent / "migrations"))
+    sealer = Sealer(database, "scheduler", identity, clock, config.audit_checkpoint_file)
     records: Transactions[Store] = Transactions(database, SqlStore, clock)
-    keys = KeySet(
-        enroll.fetch_keys(enroll.MeshChannel(identity, "auth", config.auth_mesh)), config.data_dir / "jwks.json"
-    )
-    registry = RegistryPort(enroll.MeshChannel(identity, "registry", config.registry_mesh))
+    registry = RegistryPort(member.channel("registry", config.registry_mesh))
     sandbox = {"cloud": config.sandbox_cloud, "edge": config.sandbox_edge}
     if unknown := sorted(set(sandbox.values()) - SANDBOX.keys()):
         raise InvalidArgument(
@@ -72,31 +70,27 @@ async def run(config: Config) -> None:
         node_service_pb2: servicer.NodeServicer(controller, clock),
         routing_service_pb2: servicer.RoutingServicer(controller, gateways, clock),
         job_service_pb2: JobServicer(records, rules, registry, controller.changes),
-        fleet_service_pb2: FleetServicer(controller, loop, gateways, keys, clock),
+        audit_service_pb2: AuditServicer(sealer),
+        fleet_service_pb2: FleetServicer(controller, loop, gateways, member.keys, Grants(identity, clock)),
     }
     services = [
         Served(implementation, next(iter(module.DESCRIPTOR.services_by_name.values())))
         for module, implementation in served.items()
     ]
-    chain = middleware.Chain(
-        middleware.standard(
-            telemetry_=telemetry.configure(
-                telemetry.TelemetryConfig("scheduler", config.trace_file, config.otlp_endpoint, config.sample_ratio)
-            ),
-            verifier=TokenVerifier(keys, issuer=ISSUER, audience="sealane-scheduler", clock=clock),
-            proofs=ProofVerifier(clock),
-        )
+    telemetry_ = telemetry.configure(
+        telemetry.TelemetryConfig("scheduler", config.trace_file, config.otlp_endpoint, config.sample_ratio)
     )
+    chain = middleware.Chain(order.standard(telemetry_=telemetry_, guard=member.guard(clock)))
     server = host.Host(services, chain, host.Listeners(config.listen, config.mesh_listen))
     ports = await server.start(identity)
-    renewer = enroll.Renewer(enrollment, identity)
-    renewer.start()
-    loops = [asyncio.create_task(controller.run()), asyncio.create_task(loop.run())]
+    member.start()
+    loops = [asyncio.create_task(work) for work in (controller.run(), loop.run(), sealer.run())]
     server.health.set(True)
     await host.until_terminated(lambda: host.announce(config.data_dir, ports), loops)
     host.withdraw(config.data_dir)
     await server.stop()
     for task in loops:
         task.cancel()
-    renewer.stop()
+    await sealer.close()
+    member.stop()
     database.close()

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 
 from google.protobuf import empty_pb2
 
-from sealane.clock import Clock
 from sealane.errors import Aborted, InvalidArgument, PermissionDenied
 from sealane.names import parse
 from sealane.registry.v1 import model_service_pb2 as model_pb
@@ -22,6 +21,7 @@ from sealane_scheduler.cluster import Copy, Told
 from sealane_scheduler.controller import Controller
 from sealane_scheduler.fleet import HEARTBEAT_SECONDS
 from sealane_scheduler.gateways import Gateways
+from sealane_scheduler.grants import Grants
 from sealane_scheduler.job_loop import JobLoop
 from sealane_scheduler.store import JobRow, PlacementRow
 
@@ -32,12 +32,13 @@ _PINGS_KEPT = 10
 class FleetServicer:
     """FleetService."""
 
-    def __init__(self, controller: Controller, loop: JobLoop, gateways: Gateways, keys: KeySet, clock: Clock) -> None:
+    def __init__(self, controller: Controller, loop: JobLoop, gateways: Gateways, keys: KeySet, grants: Grants) -> None:
         self._controller = controller
         self._loop = loop
         self._gateways = gateways
         self._keys = keys
-        self._clock = clock
+        self._grants = grants
+        self._clock = grants.clock
 
     async def Connect(self, requests: AsyncIterator[pb.NodeMessage], call: Call) -> AsyncIterator[pb.SchedulerMessage]:
         node = call.peer.node
@@ -135,9 +136,13 @@ class FleetServicer:
                             epoch=copy.row.epoch,
                             data_class=demand.data_class,
                             pinned=demand.pinned,
+                            grant=self._grants.to_serve(node, variant.name),
                         )
                     )
-        message.tasks.extend(await self._loop.tasks_of(node))
+        for task in await self._loop.tasks_of(node):
+            held = message.tasks.add()
+            held.CopyFrom(task)
+            held.grant = self._grants.to_work(node, task)
         return message
 
     def _report(self, node: str, report: pb.AssignmentReport) -> None:

@@ -10,6 +10,7 @@ from sealane.names import parse
 from sealane.records.paging import page_of, read_token, write_token
 from sealane.records.transactions import Transactions, actor
 from sealane.registry.v1 import variant_service_pb2 as variant_pb
+from sealane.rpc.authorisation import absent, model_id
 from sealane.rpc.call import Call
 from sealane.scheduler.v1 import job_service_pb2 as pb
 from sealane_scheduler import present
@@ -44,18 +45,21 @@ class JobServicer:
         )
 
     async def GetJob(self, request: pb.GetJobRequest, call: Call) -> pb.Job:
-        return present.job(await self._get(request.name))
+        return present.job(await self._get(call, request.name))
 
     async def ListJobs(self, request: pb.ListJobsRequest, call: Call) -> pb.ListJobsResponse:
         (project,) = parse(request.parent, "projects/*", "parent")
         size, after = page_of(request.page_size), read_token(request.page_token)
         rows = await self._records.read(lambda store: store.jobs(project, after, size + 1))
         more = write_token(rows[size - 1].job) if len(rows) > size else ""
-        return pb.ListJobsResponse(jobs=[present.job(row) for row in rows[:size]], next_page_token=more)
+        return pb.ListJobsResponse(
+            jobs=[present.job(row) for row in rows[:size] if _may_see(call, row)], next_page_token=more
+        )
 
     async def CancelJob(self, request: pb.CancelJobRequest, call: Call) -> pb.Job:
         project, job = parse(request.name, _NAME)
         who = actor(call, project)
+        await self._get(call, request.name)
         row = await self._records.write(lambda store: self._rules.cancel(store, who, job))
         self._changes.announce()
         return present.job(row)
@@ -64,7 +68,7 @@ class JobServicer:
         last = ""
         while call.remaining > 0:
             revision = self._changes.revision
-            row = await self._get(request.name)
+            row = await self._get(call, request.name)
             if row.etag != last:
                 last = row.etag
                 yield present.job(row)
@@ -72,9 +76,12 @@ class JobServicer:
                 return
             await self._changes.after(revision, _WAIT_SECONDS)
 
-    async def _get(self, name: str) -> JobRow:
+    async def _get(self, call: Call, name: str) -> JobRow:
         project, job = parse(name, _NAME)
-        return await self._records.read(lambda store: self._rules.get(store, project, job))
+        row = await self._records.read(lambda store: self._rules.get(store, project, job))
+        if not _may_see(call, row):
+            raise absent(name)
+        return row
 
     async def _check(self, spec: pb.OptimiseSpec, project: str) -> None:
         for field in ("source_variant", "calibration_sha256", "test_sha256"):
@@ -92,3 +99,10 @@ class JobServicer:
             raise InvalidArgument(
                 "only a SavedModel can be optimised; name that variant", field="job.optimise.source_variant"
             )
+
+
+def _may_see(call: Call, row: JobRow) -> bool:
+    """Whether the caller's token, if it is limited to some models, is for the job's."""
+    permission = call.method.access.permission
+    source = pb.OptimiseSpec.FromString(row.spec).source_variant
+    return call.caller.may_use(permission, model_id(source))

@@ -13,6 +13,7 @@ from sealane.clock import Clock
 from sealane.errors import NotFound
 from sealane.records.paging import page_of, read_token, write_token
 from sealane.records.transactions import Transactions, actor
+from sealane.rpc.authorisation import model_id
 from sealane.rpc.call import Call
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane.scheduler.v1 import node_service_pb2 as node_pb
@@ -74,18 +75,22 @@ class DeploymentServicer:
         return present.deployment(item, self._controller.fleet)
 
     async def GetDeployment(self, request: pb.GetDeploymentRequest, call: Call) -> pb.Deployment:
-        return present.deployment(_find(self._controller, request.name), self._controller.fleet)
+        return present.deployment(_find(self._controller, call, request.name), self._controller.fleet)
 
     async def ListDeployments(self, request: pb.ListDeploymentsRequest, call: Call) -> pb.ListDeploymentsResponse:
         (project,) = names.parse(request.parent, "projects/*", "parent")
         size, after = page_of(request.page_size), read_token(request.page_token)
-        mine = [item for item in self._controller.all() if item.row.project == project and item.row.name > after]
+        mine = [
+            item
+            for item in self._controller.all()
+            if item.row.project == project and item.row.name > after and _may_see(call, item.row.model_version)
+        ]
         more = write_token(mine[size - 1].row.name) if len(mine) > size else ""
         found = [present.deployment(item, self._controller.fleet) for item in mine[:size]]
         return pb.ListDeploymentsResponse(deployments=found, next_page_token=more)
 
     async def DeleteDeployment(self, request: pb.DeleteDeploymentRequest, call: Call) -> empty_pb2.Empty:
-        row = _find(self._controller, request.name).row
+        row = _find(self._controller, call, request.name).row
         who, now = actor(call, row.project), self._clock.now()
 
         def drop(store: Store) -> None:
@@ -116,9 +121,12 @@ class PlacementServicer:
     async def Explain(self, request: placement_pb.ExplainRequest, call: Call) -> placement_pb.ExplainResponse:
         project, deployment = names.parse(request.deployment, _NAME, "deployment")
         rows = await self._records.read(lambda store: store.decisions(project, deployment, 50))
-        if not rows:
+        decisions = [pb.Decision.FromString(row.content) for row in rows]
+        item = self._controller.get(request.deployment)
+        limited = call.caller.models.get("models:read") is not None
+        if not rows or (limited and (item is None or not _may_see(call, item.row.model_version))):
             raise NotFound(f"no decision about {request.deployment}; check the name with 'sealane deployments list'")
-        return placement_pb.ExplainResponse(decisions=[pb.Decision.FromString(row.content) for row in rows])
+        return placement_pb.ExplainResponse(decisions=decisions)
 
 
 class NodeServicer:
@@ -146,7 +154,7 @@ class RoutingServicer:
         self._clock = clock
 
     async def ResolveRoute(self, request: routing_pb.ResolveRouteRequest, call: Call) -> routing_pb.RoutingLease:
-        item = _find(self._controller, request.deployment, "deployment")
+        item = _find(self._controller, call, request.deployment, "deployment")
         now = self._clock.now()
         return routing_pb.RoutingLease(
             route=routes.route(item, self._controller.fleet),
@@ -172,10 +180,15 @@ class RoutingServicer:
             self._gateways.close(request.gateway)
 
 
-def _find(controller: Controller, name: str, field: str = "name") -> Deployed:
+def _may_see(call: Call, model_version: str) -> bool:
+    """Whether the caller's token, if it is limited to some models, is for this one."""
+    return call.caller.may_use(call.method.access.permission, model_id(model_version))
+
+
+def _find(controller: Controller, call: Call, name: str, field: str = "name") -> Deployed:
     names.parse(name, _NAME, field)
     item = controller.get(name)
-    if item is None:
+    if item is None or not _may_see(call, item.row.model_version):
         raise NotFound(f"{name} does not exist, or is not yours to see; list them with 'sealane deployments list'")
     return item
 

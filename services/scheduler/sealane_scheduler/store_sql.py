@@ -80,6 +80,10 @@ def _of(table: sa.Table, project: str, deployment: str) -> sa.ColumnElement[bool
     return (table.c.project == project) & (table.c.deployment == deployment)
 
 
+#: Tables of every noun.
+METADATA = (metadata,)
+
+
 class SqlStore:
     """Implements :class:`sealane_scheduler.store.Store` on one connection."""
 

@@ -16,16 +16,14 @@ from sealane.compat.tfserving.v1 import tfserving_pb2
 from sealane.errors import InvalidArgument
 from sealane.inference.v1 import sealed_inference_service_pb2
 from sealane.protocols.foreign import FOREIGN_SERVICES
-from sealane.rpc import host, middleware, sync_server
+from sealane.rpc import host, middleware, order, sync_server
 from sealane.rpc.channel import connect
 from sealane.rpc.dispatch import Dispatcher, Served
 from sealane.rpc.fairness import FairShare
 from sealane.rpc.health import Health
 from sealane.security import enroll, suites, tls
 from sealane.security.envelope import Opener
-from sealane.security.keys import KeySet
-from sealane.security.proof import ProofVerifier
-from sealane.security.tokens import TokenVerifier
+from sealane.security.membership import Membership, Place
 from sealane.telemetry import Telemetry
 from sealane_worker import front
 from sealane_worker.agent import Agent, Hooks
@@ -52,7 +50,6 @@ from sealane_worker.serving import Serving
 from sealane_worker.spec import HostPolicy
 from sealane_worker.worker import Parts, Worker, take_desired
 
-ISSUER = "https://auth.service.sealane"
 AUDIENCE = "sealane-inference"
 NODE_PREFIX = "spiffe://sealane/node/"
 #: Calls from the listener and the lanes together; more are refused.
@@ -76,13 +73,13 @@ def services(serving: Serving, sealed: SealedServicer, health: Health) -> list[S
     return [*served, health.served_sync()]
 
 
-def build(config: Config, identity: tls.PeerIdentity) -> tuple[Worker, int]:
+def build(config: Config, member: Membership) -> tuple[Worker, int]:
     """A worker that is bound to its port and does nothing yet, and the port."""
 
     def dial(service: str, address: str) -> Callable[[], grpc.Channel]:
         return lambda: connect(enroll.mesh_target(identity, service, address))
 
-    clock = SystemClock()
+    identity, clock = member.identity, SystemClock()
     telemetry_ = telemetry.configure(
         telemetry.TelemetryConfig("worker", config.trace_file, config.otlp_endpoint, config.sample_ratio)
     )
@@ -90,10 +87,8 @@ def build(config: Config, identity: tls.PeerIdentity) -> tuple[Worker, int]:
     artifacts = Artifacts(dial("registry", config.registry_mesh))
     suite = suites.number_of(config.suite) if config.suite else suites.best_available()
     sealing = SealingKey(suites.generate(suite), dial("auth", config.auth_mesh), clock)
-    keys = KeySet(
-        enroll.fetch_keys(enroll.MeshChannel(identity, "auth", config.auth_mesh)), config.data_dir / "jwks.json"
-    )
-    chain = _chain(keys, clock, telemetry_)
+    member.revocations.subscribe(sealing.again)  # the key that signed the statement may be the one revoked
+    chain = _chain(member, clock, telemetry_)
     introduction = _introduction(config, identity, sealing, chain)
     health = Health(tuple(FOREIGN_SERVICES.values()))
     serving = Serving(engine, telemetry_, introduction.node)
@@ -119,7 +114,7 @@ def build(config: Config, identity: tls.PeerIdentity) -> tuple[Worker, int]:
         pool=pool,
         introduction=introduction,
         sealing=sealing,
-        keys=keys,
+        keys=member.keys,
         lanes=Lanes(work, lambda address: dial("inference", reach.get(address, address))()),
         assignments=assignments,
         parking=Parking(introduction.limits.take_counts, engine.processes) if config.parking else None,
@@ -138,15 +133,12 @@ def build(config: Config, identity: tls.PeerIdentity) -> tuple[Worker, int]:
     return Worker(parts, agent), port
 
 
-def _chain(keys: KeySet, clock: SystemClock, telemetry_: Telemetry) -> list[middleware.Middleware]:
-    verifier = TokenVerifier(keys, issuer=ISSUER, audience=AUDIENCE, clock=clock)
-    return middleware.standard(
+def _chain(member: Membership, clock: SystemClock, telemetry_: Telemetry) -> list[middleware.Middleware]:
+    return order.standard(
         telemetry_=telemetry_,
-        verifier=verifier,
-        proofs=ProofVerifier(clock),
+        guard=member.guard(clock, quota=[FairShare(MAX_IN_FLIGHT)]),
         max_in_flight=MAX_IN_FLIGHT,
         every_call=False,
-        quota=[FairShare(MAX_IN_FLIGHT)],
     )
 
 
@@ -204,19 +196,16 @@ def run(config: Config) -> None:
     protect_memory()
     raise_descriptor_limit()
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    enrollment = enroll.EnrollConfig(
-        config.data_dir / "identity", config.auth, config.auth_mesh, config.trust_bundle, config.join_token
-    )
-    identity = enroll.ensure(enrollment)
-    renewer = enroll.Renewer(enrollment, identity)
-    worker, port = build(config, identity)
+    place = Place(config.data_dir, config.auth, config.auth_mesh, config.trust_bundle, config.join_token)
+    member = Membership.join(place, AUDIENCE, SystemClock())
+    worker, port = build(config, member)
     terminated = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: terminated.set())
     worker.start()
-    renewer.start()
+    member.start()
     host.announce(config.data_dir, {"client": port})
     terminated.wait()
     host.withdraw(config.data_dir)
-    renewer.stop()
+    member.stop()
     worker.stop()

@@ -52,7 +52,7 @@ class OptimiseWork:
     def _fetch(self, task: pb.TaskAssignment, folder: Path, progress: Progress) -> OptimiseSpec:
         progress.tell(0.01, "fetching model and data")
         wanted, source = task.optimise.spec, task.optimise.source
-        fetch = self.artifacts.fetcher(project_of(task.task))
+        fetch = self.artifacts.fetcher(project_of(task.task), task.grant)
         model = self.cache.materialise(source.digest.removeprefix("sha256:"), files_of(source), fetch)
         calibration = self.cache.read(Blob(wanted.calibration_sha256), fetch)
         test = self.cache.read(Blob(wanted.test_sha256), fetch)
@@ -65,7 +65,7 @@ class OptimiseWork:
             name = source.name.rpartition("/")[2]
             return job_service_pb2.VariantResult(variant_id=name, variant=source, measurement=measurement)
         file = Path(measured.path)
-        blob = self.artifacts.upload(project_of(task.task), file)
+        blob = self.artifacts.upload(project_of(task.task), file, task.grant)
         variant = registry.Variant(
             format=registry.FORMAT_LITERT,
             precision=_PRECISION[measured.name],

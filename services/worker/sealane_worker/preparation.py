@@ -42,7 +42,7 @@ class Preparation:
         )
         files = files_of(variant)
         check_manifest(variant)
-        fetch = self.artifacts.fetcher(project_of(wanted.deployment))
+        fetch = self.artifacts.fetcher(project_of(wanted.deployment), wanted.grant)
         digest = variant.digest.removeprefix("sha256:")
         path = self.cache.materialise(digest, files, fetch)
         return Assignment(

@@ -41,7 +41,8 @@ class SealingKey:
         self._clock = clock
         self._statement = ""
         self._expires = 0.0
-        self._stop = threading.Event()
+        self._stopped = False
+        self._wake = threading.Event()
         self._published = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sealing", daemon=True)
 
@@ -73,11 +74,20 @@ class SealingKey:
 
     def stop(self) -> None:
         """End the thread."""
-        self._stop.set()
+        self._stopped = True
+        self._wake.set()
+
+    def again(self) -> None:
+        """Publish anew now: what vouched for the key before may no longer be good."""
+        self._wake.set()
 
     def _run(self) -> None:
         wait = 0.0
-        while not self._stop.wait(wait):
+        while True:
+            self._wake.wait(wait)
+            self._wake.clear()
+            if self._stopped:
+                return
             try:
                 self.publish()
             except SealaneError as error:

@@ -52,7 +52,7 @@ class Serving:
         model = resolved.get(key) or self._look_up(*key)
         if model is not None and len(resolved) < _KEPT_NAMES:
             resolved[key] = model
-        return model
+        return model if model is not None and _may_use(call, model) else None
 
     def _look_up(self, project: str, name: str) -> Model | None:
         prefix = f"projects/{project}/deployments/"
@@ -77,9 +77,10 @@ class Serving:
         if not deployment.startswith(f"projects/{call.caller.project}/"):
             return None
         try:
-            return self._engine.model(deployment)
+            model = self._engine.model(deployment)
         except NotFound:
             return None
+        return model if _may_use(call, model) else None
 
     def find(self, call: Call, wanted: Target) -> Model | None:
         """As :meth:`resolve`, and None too where another version than the one served is wanted.
@@ -137,6 +138,14 @@ class Serving:
                 span.set_attribute(telemetry.BATCH, ran.batch_rows)
                 span.set_attribute(telemetry.QUEUE_US, int(ran.queue_seconds * 1e6))
             return ran.outputs
+
+
+def _may_use(call: Call, model: Model) -> bool:
+    """Whether the caller's token, if it is limited to some models, is for this one."""
+    identity = call.caller
+    if not identity.models:
+        return True
+    return identity.may_use(call.method.access.permission, model.assignment.model.rpartition("/")[2])
 
 
 def signature_of(model: Model, name: str) -> Signature:

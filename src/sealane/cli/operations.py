@@ -1,4 +1,4 @@
-"""``sealane nodes``, ``sealane accounts`` and ``sealane token``."""
+"""``sealane nodes``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from typing import TypedDict, Unpack
 
 import click
 
-from sealane.cli.context import Cli, common, enum_word, print_json
-
-_AUDIENCES = ["sealane-auth", "sealane-registry", "sealane-scheduler", "sealane-inference"]
+from sealane.cli.context import Cli, common, enum_word
 
 
 @click.group()
@@ -61,64 +59,25 @@ class _Place(TypedDict):
     help="Highest data class it may see.",
 )
 @click.option("--host", multiple=True, help="Further name or address in its certificate; may be repeated.")
+@click.option("--offline-days", type=float, default=0.0, help="Days for which it may serve its site without auth.")
+@click.option("--site-account", multiple=True, help="Account that may call it then, by resource name; may be repeated.")
 @common
-def join_token(cli: Cli, node: str, host: tuple[str, ...], **place: Unpack[_Place]) -> None:
+def join_token(
+    cli: Cli,
+    node: str,
+    host: tuple[str, ...],
+    offline_days: float,
+    site_account: tuple[str, ...],
+    **place: Unpack[_Place],
+) -> None:
     """Print a secret with which worker NODE enrolls, once, within an hour."""
     from sealane.client import NodePlace
+    from sealane.client.operations import OfflineTime
 
+    offline = OfflineTime(offline_days * 86_400.0, site_account) if offline_days or site_account else None
     with cli.client() as client:
-        made = client.join_tokens.create(node=node, place=NodePlace(**place), hosts=host)
+        made = client.join_tokens.create(node=node, place=NodePlace(**place), hosts=host, offline=offline)
     if cli.output == "json":
         cli.facts((), made)
         return
     click.echo(made.token)
-
-
-@click.group()
-def accounts() -> None:
-    """Who may call."""
-
-
-@accounts.command()
-@click.argument("account")
-@click.option("--scope", multiple=True, required=True, help="Scope it may ask for, such as infer; may be repeated.")
-@common
-def create(cli: Cli, account: str, scope: tuple[str, ...]) -> None:
-    """Create ACCOUNT; its secret is printed once, here."""
-    with cli.client() as client:
-        made = client.accounts.create(account, scope)
-    cli.facts(
-        (
-            ("account", made.name),
-            ("client_id", made.client_id),
-            ("client_secret", made.client_secret),
-            ("scopes", " ".join(made.scopes)),
-        ),
-        made,
-    )
-
-
-@accounts.command(name="list")
-@common
-def list_accounts(cli: Cli) -> None:
-    """List the accounts of the project, without secrets."""
-    with cli.client() as client:
-        found = list(client.accounts.list())
-    rows = [(account.name.rpartition("/")[2], account.client_id, " ".join(account.scopes)) for account in found]
-    cli.table(("ACCOUNT", "CLIENT ID", "SCOPES"), rows, found)
-
-
-@click.command()
-@click.option("--audience", type=click.Choice(_AUDIENCES), default="sealane-inference", show_default=True)
-@common
-def token(cli: Cli, audience: str) -> None:
-    """Print a bearer token for other tools; it lives five minutes.
-
-    Example: grpcurl -H "authorization: Bearer $(sealane token)" ...
-    """
-    with cli.client() as client:
-        text = client.token(audience)
-    if cli.output == "json":
-        print_json({"access_token": text, "audience": audience, "token_type": "Bearer"})
-        return
-    click.echo(text)

@@ -15,18 +15,27 @@ Errors are those of :mod:`sealane.errors`; gRPC never shows.
 
 from __future__ import annotations
 
+from sealane.client.accounts import NewCredential
 from sealane.client.client import Client, connect
 from sealane.client.credentials import ClientCredentials, Credentials, StaticToken
 from sealane.client.inference import Inference, PredictOptions, WorkerModel
+from sealane.client.issuers import Rule
+from sealane.client.logins import CertificateCredentials, ExternalToken, PrivateKeyCredentials, RefreshTokenFile
 from sealane.client.operations import NodePlace
 
 __all__ = [
+    "CertificateCredentials",
     "Client",
     "ClientCredentials",
     "Credentials",
+    "ExternalToken",
     "Inference",
+    "NewCredential",
     "NodePlace",
     "PredictOptions",
+    "PrivateKeyCredentials",
+    "RefreshTokenFile",
+    "Rule",
     "StaticToken",
     "WorkerModel",
     "connect",

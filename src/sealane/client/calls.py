@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind
 from sealane import telemetry
 from sealane.client.credentials import Token
 from sealane.client.session import INFERENCE, Session
-from sealane.errors import DeadlineExceeded, SealaneError, Unavailable
+from sealane.errors import DeadlineExceeded, SealaneError, Unauthenticated, Unavailable
 from sealane.rpc.channel import Target
 from sealane.rpc.status import from_rpc_error
 
@@ -89,6 +89,21 @@ class Caller:
         finally:
             if span is not None:
                 span.end()
+
+    def repeat(self, attempt: Callable[[], T], deadline: float) -> T:
+        """Run `attempt` until it answers, fails for good, or the time is over; see :func:`repeat`.
+
+        A token that was good and is no longer taken is replaced once.
+
+        Raises:
+            SealaneError: the last failure.
+        """
+        try:
+            return repeat(attempt, deadline)
+        except Unauthenticated as error:
+            if not self._session.tokens.refused(error):
+                raise
+            return repeat(attempt, deadline)
 
     def _method(self, target: Target, path: str) -> Multicallable:
         key = (target.address, target.tls_name, path)

@@ -9,13 +9,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from sealane.client.access_tokens import AccessTokens
+from sealane.client.accounts import Accounts, Projects, Roles
 from sealane.client.artifacts import Artifacts
+from sealane.client.audit import Audit
 from sealane.client.credentials import ClientCredentials, Credentials
 from sealane.client.deployments import Deployments
 from sealane.client.inference import Inference
+from sealane.client.issuers import Issuers
 from sealane.client.jobs import Jobs
+from sealane.client.keys import Keys
+from sealane.client.logins import LOGIN, RefreshTokenFile, log_in, log_out
 from sealane.client.models import Models
-from sealane.client.operations import Accounts, JoinTokens, Nodes
+from sealane.client.operations import JoinTokens, Nodes
+from sealane.client.peers import Peers
 from sealane.client.session import Session, Site
 from sealane.errors import FailedPrecondition
 from sealane.telemetry import Telemetry, disabled
@@ -29,7 +36,8 @@ class Client:
     Args:
         endpoints: service -> client port ``host:port``; ``auth``, ``registry``, ``scheduler``, ``inference``.
         trust_bundle: root certificates, PEM, or the file that holds them.
-        credentials: who calls: :class:`ClientCredentials` or :class:`StaticToken`.
+        credentials: who calls: :class:`ClientCredentials`, :class:`PrivateKeyCredentials`, :class:`RefreshTokenFile`,
+            :class:`CertificateCredentials`, :class:`ExternalToken` or :class:`StaticToken`.
         timeout: seconds for each control call.
         telemetry: records the client's own spans.
     """
@@ -51,7 +59,14 @@ class Client:
         self.jobs = Jobs(self._session, self.artifacts)
         self.nodes = Nodes(self._session)
         self.accounts = Accounts(self._session)
+        self.roles = Roles(self._session)
+        self.projects = Projects(self._session)
+        self.issuers = Issuers(self._session)
+        self.access_tokens = AccessTokens(self._session)
         self.join_tokens = JoinTokens(self._session)
+        self.audit = Audit(self._session)
+        self.keys = Keys(self._session)
+        self.peers = Peers(self._session)
         self.inference = Inference(self._session)
 
     @property
@@ -67,6 +82,14 @@ class Client:
             bound: bind it to this client's key; useless to anybody without that key.
         """
         return self._session.tokens.get(audience, bound=bound).text
+
+    def log_in(self, path: Path, client_id: str, passphrase: str) -> None:
+        """Begin a session with a person's passphrase; `path` keeps it for :class:`RefreshTokenFile`."""
+        log_in(self._session.issue, path, client_id, passphrase)
+
+    def log_out(self, path: Path) -> None:
+        """End the session in `path`, and forget it."""
+        log_out(self._session.revoke, path)
 
     def close(self) -> None:
         """Close all connections."""
@@ -94,7 +117,7 @@ def connect(
 
     Args:
         data_dir: the directory; default: the environment's ``SEALANE_HOME``.
-        credentials: who calls; default: the admin of ``DIR/admin.json``.
+        credentials: who calls; default: who logged in with ``sealane login``, else the admin of ``DIR/admin.json``.
         timeout: seconds for each control call.
         telemetry: records the client's own spans.
 
@@ -106,16 +129,21 @@ def connect(
         raise FailedPrecondition(f"say which installation: pass its data directory or set {HOME}", reason="NO_HOME")
     root = Path(home)
     endpoints = _read(root / "endpoints.json")
-    if credentials is None:
-        admin = _read(root / "admin.json")
-        credentials = ClientCredentials(
-            admin.get("client_id", ""), admin.get("client_secret", ""), project=admin.get("project", "")
-        )
+    credentials = credentials or _credentials_in(root)
     try:
         bundle = (root / "pki" / "ca.pem").read_bytes()
     except OSError as error:
         raise _unreadable(root / "pki" / "ca.pem") from error
     return Client(endpoints, trust_bundle=bundle, credentials=credentials, timeout=timeout, telemetry=telemetry)
+
+
+def _credentials_in(root: Path) -> Credentials:
+    if (root / LOGIN).exists():
+        return RefreshTokenFile(root / LOGIN)
+    admin = _read(root / "admin.json")
+    return ClientCredentials(
+        admin.get("client_id", ""), admin.get("client_secret", ""), project=admin.get("project", "")
+    )
 
 
 def _read(path: Path) -> Mapping[str, str]:

@@ -18,6 +18,8 @@ _HEADER = frozenset({"alg", "kid", "typ"})
 _REFRESH_AT = 0.8
 _RETRY_SECONDS = 5.0
 _MARGIN_SECONDS = 2.0
+#: Reasons for which a new token may be taken where this one was not.
+_DEAD = frozenset({"TOKEN_REVOKED", "TOKEN_KEY", "TOKEN_EXPIRED"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,11 @@ class Credentials(Protocol):
         ...
 
 
-Issue = Callable[[token_service_pb2.IssueTokenRequest], token_service_pb2.IssueTokenResponse]
-"""Asks auth for a token."""
+Issue = Callable[
+    [token_service_pb2.IssueTokenRequest | token_service_pb2.ExchangeTokenRequest],
+    token_service_pb2.IssueTokenResponse,
+]
+"""Asks auth for a token, for a credential or for another token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +207,17 @@ class TokenSource:
         finally:
             slot.lock.release()
 
+    def refused(self, failure: SealaneError) -> bool:
+        """A service no longer takes a token: forget what is cached. Whether it makes sense to try again.
+
+        A token that was good is refused after an emergency: its key was retired, or its subject's tokens were revoked.
+        """
+        if not isinstance(failure, Unauthenticated) or failure.reason not in _DEAD:
+            return False
+        with self._lock:
+            self._slots.clear()
+        return True
+
     def headers(self, token: Token, method_path: str, *, prove: bool = True) -> dict[str, str]:
         """Metadata that authenticates one call of `method_path`; `prove` where the body is no proof itself."""
         if not token.bound:
@@ -238,3 +254,7 @@ class AudienceCredentials:
     def metadata(self, method_path: str) -> Mapping[str, str]:
         """Metadata of one call; a fresh proof every time."""
         return self.source.headers(self.source.get(self.audience), method_path)
+
+    def refused(self, failure: SealaneError) -> bool:
+        """Forget tokens that a service no longer takes; whether it makes sense to try again."""
+        return self.source.refused(failure)

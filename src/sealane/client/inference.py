@@ -110,7 +110,7 @@ class Inference:
         if prediction.sealed:
             # The gateway settles who may be sealed to; the payload goes to the worker itself.
             return self.run(prediction, self._gateway_target(), direct=True)
-        return calls.repeat(lambda: self._on_workers(prediction), prediction.deadline)
+        return self._caller.repeat(lambda: self._on_workers(prediction), prediction.deadline)
 
     def predict_traced(
         self, model: str, inputs: Inputs, **options: Unpack[PredictOptions]
@@ -178,7 +178,7 @@ class Inference:
         key = f"{source.address}/{model}"
         if key not in self._signatures:
             request = Request(METADATA_PATH, oip.ModelMetadataRequest(name=model).SerializeToString())
-            answer = calls.repeat(lambda: self._caller.send(source, request, deadline), deadline)
+            answer = self._caller.repeat(lambda: self._caller.send(source, request, deadline), deadline)
             found = openinference.decode_metadata(oip.ModelMetadataResponse.FromString(answer)).signature()
             if found is None:
                 raise NotFound(f"{model!r} has no default signature; give a dict of arrays", reason="NO_SIGNATURE")
@@ -187,7 +187,7 @@ class Inference:
 
     def run(self, prediction: Prediction, target: Target, *, direct: bool = False) -> dict[str, Array]:
         """Run at one target, again while it is UNAVAILABLE and there is time; `direct`: see :class:`SealedCall`."""
-        return calls.repeat(lambda: self._once(prediction, target, direct=direct), prediction.deadline)
+        return self._caller.repeat(lambda: self._once(prediction, target, direct=direct), prediction.deadline)
 
     def _on_workers(self, prediction: Prediction) -> dict[str, Array]:
         """One try at each worker of the lease, in random order so that callers spread."""

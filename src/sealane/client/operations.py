@@ -1,14 +1,12 @@
-"""What an operator does: nodes, service accounts, join tokens, tokens."""
+"""What an operator does: nodes and join tokens."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sealane.auth.v1 import enrollment_service_pb2 as enrollment_pb
-from sealane.auth.v1 import enrollment_service_pb2_grpc, identity_service_pb2_grpc
-from sealane.auth.v1 import identity_service_pb2 as identity_pb
+from sealane.auth.v1 import enrollment_service_pb2_grpc
 from sealane.client.paging import pages
 from sealane.client.session import Session
 from sealane.errors import InvalidArgument
@@ -32,43 +30,6 @@ class Nodes:
         return pages(fetch, lambda page: page.nodes)
 
 
-class Accounts:
-    """The service accounts of the project."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def create(self, account: str, scopes: Sequence[str]) -> identity_pb.ServiceAccount:
-        """Create an account; its secret is in this answer and nowhere else.
-
-        Args:
-            account: its id.
-            scopes: scopes it may ask for, such as ``infer``.
-
-        Raises:
-            AlreadyExists: the id is taken.
-        """
-        request = identity_pb.CreateServiceAccountRequest(
-            parent=self._session.parent,
-            service_account_id=account,
-            scopes=scopes,
-            request_id=str(uuid.uuid4()),
-        )
-        return self._stub().CreateServiceAccount(request, timeout=self._session.timeout)
-
-    def list(self) -> Iterator[identity_pb.ServiceAccount]:
-        """All accounts, by id, without secrets."""
-
-        def fetch(token: str) -> identity_pb.ListServiceAccountsResponse:
-            request = identity_pb.ListServiceAccountsRequest(parent=self._session.parent, page_token=token)
-            return self._stub().ListServiceAccounts(request, timeout=self._session.timeout)
-
-        return pages(fetch, lambda page: page.service_accounts)
-
-    def _stub(self) -> identity_service_pb2_grpc.IdentityServiceStub:
-        return identity_service_pb2_grpc.IdentityServiceStub(self._session.channel("auth"))
-
-
 @dataclass(frozen=True, slots=True)
 class NodePlace:
     """Where a node stands and what it is trusted with; fixed by its join token.
@@ -88,27 +49,54 @@ class NodePlace:
     clearance: str = "internal"
 
 
+@dataclass(frozen=True, slots=True)
+class OfflineTime:
+    """What an edge node may do while auth is out of reach.
+
+    Args:
+        seconds: for how long, 30 days at most. An evicted node that stays offline is cut off then, and not before.
+        accounts: resource names of the service accounts that may call it then, by their Ed25519 keys.
+    """
+
+    seconds: float
+    accounts: tuple[str, ...] = ()
+
+
 class JoinTokens:
-    """Secrets that enroll one service or node, once."""
+    """Secrets that enroll one service, node or account, once."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def create(
-        self, *, service: str = "", node: str = "", place: NodePlace | None = None, hosts: Sequence[str] = ()
+        self,
+        *,
+        service: str = "",
+        node: str = "",
+        account: str = "",
+        place: NodePlace | None = None,
+        hosts: Sequence[str] = (),
+        offline: OfflineTime | None = None,
     ) -> enrollment_pb.JoinToken:
         """Create a join token, valid for an hour.
 
         Args:
             service: service that is to join: ``registry``, ``scheduler``, ``inference``; or
+            account: resource name of a service account that is to have a certificate; or
             node: id of the worker that is to join, with
             place: its attributes.
             hosts: further names and addresses for its certificate.
+            offline: what an edge node may do while auth is out of reach; None for nothing.
         """
-        if bool(service) == bool(node) or (node and place is None):
-            raise InvalidArgument("name either a service, or a node and its place", field="subject")
+        if sum(map(bool, (service, node, account))) != 1 or (node and place is None):
+            raise InvalidArgument("name either a service, an account, or a node and its place", field="subject")
         request = enrollment_pb.CreateJoinTokenRequest(hosts=hosts)
-        if service:
+        if offline is not None:
+            request.offline_ttl.FromNanoseconds(int(offline.seconds * 1e9))
+            request.site_accounts.extend(offline.accounts)
+        if account:
+            request.account = account
+        elif service:
             request.service = service
         elif place is not None:
             request.node = node

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,8 +12,8 @@ import grpc
 from sealane.auth.v1 import token_service_pb2, token_service_pb2_grpc
 from sealane.client.credentials import AudienceCredentials, Credentials, TokenSource
 from sealane.errors import FailedPrecondition
-from sealane.rpc.channel import Target, connect, dial
-from sealane.security.keys import KeySet
+from sealane.rpc.channel import Target, connect, dial, retrying
+from sealane.security.keys import CACHE_SECONDS, KeySet, Published
 from sealane.telemetry import Telemetry, disabled
 
 #: Audience of inference tokens; gateways and workers share it.
@@ -46,7 +47,7 @@ class Session:
         self._channels: dict[str, grpc.Channel] = {}
         self._bare: dict[tuple[str, str], grpc.Channel] = {}
         self._lock = threading.Lock()
-        self.tokens = TokenSource(credentials, self._issue)
+        self.tokens = TokenSource(credentials, self.issue)
         self.keys = KeySet(self._fetch_keys)
         self._project = ""
         self._credentials = credentials
@@ -116,9 +117,28 @@ class Session:
                 self._channels["public"] = connect(self.target("auth"))
             return token_service_pb2_grpc.TokenServiceStub(self._channels["public"])
 
-    def _issue(self, request: token_service_pb2.IssueTokenRequest) -> token_service_pb2.IssueTokenResponse:
-        return self._open().IssueToken(request, timeout=min(_TOKEN_SECONDS, self.timeout))
+    def issue(
+        self, request: token_service_pb2.IssueTokenRequest | token_service_pb2.ExchangeTokenRequest
+    ) -> token_service_pb2.IssueTokenResponse:
+        """Ask auth for a token, by the proof in the request."""
+        seconds = min(_TOKEN_SECONDS, self.timeout)
+        deadline = time.monotonic() + seconds
+        if isinstance(request, token_service_pb2.ExchangeTokenRequest):
+            exchange = request
+            return retrying(lambda: self._open().ExchangeToken(exchange, timeout=seconds), deadline=deadline, safe=True)
+        asked = request
+        # The contract cannot call it safe to repeat, since a refresh token is used up; with other proofs it is.
+        return retrying(
+            lambda: self._open().IssueToken(asked, timeout=seconds),
+            deadline=deadline,
+            safe=not asked.refresh_token and not asked.client_assertion,
+        )
 
-    def _fetch_keys(self) -> dict[str, str]:
+    def revoke(self, request: token_service_pb2.RevokeTokenRequest) -> None:
+        """Take a token back, by the proof in the request."""
+        self._open().RevokeToken(request, timeout=min(_TOKEN_SECONDS, self.timeout))
+
+    def _fetch_keys(self) -> Published:
         request = token_service_pb2.GetJsonWebKeySetRequest()
-        return {key.kid: key.x for key in self._open().GetJsonWebKeySet(request, timeout=_KEYS_SECONDS).keys}
+        answer = self._open().GetJsonWebKeySet(request, timeout=_KEYS_SECONDS)
+        return Published({key.kid: key.x for key in answer.keys}, answer.max_age_seconds or CACHE_SECONDS)

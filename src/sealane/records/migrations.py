@@ -1,4 +1,4 @@
-"""Migrations of the tables that every service shares, as their first migration calls them."""
+"""Migrations of the tables that every service shares, as the services' own migrations call them."""
 
 from __future__ import annotations
 
@@ -40,3 +40,18 @@ def create_shared_tables() -> None:
         sa.Column("response", sa.LargeBinary, nullable=False),
         sa.Column("time", sa.Float, nullable=False),
     )
+
+
+def create_audit_checkpoints() -> None:
+    """Signed checkpoints of the audit trail, and an index for lists of a project."""
+    op.create_table(
+        "audit_checkpoints",
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("sequence", sa.BigInteger, nullable=False),
+        sa.Column("hash", sa.LargeBinary, nullable=False),
+        sa.Column("time_us", sa.BigInteger, nullable=False),
+        sa.Column("signature", sa.LargeBinary, nullable=False),
+        sa.Column("chain", sa.LargeBinary, nullable=False),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("audit_project", "audit", ["project", "id"])

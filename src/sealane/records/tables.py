@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
-from sealane.errors import AlreadyExists
+from sealane.errors import AlreadyExists, Unavailable
 
 metadata = sa.MetaData()
 
@@ -43,6 +43,19 @@ audit = sa.Table(
     sqlite_autoincrement=True,
 )
 
+# Signed marks in the chain; more than one may be about the same row.
+audit_checkpoints = sa.Table(
+    "audit_checkpoints",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Column("time_us", sa.BigInteger, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+    sa.Column("chain", sa.LargeBinary, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 request_ids = sa.Table(
     "request_ids",
     metadata,
@@ -64,22 +77,32 @@ class Actor:
 
 
 def record(connection: sa.Connection, *, actor: Actor, action: str, resource: str, now: float, **details: str) -> None:
-    """Audit row and outbox row of one change, in the change's own transaction."""
+    """Audit row and outbox row of one change, in the change's own transaction.
+
+    Raises:
+        Unavailable: it cannot be recorded, so the change must not be made.
+    """
     payload = json.dumps(details, sort_keys=True)
-    connection.execute(
-        audit.insert().values(
-            time=now,
-            project=actor.project,
-            actor=actor.subject,
-            action=action,
-            resource=resource,
-            request_id=actor.request_id,
-            details=payload,
+    try:
+        connection.execute(
+            audit.insert().values(
+                time=now,
+                project=actor.project,
+                actor=actor.subject,
+                action=action,
+                resource=resource,
+                request_id=actor.request_id,
+                details=payload,
+            )
         )
-    )
-    connection.execute(
-        outbox.insert().values(time=now, project=actor.project, kind=action, resource=resource, payload=payload)
-    )
+        connection.execute(
+            outbox.insert().values(time=now, project=actor.project, kind=action, resource=resource, payload=payload)
+        )
+    except sa.exc.SQLAlchemyError as error:
+        raise Unavailable(
+            "the change was not made, because it cannot be recorded; try again, and look at the service's disk",
+            reason="NOT_AUDITED",
+        ) from error
 
 
 def once(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
 
-from sealane.errors import PermissionDenied
+from sealane.errors import PermissionDenied, SealaneError
+from sealane.security.certificate import CertificateFacts, facts_of
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -18,34 +19,69 @@ if TYPE_CHECKING:
     from sealane.rpc.policy import Method
 
 
+TRUST_DOMAIN = "spiffe://sealane/"
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """Who is at the other end of the connection, as TLS tells.
 
     Args:
-        address: transport address, for logs only.
         spiffe_id: identity in the peer's certificate; empty on the client port.
         tls_version: negotiated version, such as ``TLSv1.3``.
         via_gateway: set for calls that came over a lane dialled to the verified gateway.
+        certificate_pem: its certificate; empty on the client port.
     """
 
-    address: str = ""
     spiffe_id: str = ""
     tls_version: str = ""
     via_gateway: bool = False
+    certificate_pem: bytes = b""
+
+    @property
+    def certificate(self) -> CertificateFacts:
+        """The facts of its certificate."""
+        return facts_of(self.certificate_pem)
 
     @property
     def kind(self) -> str:
-        """``auth``, ``registry``, ``scheduler``, ``inference`` or ``node``; empty without a certificate."""
-        parts = self.spiffe_id.removeprefix("spiffe://sealane/").split("/")
-        if len(parts) != 2 or not self.spiffe_id.startswith("spiffe://sealane/"):
+        """The service's name, ``node`` or ``account``; empty without a certificate."""
+        if not self.spiffe_id.startswith(TRUST_DOMAIN):
             return ""
-        return {"service": parts[1], "node": "node"}.get(parts[0], "")
+        parts = self.spiffe_id.removeprefix(TRUST_DOMAIN).split("/")
+        match parts:
+            case ["service", name]:
+                return name
+            case ["node", _]:
+                return "node"
+            case ["projects", _, "serviceAccounts", _]:
+                return "account"
+        return ""
 
     @property
     def node(self) -> str:
-        """Id of the node; empty for services."""
-        return self.spiffe_id.removeprefix("spiffe://sealane/node/") if self.kind == "node" else ""
+        """Id of the node; empty for others."""
+        return self.spiffe_id.removeprefix(f"{TRUST_DOMAIN}node/") if self.kind == "node" else ""
+
+    @property
+    def account(self) -> str:
+        """Resource name of the service account; empty for others."""
+        return self.spiffe_id.removeprefix(TRUST_DOMAIN) if self.kind == "account" else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What a project or an account may use of all gateways and workers together; 0 is without limit.
+
+    Args:
+        requests_per_second: calls.
+        bytes_per_second: bytes of requests.
+        concurrent_requests: calls at the same time.
+    """
+
+    requests_per_second: float = 0.0
+    bytes_per_second: float = 0.0
+    concurrent_requests: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +95,13 @@ class Identity:
         token_id: ``jti`` of the token.
         key_thumbprint: ``cnf.jkt``: the key that the token is bound to; empty for a bearer token.
         expires: seconds since 1970 at which the token ends.
+        certificate_thumbprint: ``cnf.x5t#S256``: the certificate that the token is bound to.
+        models: for permissions limited to some models, the prefixes of their ids.
+        client_id: client the token was issued to.
+        key_id: key that signed the token.
+        epoch: the subject's epoch when it was issued.
+        actor: who acts for the subject, by RFC 8693 section 4.1; empty for itself.
+        quota: of the account, and of its project.
     """
 
     subject: str
@@ -67,6 +110,18 @@ class Identity:
     token_id: str = ""
     key_thumbprint: str = ""
     expires: float = 0.0
+    certificate_thumbprint: str = ""
+    models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    client_id: str = ""
+    key_id: str = ""
+    epoch: int = 0
+    actor: str = ""
+    quota: tuple[Quota, Quota] | None = None
+
+    def may_use(self, permission: str, model: str) -> bool:
+        """Whether a limit to some models, if there is one, lets `permission` be used for a model id."""
+        limits = self.models.get(permission)
+        return limits is None or model.startswith(limits)
 
 
 @dataclass(slots=True)
@@ -88,6 +143,10 @@ class Call:
     entered: int = 0
     duplicates: frozenset[str] = frozenset()
     """Metadata keys that were sent more than once."""
+    cancel: Callable[[], None] | None = None
+    """Ends a stream from any thread; unset for calls with one answer, which end by themselves."""
+    revoked: SealaneError | None = None
+    """Why a stream was ended before its time."""
 
     _request_id: str = ""
 

@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 import grpc
 
 from sealane import telemetry
-from sealane.errors import SealaneError, Unavailable
+from sealane.errors import SealaneError, Unauthenticated, Unavailable
 from sealane.rpc import limits
 from sealane.rpc.status import from_rpc_error
 
@@ -32,6 +32,10 @@ class Credentials(Protocol):
 
     def metadata(self, method_path: str) -> Mapping[str, str]:
         """Metadata to send with one call of `method_path`."""
+        ...
+
+    def refused(self, failure: SealaneError) -> bool:
+        """The other end did not take what was sent; whether it may take what is sent next."""
         ...
 
 
@@ -106,7 +110,12 @@ class _Interceptor(
             outcome.result()
             return outcome  # type: ignore[no-any-return]
 
-        return retrying(attempt, deadline=deadline, safe=safe)
+        try:
+            return retrying(attempt, deadline=deadline, safe=safe)
+        except Unauthenticated as failure:  # it did not run, so every method may be called again
+            if self._credentials is None or not self._credentials.refused(failure):
+                raise
+            return retrying(attempt, deadline=deadline, safe=safe)
 
     def intercept_stream_unary(self, continuation, details, requests):  # type: ignore[no-untyped-def]
         """Many requests, one answer; never retried."""

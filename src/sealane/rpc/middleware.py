@@ -1,4 +1,4 @@
-"""Cross-cutting work on every call: two plain functions each, in one visible order (see :func:`standard`).
+"""Cross-cutting work on every call: two plain functions each, in one visible order (:mod:`sealane.rpc.order`).
 
 ``before`` runs from the outside in and may refuse by raising; ``after`` runs from the inside out for
 those that were entered. Neither blocks; work that must (fetching a key) is handed out as
@@ -20,21 +20,13 @@ from sealane import telemetry
 from sealane.errors import (
     DeadlineExceeded,
     InvalidArgument,
-    NotFound,
-    PermissionDenied,
     ResourceExhausted,
     SealaneError,
-    Unauthenticated,
 )
-from sealane.rpc.call import Call, Identity
-from sealane.security.proof import ProofVerifier
-from sealane.security.tokens import TokenVerifier, UnknownKey
+from sealane.rpc.call import Call
 from sealane.telemetry import Telemetry
 
 access_log = logging.getLogger("sealane.access")
-
-#: Thumbprint that the gateway verified at the first hop; honoured on lanes alone.
-FORWARDED_BINDING = "x-sealane-cnf"
 
 
 class Blocking(Exception):
@@ -57,7 +49,9 @@ class Middleware(Protocol):
         ...
 
 
-class _Inward:
+class Inward:
+    """A concern that looks only at the way in."""
+
     def after(self, call: Call, failure: SealaneError | None) -> None:
         """Nothing to do on the way out."""
 
@@ -69,7 +63,7 @@ class Chain:
         self._before = tuple(item.before for item in middleware)
         # Most look only at the way in: the few others are called alone.
         outward = enumerate(middleware)
-        self._after = [(index, item.after) for index, item in outward if not isinstance(item, _Inward)][::-1]
+        self._after = [(index, item.after) for index, item in outward if not isinstance(item, Inward)][::-1]
 
     def enter(self, call: Call) -> None:
         """Run every ``before`` not run yet."""
@@ -170,7 +164,7 @@ class Tracing:
             )
 
 
-class Deadline(_Inward):
+class Deadline(Inward):
     """A call whose time is over is not begun."""
 
     def before(self, call: Call) -> None:
@@ -179,76 +173,7 @@ class Deadline(_Inward):
             raise DeadlineExceeded("the deadline was over before the call began; allow more time")
 
 
-class Authenticate(_Inward):
-    """Who is calling: a peer by its certificate where the contract names it, else a token's subject."""
-
-    def __init__(self, verifier: TokenVerifier, proofs: ProofVerifier) -> None:
-        self._verifier = verifier
-        self._proofs = proofs
-
-    def before(self, call: Call) -> None:
-        """Set ``call.identity``; no byte of the body has been parsed."""
-        if call.peer.tls_version not in ("TLSv1.3", ""):
-            raise Unauthenticated("TLS 1.3 is required; update the client's TLS library", reason="TLS_VERSION")
-        access = call.method.access
-        if call.method.public:
-            return
-        if call.peer.kind and call.peer.kind in access.callers and not call.peer.via_gateway:
-            call.identity = Identity(subject=call.peer.spiffe_id)
-            return
-        if not access.permission:
-            if call.peer.kind:
-                raise PermissionDenied(f"{call.peer.kind} may not call {call.method.name}", reason="CALLER_NOT_ALLOWED")
-            raise Unauthenticated("this method is for services; call it on the mesh port with a certificate")
-        call.identity = self._by_token(call)
-
-    def _by_token(self, call: Call) -> Identity:
-        if "authorization" in call.duplicates or "authorization-bin" in call.metadata:
-            raise Unauthenticated("send exactly one authorization entry", reason="TOKEN_AMBIGUOUS")
-        scheme, _, token = call.metadata.get("authorization", "").partition(" ")
-        if scheme.lower() not in ("bearer", "dpop") or not token:
-            raise Unauthenticated(
-                "no access token; get one from auth and send it as metadata 'authorization: Bearer ...'",
-                reason="TOKEN_MISSING",
-            )
-        try:
-            identity = self._verifier.verify(token)
-        except UnknownKey as error:
-            raise Blocking(self._verifier.keys.refresh) from error
-        if identity.key_thumbprint and not call.method.access.proof_in_body:
-            self._check_binding(call, token, identity)
-        return identity
-
-    def _check_binding(self, call: Call, token: str, identity: Identity) -> None:
-        if call.peer.via_gateway:
-            if call.metadata.get(FORWARDED_BINDING) != identity.key_thumbprint:
-                raise Unauthenticated("the gateway did not vouch for the token's key", reason="PROOF_REFUSED")
-            return
-        self._proofs.verify(
-            call.metadata.get("dpop", ""),
-            method_path=call.method.path,
-            token=token,
-            thumbprint=identity.key_thumbprint,
-        )
-
-
-class Authorise(_Inward):
-    """Whether the caller's token holds the scope that the contract demands."""
-
-    def before(self, call: Call) -> None:
-        """Refuse a caller without the scope; peers were matched by name already."""
-        access, identity = call.method.access, call.identity
-        if call.method.public or identity is None or not identity.project:
-            return
-        if access.permission not in identity.scopes:
-            raise PermissionDenied(
-                f"{call.method.name} needs scope {access.permission!r}; ask an admin of {identity.project} for it",
-                reason="SCOPE_MISSING",
-                scope=access.permission,
-            )
-
-
-class Parse(_Inward):
+class Parse(Inward):
     """Bytes to message, after the caller is known: a malformed body never raises inside grpcio.
 
     Args:
@@ -265,15 +190,6 @@ class Parse(_Inward):
             call.body = None
 
 
-class Validate(_Inward):
-    """A caller acts inside its own project; a foreign resource is answered as an absent one."""
-
-    def before(self, call: Call) -> None:
-        """Compare the project in the request's resource with the token's."""
-        if call.message is not None:
-            check_project(call, call.message)
-
-
 def parse_body(call: Call, body: bytes) -> Message:
     """One request message.
 
@@ -286,38 +202,3 @@ def parse_body(call: Call, body: bytes) -> Message:
     except (DecodeError, ValueError) as error:
         raise InvalidArgument(f"malformed request; send a {message.DESCRIPTOR.name}", reason="MALFORMED") from error
     return message
-
-
-def check_project(call: Call, message: Message) -> None:
-    """Refuse a resource of another project than the caller's, with the answer of an absent one."""
-    field, identity = call.method.access.resource, call.identity
-    if not field or identity is None or not identity.project:
-        return
-    name = getattr(message, field)
-    if not name.startswith("projects/"):
-        raise InvalidArgument(f"{field} {name!r} is no resource name; it starts with 'projects/'", field=field)
-    if name.split("/")[1] != identity.project:
-        raise NotFound(f"{name} does not exist, or is not yours to see; check the name")
-
-
-def standard(
-    *,
-    telemetry_: Telemetry,
-    verifier: TokenVerifier,
-    proofs: ProofVerifier,
-    max_in_flight: int = 1000,
-    raw: frozenset[str] = frozenset(),
-    every_call: bool = True,
-    quota: Sequence[Middleware] = (),
-) -> list[Middleware]:
-    """The list, the same everywhere, outermost first. Errors are translated around it by the adapter."""
-    return [
-        Limits(max_in_flight),
-        Tracing(telemetry_, every_call=every_call),
-        Deadline(),
-        Authenticate(verifier, proofs),
-        Authorise(),
-        *quota,
-        Parse(raw),
-        Validate(),
-    ]

@@ -16,9 +16,10 @@ from google.protobuf.message import Message
 
 from sealane.errors import SealaneError
 from sealane.rpc import limits
+from sealane.rpc.authorisation import check_resource
 from sealane.rpc.call import Call
 from sealane.rpc.dispatch import Route, Served, explain, routes_of, serialize
-from sealane.rpc.middleware import Blocking, Chain, check_project, parse_body
+from sealane.rpc.middleware import Blocking, Chain, parse_body
 from sealane.rpc.transport import call_of, code_of, trailers_of
 
 AioContext = grpc.aio.ServicerContext[bytes, bytes]
@@ -79,6 +80,7 @@ class _Adapter:
 
     async def _to_stream(self, body: bytes | AsyncIterator[bytes], context: AioContext) -> AsyncIterator[bytes]:
         call = call_of(self._route.method, context, body if isinstance(body, bytes) else None)
+        call.cancel = _canceller()
         failure: SealaneError | None = None
         try:
             await _enter(self._chain, call)
@@ -86,12 +88,26 @@ class _Adapter:
             async with aclosing(responses):  # type: ignore[type-var]  # servicers return async generators
                 async for response in responses:
                     yield serialize(response)
+        except asyncio.CancelledError:
+            failure = call.revoked
+            if failure is None:
+                raise
         except Exception as error:  # the translator: the one place that may catch all
             failure = explain(error, call)
         finally:
             self._chain.leave(call, failure)
         if failure is not None:
             await context.abort(code_of(failure), failure.message, trailers_of(failure, call.request_id))
+
+
+def _canceller() -> Callable[[], None]:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def cancel() -> None:
+        loop.call_soon_threadsafe(task.cancel)
+
+    return cancel
 
 
 async def _enter(chain: Chain, call: Call) -> None:
@@ -113,5 +129,5 @@ def _request(call: Call, body: bytes | AsyncIterator[bytes]) -> object:
 async def _messages(call: Call, bodies: AsyncIterator[bytes]) -> AsyncIterator[Message]:
     async for body in bodies:
         message = parse_body(call, body)
-        check_project(call, message)
+        check_resource(call, message)
         yield message

@@ -11,6 +11,10 @@ from sealane.rpc import limits
 from sealane.rpc.dispatch import Dispatcher, Route
 from sealane.rpc.transport import call_of, code_of, trailers_of
 
+#: Calls that may wait for a thread. More than one connection can open at once, so that nobody who opens and resets
+#: streams all the time takes every place. A call that waits is small: its body is read when a thread takes it.
+WAITING = 1000
+
 
 def build(dispatcher: Dispatcher, *, threads: int = 64) -> grpc.Server:
     """A server for every unary method of the dispatcher.
@@ -21,7 +25,7 @@ def build(dispatcher: Dispatcher, *, threads: int = 64) -> grpc.Server:
     server = grpc.server(
         ThreadPoolExecutor(threads, thread_name_prefix="front"),
         options=limits.client_port(limits.DATA_MESSAGE_BYTES),
-        maximum_concurrent_rpcs=threads,
+        maximum_concurrent_rpcs=threads + WAITING,
     )
     by_service: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {}
     for path, route in dispatcher.routes.items():

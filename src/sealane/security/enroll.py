@@ -1,10 +1,11 @@
-"""From a join token to a certificate, and the renewal that keeps it."""
+"""From a join token to a certificate, to the next one, and to a channel that shows it."""
 
 from __future__ import annotations
 
 import datetime
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,15 @@ import grpc
 
 from sealane.auth.v1 import enrollment_service_pb2 as pb
 from sealane.auth.v1 import enrollment_service_pb2_grpc, token_service_pb2, token_service_pb2_grpc
-from sealane.errors import FailedPrecondition, SealaneError
+from sealane.errors import FailedPrecondition, PermissionDenied, Unauthenticated
 from sealane.rpc.channel import Target, connect
-from sealane.security import tls
+from sealane.security import device, tls
+from sealane.security.keys import CACHE_SECONDS, Published
 
 log = logging.getLogger("sealane.enroll")
 
 AUTH_TLS_NAME = "auth.service.sealane"
 _ENROLL_SECONDS = 60.0
-_RENEW_CHECK_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,34 +45,69 @@ class EnrollConfig:
 
 
 def ensure(config: EnrollConfig) -> tls.PeerIdentity:
-    """The identity of this process: the stored one while it is valid, else a new one by join token.
+    """The identity of this process: the stored one while it is valid, else a new one by device key or join token.
 
     Raises:
-        FailedPrecondition: no valid certificate and no join token.
+        FailedPrecondition: no valid certificate, no device key that auth takes, and no join token.
         SealaneError: auth refused, or could not be reached for a minute.
     """
     present = tls.load(config.directory)
     if present is not None and not present.expired(_now()):
         return present
+    if present is not None:
+        try:
+            return reenroll(config, present)
+        except (PermissionDenied, Unauthenticated) as error:
+            log.warning("the device key was refused, trying the join token", extra={"reason": error.reason})
     if config.join_token is None or not config.join_token.exists():
         raise FailedPrecondition(
             f"no valid certificate in {config.directory} and no join token; create one with "
             "'sealane nodes join-token' and name its file in SEALANE_JOIN_TOKEN"
         )
     private_key, request = tls.new_request()
-    channel = connect(Target(config.auth, config.trust_bundle.read_bytes(), AUTH_TLS_NAME))
-    with channel:
+    message = pb.EnrollRequest(
+        join_token=config.join_token.read_text().strip(),
+        certificate_request=request,
+        device_proof=device.prove(device.ensure_key(config.directory), request, time.time()),
+    )
+    with connect(Target(config.auth, config.trust_bundle.read_bytes(), AUTH_TLS_NAME)) as channel:
         stub = enrollment_service_pb2_grpc.EnrollmentServiceStub(channel)
-        message = pb.EnrollRequest(join_token=config.join_token.read_text().strip(), certificate_request=request)
         answer = stub.Enroll(message, timeout=_ENROLL_SECONDS, wait_for_ready=True)
     return tls.store(config.directory, private_key, _issued(answer))
 
 
+def reenroll(config: EnrollConfig, identity: tls.PeerIdentity) -> tls.PeerIdentity:
+    """A new certificate by the device key: the one before has expired, or its issuer is no longer trusted.
+
+    Raises:
+        PermissionDenied: the device was evicted.
+        Unauthenticated: auth does not know the device key.
+        SealaneError: auth could not be reached for a minute.
+    """
+    private_key, request = tls.new_request()
+    message = pb.ReenrollRequest(
+        spiffe_id=identity.spiffe_id,
+        certificate_request=request,
+        device_proof=device.prove(device.ensure_key(config.directory), request, time.time()),
+    )
+    with connect(Target(config.auth, config.trust_bundle.read_bytes(), AUTH_TLS_NAME)) as channel:
+        stub = enrollment_service_pb2_grpc.EnrollmentServiceStub(channel)
+        answer = stub.Reenroll(message, timeout=_ENROLL_SECONDS, wait_for_ready=True)
+    return tls.store(config.directory, private_key, _issued(answer))
+
+
+def renew(config: EnrollConfig, identity: tls.PeerIdentity) -> None:
+    """A new certificate for the one that is still good, with a new key."""
+    private_key, request = tls.new_request()
+    with connect(mesh_target(identity, "auth", config.auth_mesh)) as channel:
+        stub = enrollment_service_pb2_grpc.EnrollmentServiceStub(channel)
+        answer = stub.RenewCertificate(pb.RenewCertificateRequest(certificate_request=request), timeout=10.0)
+    tls.store(identity.directory, private_key, _issued(answer))
+
+
 def mesh_target(identity: tls.PeerIdentity, service: str, address: str) -> Target:
     """The mesh port of a service, dialled with this process's certificate."""
-    return Target(
-        address, identity.trust_bundle, f"{service}.service.sealane", identity.private_key, identity.certificate_chain
-    )
+    return Target(address, identity.trust_bundle, f"{service}.service.sealane", *identity.pair())
 
 
 class MeshChannel:
@@ -95,51 +131,15 @@ class MeshChannel:
             return self._channel
 
 
-def fetch_keys(channel: Callable[[], grpc.Channel]) -> Callable[[], dict[str, str]]:
+def fetch_keys(channel: Callable[[], grpc.Channel]) -> Callable[[], Published]:
     """A function that gets auth's public keys, for :class:`sealane.security.keys.KeySet`."""
 
-    def fetch() -> dict[str, str]:
+    def fetch() -> Published:
         stub = token_service_pb2_grpc.TokenServiceStub(channel())
         answer = stub.GetJsonWebKeySet(token_service_pb2.GetJsonWebKeySetRequest(), timeout=2.0)
-        return {key.kid: key.x for key in answer.keys}
+        return Published({key.kid: key.x for key in answer.keys}, float(answer.max_age_seconds) or CACHE_SECONDS)
 
     return fetch
-
-
-class Renewer:
-    """Renews the certificate in the background at two thirds of its life."""
-
-    def __init__(self, config: EnrollConfig, identity: tls.PeerIdentity) -> None:
-        self._config = config
-        self._identity = identity
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="renew", daemon=True)
-
-    def start(self) -> None:
-        """Begin to watch the certificate's age."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stop.set()
-
-    def renew_if_due(self) -> bool:
-        """Renew when two thirds are over; whether it was renewed."""
-        if not self._identity.renewal_due(_now()):
-            return False
-        private_key, request = tls.new_request()
-        with connect(mesh_target(self._identity, "auth", self._config.auth_mesh)) as channel:
-            stub = enrollment_service_pb2_grpc.EnrollmentServiceStub(channel)
-            answer = stub.RenewCertificate(pb.RenewCertificateRequest(certificate_request=request), timeout=10.0)
-        tls.store(self._identity.directory, private_key, _issued(answer))
-        return True
-
-    def _run(self) -> None:
-        while not self._stop.wait(_RENEW_CHECK_SECONDS):
-            try:
-                self.renew_if_due()
-            except SealaneError as error:
-                log.warning("certificate not renewed, trying again", extra={"reason": error.reason})
 
 
 def _issued(answer: pb.EnrollResponse) -> tls.Issued:

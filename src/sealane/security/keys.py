@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -18,8 +19,21 @@ REFRESH_LIMIT_SECONDS = 10.0
 #: Keys are fetched again after this many seconds.
 CACHE_SECONDS = 300.0
 
-Fetch = Callable[[], Mapping[str, str]]
-"""Returns key id -> base64url of the raw Ed25519 public key."""
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What auth publishes.
+
+    Args:
+        keys: key id -> base64url of the raw Ed25519 public key.
+        max_age: seconds after which to ask again.
+    """
+
+    keys: Mapping[str, str]
+    max_age: float = CACHE_SECONDS
+
+
+Fetch = Callable[[], Published]
 
 
 class KeySet:
@@ -34,6 +48,7 @@ class KeySet:
         self._fetch = fetch
         self._path = path
         self._keys: dict[str, Ed25519PublicKey] = {}
+        self._max_age = CACHE_SECONDS
         self._fetched = float("-inf")
         self._tried = float("-inf")
         self._refreshing = False
@@ -48,30 +63,53 @@ class KeySet:
     def stale(self, kid: str) -> bool:
         """Whether a fetch is due: for an unknown `kid`, or because the cache is old; rate limited."""
         now = time.monotonic()
-        due = kid not in self._keys or now - self._fetched > CACHE_SECONDS
+        due = kid not in self._keys or now - self._fetched > self._max_age
         # Those who come while a fetch is under way wait for it, however lately it began.
         return due and (self._refreshing or now - self._tried > REFRESH_LIMIT_SECONDS)
 
-    def refresh(self) -> None:
-        """Fetch now. A failed fetch keeps the keys that are there: a running data plane needs nobody."""
+    @property
+    def max_age(self) -> float:
+        """Seconds after which auth wants the keys to be asked for again."""
+        return self._max_age
+
+    def known(self) -> tuple[str, ...]:
+        """Ids of the keys in memory."""
+        return tuple(self._keys)
+
+    @property
+    def due(self) -> bool:
+        """Whether the keys are so old that auth wants them to be asked for again."""
+        return time.monotonic() - self._fetched > self._max_age
+
+    def expect(self) -> None:
+        """Auth has just changed its keys in an emergency: the next unknown key id is worth a fetch at once."""
+        self._tried = float("-inf")
+
+    def refresh(self, *, at_once: bool = False) -> None:
+        """Fetch now. A failed fetch keeps the keys that are there: a running data plane needs nobody.
+
+        Args:
+            at_once: however lately it was fetched; for what no stranger can cause.
+        """
         with self._lock:
-            if time.monotonic() - self._tried < REFRESH_LIMIT_SECONDS and self._keys:
+            if not at_once and time.monotonic() - self._tried < REFRESH_LIMIT_SECONDS and self._keys:
                 return
             self._refreshing = True
             self._tried = time.monotonic()
             try:
-                self._take(dict(self._fetch()))
+                self._take(self._fetch())
             except SealaneError:
                 return
             finally:
                 self._refreshing = False
 
-    def _take(self, fetched: dict[str, str]) -> None:
-        self._load(fetched)
+    def _take(self, published: Published) -> None:
+        self._load(published.keys)
+        self._max_age = published.max_age
         self._fetched = time.monotonic()
         if self._path is not None:
             temporary = self._path.with_suffix(".new")
-            temporary.write_text(json.dumps(fetched))
+            temporary.write_text(json.dumps(dict(published.keys)))
             temporary.replace(self._path)
 
     def _load(self, keys: Mapping[str, str]) -> None:

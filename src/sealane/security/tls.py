@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from sealane.errors import Unavailable
+
 KEY, CHAIN, TRUST, ABOUT = "key.pem", "chain.pem", "trust.pem", "about.json"
+_PAIR_TRIES, _PAIR_PAUSE_SECONDS = 50, 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,22 @@ class PeerIdentity:
     def certificate_chain(self) -> bytes:
         """PEM, leaf first."""
         return (self.directory / CHAIN).read_bytes()
+
+    def pair(self) -> tuple[bytes, bytes]:
+        """Private key and certificate chain that belong together, PEM.
+
+        They lie in two files: while a renewal stands between the two this waits for it.
+
+        Raises:
+            Unavailable: they do not fit, whatever is waited for.
+        """
+        for _ in range(_PAIR_TRIES):
+            chain, private = self.certificate_chain, self.private_key
+            key = serialization.load_pem_private_key(private, None)
+            if x509.load_pem_x509_certificates(chain)[0].public_key() == key.public_key():
+                return private, chain
+            time.sleep(_PAIR_PAUSE_SECONDS)
+        raise Unavailable(f"the certificate in {self.directory} does not fit its key; enroll again")
 
     @property
     def trust_bundle(self) -> bytes:
@@ -113,9 +133,7 @@ def server_credentials(identity: PeerIdentity, *, mesh: bool) -> grpc.ServerCred
     """
 
     def configuration() -> grpc.ServerCertificateConfiguration:
-        return grpc.ssl_server_certificate_configuration(
-            [(identity.private_key, identity.certificate_chain)], identity.trust_bundle if mesh else None
-        )
+        return grpc.ssl_server_certificate_configuration([identity.pair()], identity.trust_bundle if mesh else None)
 
     seen = {"mtime": (identity.directory / CHAIN).stat().st_mtime_ns}
 

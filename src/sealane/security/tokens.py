@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, field
+from hashlib import sha256
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealane.clock import Clock
 from sealane.errors import Unauthenticated
-from sealane.rpc.call import Identity
+from sealane.rpc.call import Identity, Quota
 from sealane.security import jws
 from sealane.security.keys import KeySet
+from sealane.security.revocations import Revocations
 
-ISSUER = "https://auth.service.sealane"
+ISSUER = jws.ISSUER
 LIFETIME_SECONDS = 300
 LEEWAY_SECONDS = 30
 MAX_LIFETIME_SECONDS = 900
+#: Longest chain of actors that a token may name.
+MAX_ACTORS = 3
 _HEADER = frozenset({"alg", "kid", "typ"})
 _REQUIRED = ["exp", "iat", "aud", "iss", "sub", "jti", "client_id", "project", "scope"]
 _CACHE_SIZE = 4096
@@ -33,7 +36,22 @@ class UnknownKey(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a token is to say."""
+    """What a token is to say.
+
+    Args:
+        subject: account or federated identity.
+        client_id: client it is issued to.
+        project: its project.
+        audience: service it is for.
+        scopes: permissions.
+        key_thumbprint: key to bind it to (``cnf.jkt``, RFC 9449 section 6.1).
+        certificate_thumbprint: certificate to bind it to (``cnf.x5t#S256``, RFC 8705 section 3.1).
+        models: for permissions limited to some models, the prefixes of their ids.
+        epoch: the subject's epoch.
+        actors: who acts for the subject, outermost first (RFC 8693 section 4.1).
+        quota: of the account, and of the project.
+        lifetime: seconds.
+    """
 
     subject: str
     client_id: str
@@ -41,11 +59,16 @@ class Grant:
     audience: str
     scopes: Iterable[str]
     key_thumbprint: str = ""
+    certificate_thumbprint: str = ""
+    models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    epoch: int = 0
+    actors: tuple[str, ...] = ()
+    quota: tuple[Quota, Quota] | None = None
+    lifetime: int = LIFETIME_SECONDS
 
 
 def issue(grant: Grant, *, key: Ed25519PrivateKey, issuer: str, now: float) -> str:
-    """A signed token for `grant`, valid for five minutes."""
-    public = key.public_key().public_bytes_raw()
+    """A signed token for `grant`."""
     claims: dict[str, object] = {
         "iss": issuer,
         "sub": grant.subject,
@@ -54,27 +77,70 @@ def issue(grant: Grant, *, key: Ed25519PrivateKey, issuer: str, now: float) -> s
         "aud": grant.audience,
         "scope": " ".join(sorted(grant.scopes)),
         "iat": int(now),
-        "exp": int(now) + LIFETIME_SECONDS,
+        "exp": int(now) + grant.lifetime,
         "jti": str(uuid.uuid4()),
-        "epoch": 0,
+        "epoch": grant.epoch,
     }
-    if grant.key_thumbprint:
-        claims["cnf"] = {"jkt": grant.key_thumbprint}  # RFC 9449 section 6.1
-    return jwt.encode(claims, key, algorithm="EdDSA", headers={"typ": "at+jwt", "kid": jws.thumbprint(public)})
+    confirmation = {"jkt": grant.key_thumbprint, "x5t#S256": grant.certificate_thumbprint}
+    if any(confirmation.values()):
+        claims["cnf"] = {name: value for name, value in confirmation.items() if value}
+    if grant.models:
+        claims["models"] = {name: list(prefixes) for name, prefixes in grant.models.items()}
+    if grant.actors:
+        claims["act"] = _nested(grant.actors)
+    if grant.quota is not None:
+        claims["quota"] = [list(astuple(each)) for each in grant.quota]
+    kid = jws.thumbprint(key.public_key().public_bytes_raw())
+    return jwt.encode(claims, key, algorithm="EdDSA", headers={"typ": "at+jwt", "kid": kid})
+
+
+def _nested(actors: tuple[str, ...]) -> dict[str, object]:
+    outer: dict[str, object] = {"sub": actors[0]}
+    if len(actors) > 1:
+        outer["act"] = _nested(actors[1:])
+    return outer
+
+
+def actors_of(claims: Mapping[str, object]) -> tuple[str, ...]:
+    """The actors that a token names, outermost first (RFC 8693 section 4.1).
+
+    Raises:
+        Unauthenticated: the claim ``act`` is malformed or names more than three.
+    """
+    actors: list[str] = []
+    act = claims.get("act")
+    while act is not None:
+        subject = act.get("sub") if isinstance(act, dict) else None
+        if not isinstance(act, dict) or not isinstance(subject, str) or len(actors) == MAX_ACTORS:
+            raise Unauthenticated("the token's actors are not acceptable", reason="TOKEN_INVALID")
+        actors.append(subject)
+        act = act.get("act")
+    return tuple(actors)
 
 
 class TokenVerifier:
     """Verifies tokens for one audience without asking anybody.
 
-    A verified token is cached by its SHA-256 until it expires, so a busy caller costs one hash a call.
+    A verified token is cached by its SHA-256 until it expires, so a busy caller costs one hash a call. What is revoked
+    is looked up anew whenever the revocations have changed.
+
+    Args:
+        keys: auth's public keys.
+        issuer: who must have issued the token.
+        audience: whom it must be for.
+        clock: tells the time.
+        revocations: what is no longer good; None where nothing is ever revoked.
     """
 
-    def __init__(self, keys: KeySet, *, issuer: str, audience: str, clock: Clock) -> None:
+    def __init__(
+        self, keys: KeySet, *, issuer: str, audience: str, clock: Clock, revocations: Revocations | None = None
+    ) -> None:
         self._keys = keys
         self._issuer = issuer
         self._audience = audience
         self._clock = clock
-        self._cache: OrderedDict[bytes, Identity] = OrderedDict()
+        self._revocations = revocations
+        self._cache: OrderedDict[bytes, tuple[Identity, int, float]] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -82,27 +148,50 @@ class TokenVerifier:
         """The key set behind it."""
         return self._keys
 
+    @property
+    def revocations(self) -> Revocations | None:
+        """What is no longer good, as this verifier knows it."""
+        return self._revocations
+
     def verify(self, token: str) -> Identity:
         """The identity a token proves.
 
         Raises:
-            Unauthenticated: the token does not verify.
+            Unauthenticated: the token does not verify, has expired or was revoked.
             UnknownKey: the key is not in memory and a refresh is allowed now.
         """
-        digest = hashlib.sha256(token.encode()).digest()
+        digest = sha256(token.encode()).digest()
+        version = 0 if self._revocations is None else self._revocations.version
         cached = self._cache.get(digest)
         if cached is not None:
-            if self._clock.now() < cached.expires + LEEWAY_SECONDS:
-                return cached
-            raise _expired()
-        identity = self._verify(token)
+            identity, seen, until = cached
+            if self._clock.now() >= until:
+                raise _expired()
+            if seen == version:
+                return identity
+        else:
+            identity = identity_of(self._verified(token, self._audience))
+        if self._revocations is not None:
+            self._revocations.check(identity)
         with self._lock:
-            self._cache[digest] = identity
+            self._cache[digest] = (identity, version, identity.expires + LEEWAY_SECONDS)
             if len(self._cache) > _CACHE_SIZE:
                 self._cache.popitem(last=False)
         return identity
 
-    def _verify(self, token: str) -> Identity:
+    def claims(self, token: str) -> dict[str, object]:
+        """What a token of this issuer says, whoever of ours it is for: fully verified and not revoked.
+
+        Raises:
+            Unauthenticated: the token does not verify, has expired or was revoked.
+            UnknownKey: the key is not in memory and a refresh is allowed now.
+        """
+        claims = self._verified(token, None)
+        if self._revocations is not None:
+            self._revocations.check(identity_of(claims))
+        return claims
+
+    def _verified(self, token: str, audience: str | None) -> dict[str, object]:
         parsed = jws.parse(token, header_names=_HEADER)
         kid = parsed.header.get("kid")
         if parsed.header["typ"] not in ("at+jwt", "application/at+jwt") or not isinstance(kid, str):
@@ -117,11 +206,12 @@ class TokenVerifier:
                 token,
                 key,
                 algorithms=["EdDSA"],  # one algorithm per key, RFC 8725 section 3.1
-                audience=self._audience,
+                audience=audience,
                 issuer=self._issuer,
                 options={
                     "require": _REQUIRED,
                     "strict_aud": True,
+                    "verify_aud": audience is not None,
                     "verify_exp": False,
                     "verify_nbf": False,
                     "verify_iat": False,
@@ -129,11 +219,13 @@ class TokenVerifier:
             )
         except jwt.PyJWTError as error:
             raise Unauthenticated(
-                f"the token does not verify for {self._audience}: {type(error).__name__}; get a new one",
+                f"the token does not verify for {audience or 'any service'}: {type(error).__name__}; get a new one",
                 reason="TOKEN_INVALID",
             ) from error
+        if audience is None and not isinstance(claims["aud"], str):
+            raise Unauthenticated("the token's audience is not acceptable", reason="TOKEN_INVALID")
         self._check_times(claims)
-        return _identity(claims)
+        return {**claims, "kid": kid}
 
     def _check_times(self, claims: dict[str, object]) -> None:
         now, times = self._clock.now(), [claims.get(name) for name in ("exp", "iat", "nbf")]
@@ -148,23 +240,66 @@ class TokenVerifier:
             raise Unauthenticated("the token is not valid yet; check the clocks", reason="TOKEN_NOT_YET_VALID")
 
 
-def _identity(claims: dict[str, object]) -> Identity:
+def identity_of(claims: Mapping[str, object]) -> Identity:
+    """The caller that verified claims name; ``kid`` is the key that signed them.
+
+    Raises:
+        Unauthenticated: a claim is missing or of another form.
+    """
     confirmation = claims.get("cnf", {})
-    bound = confirmation.get("jkt", "") if isinstance(confirmation, dict) else None
-    texts = [claims["sub"], claims["project"], claims["scope"], claims["jti"], bound]
+    bound = ("", "")
+    if isinstance(confirmation, dict) and set(confirmation) <= {"jkt", "x5t#S256"}:
+        bound = (confirmation.get("jkt", ""), confirmation.get("x5t#S256", ""))
+    texts = [claims["sub"], claims["project"], claims["scope"], claims["jti"], claims["client_id"], *bound]
     if not all(isinstance(text, str) for text in texts) or not claims["sub"] or not claims["project"]:
-        raise Unauthenticated("the token's claims are not acceptable", reason="TOKEN_INVALID")
-    if "cnf" in claims and not bound:
+        raise _malformed()
+    if "cnf" in claims and not any(bound):
         # A confirmation we do not understand must not pass as a bearer token (RFC 7800 section 3.1).
         raise Unauthenticated("the token is bound in a way that is not supported", reason="TOKEN_BINDING")
+    epoch = claims.get("epoch", 0)
+    if type(epoch) is not int:
+        raise _malformed()
     return Identity(
         subject=str(claims["sub"]),
         project=str(claims["project"]),
         scopes=frozenset(str(claims["scope"]).split()),
         token_id=str(claims["jti"]),
-        key_thumbprint=str(bound),
+        key_thumbprint=bound[0],
         expires=float(str(claims["exp"])),
+        certificate_thumbprint=bound[1],
+        models=_models(claims.get("models", {})),
+        client_id=str(claims["client_id"]),
+        key_id=str(claims.get("kid", "")),
+        epoch=epoch,
+        actor=next(iter(actors_of(claims)), ""),
+        quota=_quota(claims.get("quota")),
     )
+
+
+def _models(value: object) -> dict[str, tuple[str, ...]]:
+    if not isinstance(value, dict):
+        raise _malformed()
+    for prefixes in value.values():
+        if not isinstance(prefixes, list) or not prefixes or not all(isinstance(each, str) for each in prefixes):
+            raise _malformed()
+    return {str(name): tuple(prefixes) for name, prefixes in value.items()}
+
+
+def _quota(value: object) -> tuple[Quota, Quota] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2:
+        raise _malformed()
+    for each in value:
+        numbers = isinstance(each, list) and len(each) == 3 and all(type(item) in (int, float) for item in each)
+        if not numbers or min(each) < 0:
+            raise _malformed()
+    account, project = (Quota(float(each[0]), float(each[1]), int(each[2])) for each in value)
+    return account, project
+
+
+def _malformed() -> Unauthenticated:
+    return Unauthenticated("the token's claims are not acceptable", reason="TOKEN_INVALID")
 
 
 def _expired() -> Unauthenticated:

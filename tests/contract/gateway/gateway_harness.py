@@ -29,7 +29,8 @@ from sealane.protocols.call import InferenceAnswer, ModelDescription
 from sealane.rpc.channel import Target, connect
 from sealane.rpc.status import to_status
 from sealane.security import jws, tls
-from sealane.security.tokens import Grant, issue
+from sealane.security.membership import Membership, Place
+from sealane.security.tokens import ISSUER, Grant, issue
 from sealane.tensors import Signature, TensorSpec
 from sealane_inference import app
 from sealane_inference.config import Config
@@ -70,7 +71,7 @@ class Authority:
 
     def token(self, *scopes: str, project: str = "p", thumbprint: str = "") -> str:
         grant = Grant("camera", "camera", project, app.AUDIENCE, scopes or ("infer",), thumbprint)
-        return issue(grant, key=self.tokens, issuer=app.ISSUER, now=time.time())
+        return issue(grant, key=self.tokens, issuer=ISSUER, now=time.time())
 
     def jwks(self) -> str:
         public = self.tokens.public_key().public_bytes_raw()
@@ -108,7 +109,9 @@ class Gateway:
             self.loop = asyncio.get_running_loop()
             self.done = asyncio.Event()
             self.present = Present(SystemClock())
-            gateway = app.build(config, identity, self.present)
+            place = Place(directory, "127.0.0.1:1", "127.0.0.1:1", self.ca_file)
+            member = Membership(place, identity, app.AUDIENCE, SystemClock())
+            gateway = app.build(config, member, self.present)
             self.ports = await gateway.start(identity)
             started.put(None)
             await self.done.wait()

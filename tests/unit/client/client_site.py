@@ -12,25 +12,25 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf.message import Message
 
 from sealane import telemetry
 from sealane.auth.v1 import token_service_pb2 as token_pb
 from sealane.clock import SystemClock
 from sealane.compat.openinference.v2 import openinference_pb2 as oip
 from sealane.compat.tfserving.v1 import tfserving_pb2 as tfs
-from sealane.errors import NotFound, SealaneError, Unauthenticated
+from sealane.errors import NotFound, SealaneError, Unauthenticated, Unimplemented
 from sealane.inference.v1 import sealed_inference_service_pb2 as sealed_pb
 from sealane.protocols import openinference, tfserving
 from sealane.protocols.call import InferenceAnswer, InferenceCall, ModelDescription
-from sealane.rpc import middleware, sync_server
+from sealane.rpc import middleware, order, sync_server
 from sealane.rpc.call import Call
 from sealane.rpc.dispatch import Dispatcher, Served
 from sealane.rpc.status import to_status
 from sealane.scheduler.v1 import deployment_service_pb2, routing_service_pb2
 from sealane.security import jws, statements, suites, tls
 from sealane.security.envelope import Opener
-from sealane.security.keys import KeySet
-from sealane.security.proof import ProofVerifier
+from sealane.security.keys import KeySet, Published
 from sealane.security.tokens import ISSUER, Grant, TokenVerifier, issue
 from sealane.tensors import Array, Signature, TensorSpec
 
@@ -70,6 +70,14 @@ class Auth:
         self.issued: list[token_pb.IssueTokenRequest] = []
         self.lifetime = 300
         self.failure: SealaneError | None = None
+
+    def __getattr__(self, name: str) -> object:
+        if name[:1].isupper() and not name.startswith("Watch"):
+            return self._refuse
+        raise AttributeError(name)
+
+    def _refuse(self, request: Message, call: Call) -> Message:
+        raise Unimplemented(f"the fake has no {call.method.name}")
 
     @property
     def keys(self) -> dict[str, str]:
@@ -192,12 +200,9 @@ class Listener:
     """One TLS port with the real middleware; it can be closed and opened again on the same port."""
 
     def __init__(self, identity: tls.PeerIdentity, served: list[Served], audience: str, auth: Auth) -> None:
-        keys = KeySet(lambda: auth.keys)
-        chain = middleware.standard(
-            telemetry_=telemetry.disabled(),
-            verifier=TokenVerifier(keys, issuer=ISSUER, audience=audience, clock=SystemClock()),
-            proofs=ProofVerifier(SystemClock()),
-        )
+        keys = KeySet(lambda: Published(auth.keys))
+        verifier = TokenVerifier(keys, issuer=ISSUER, audience=audience, clock=SystemClock())
+        chain = order.standard(telemetry_=telemetry.disabled(), guard=order.Guard(verifier))
         self._identity = identity
         self._make: Callable[[], grpc.Server] = lambda: sync_server.build(
             Dispatcher(served, middleware.Chain(chain)), threads=8

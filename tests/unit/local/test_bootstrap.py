@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +11,11 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from sealane.clock import SystemClock
 from sealane.errors import FailedPrecondition
-from sealane_auth import bootstrap as authority_files
+from sealane_auth import bootstrap as auth_bootstrap
+from sealane_auth.config import Config
+from sealane_auth.enrollment import Enrollment
 from sealane_local import bootstrap, probe
 
 Status = health_pb2.HealthCheckResponse.ServingStatus
@@ -30,16 +32,16 @@ class Health(health_pb2_grpc.HealthServicer):
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[Health, str, Path]]:
     """A health service under a certificate of auth's, its address, the file of its root."""
-    now = datetime.datetime.now(datetime.UTC)
-    signer, roots = authority_files.ensure_authority(tmp_path / "pki", now)
-    identity = authority_files.own_identity(tmp_path / "identity", signer, roots, ("localhost",), now)
+    secrets = auth_bootstrap.open_secrets(Config(tmp_path / "auth"), SystemClock())
+    enrollment = Enrollment(SystemClock(), secrets.authority, secrets.keyring)
+    identity = auth_bootstrap.own_identity(tmp_path / "identity", enrollment, ("localhost",))
     server = grpc.server(ThreadPoolExecutor(2))
     health = Health()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    pair = [(identity.private_key, identity.certificate_chain)]
+    pair = [identity.pair()]
     port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials(pair))
     server.start()
-    yield health, f"127.0.0.1:{port}", tmp_path / "pki" / "root.pem"
+    yield health, f"127.0.0.1:{port}", tmp_path / "auth" / "pki" / "root.pem"
     server.stop(0).wait()
 
 

@@ -120,7 +120,7 @@ def test_migrations_make_the_tables_that_the_store_uses(service: str, tmp_path: 
         migrate(connection, folder)
         migrate(connection, folder)
     inspector = sa.inspect(engine)
-    for metadata in (store.metadata, tables.metadata):
+    for metadata in (*store.METADATA, tables.metadata):
         for table in metadata.sorted_tables:
             made = {column["name"]: column for column in inspector.get_columns(table.name)}
             assert set(made) == {column.name for column in table.columns}

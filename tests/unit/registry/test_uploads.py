@@ -17,6 +17,9 @@ from sealane.records.transactions import Transactions
 from sealane.registry.v1 import artifact_service_pb2 as pb
 from sealane.rpc.call import Call, Identity, Peer
 from sealane.rpc.policy import methods_of
+from sealane.security.revocations import Revocations
+from sealane.security.work_grants import WorkGrants
+from sealane_registry.access import Access
 from sealane_registry.artifact_servicer import UPLOAD_SECONDS, ArtifactServicer
 from sealane_registry.blobs import BlobFolder
 from sealane_registry.store_sql import SqlStore, metadata
@@ -25,13 +28,17 @@ CONTENT = b"the weights"
 SHA = hashlib.sha256(CONTENT).hexdigest()
 
 
+#: Nobody of these tests is a node.
+ACCESS = Access(WorkGrants(lambda: b"", Revocations(ManualClock()), ManualClock()))
+
+
 class Site:
     """A servicer on a real folder and database."""
 
     def __init__(self, folder: Path, database: Database) -> None:
         self.incoming, self.clock = folder / "incoming", ManualClock()
         records = Transactions(database, SqlStore, self.clock)
-        self.servicer = ArtifactServicer(records, BlobFolder(folder), self.clock, stall=0.2)
+        self.servicer = ArtifactServicer(records, BlobFolder(folder), ACCESS, self.clock, stall=0.2)
 
     async def start(self, project: str = "p", size: int = len(CONTENT)) -> pb.Upload:
         request = pb.StartUploadRequest(parent=f"projects/{project}", sha256=SHA, size_bytes=size)

@@ -11,12 +11,14 @@ from sealane import telemetry
 from sealane.clock import SystemClock
 from sealane.errors import InvalidArgument, SealaneError
 from sealane.registry.v1 import model_service_pb2 as pb
+from sealane.rpc.authentication import FORWARDED_BINDING
 from sealane.rpc.call import Call, Peer
 from sealane.rpc.dispatch import Dispatcher, Served
-from sealane.rpc.middleware import FORWARDED_BINDING, Chain, standard
+from sealane.rpc.middleware import Chain
+from sealane.rpc.order import Guard, standard
 from sealane.security import jws, tokens
-from sealane.security.keys import KeySet
-from sealane.security.proof import ProofVerifier, prove
+from sealane.security.keys import KeySet, Published
+from sealane.security.proof import prove
 from sealane.security.tokens import ISSUER, Grant, TokenVerifier
 
 KEY = Ed25519PrivateKey.generate()
@@ -52,14 +54,12 @@ def models() -> Models:
 @pytest.fixture
 def dispatcher(models: Models) -> Dispatcher:
     keys = KeySet(
-        lambda: {jws.thumbprint(KEY.public_key().public_bytes_raw()): jws.encode(KEY.public_key().public_bytes_raw())}
-    )
-    verifier = TokenVerifier(keys, issuer=ISSUER, audience="sealane-registry", clock=SystemClock())
-    chain = Chain(
-        standard(
-            telemetry_=telemetry.disabled(), verifier=verifier, proofs=ProofVerifier(SystemClock()), max_in_flight=2
+        lambda: Published(
+            {jws.thumbprint(KEY.public_key().public_bytes_raw()): jws.encode(KEY.public_key().public_bytes_raw())}
         )
     )
+    verifier = TokenVerifier(keys, issuer=ISSUER, audience="sealane-registry", clock=SystemClock())
+    chain = Chain(standard(telemetry_=telemetry.disabled(), guard=Guard(verifier), max_in_flight=2))
     return Dispatcher([Served(models, pb.DESCRIPTOR.services_by_name["ModelService"])], chain)
 
 

@@ -7,15 +7,16 @@ import pkgutil
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 
 import sealane
 from sealane.rpc.dispatch import Dispatcher, Served
 from sealane.rpc.middleware import Chain
 from sealane.rpc.policy import PUBLIC, MissingAccess
+from sealane.security.permissions import MODEL_PERMISSIONS, PERMISSIONS
 from sealane.type.v1 import access_pb2
 
-PEERS = {"registry", "scheduler", "inference", "node"}
+PEERS = {"auth", "registry", "scheduler", "inference", "node", "account"}
 
 
 def all_methods() -> list[MethodDescriptor]:
@@ -50,10 +51,29 @@ def test_the_public_methods_are_these_and_no_others() -> None:
     assert public == {
         "sealane.auth.v1.TokenService.IssueToken",
         "sealane.auth.v1.TokenService.GetJsonWebKeySet",
+        "sealane.auth.v1.TokenService.ExchangeToken",
+        "sealane.auth.v1.TokenService.RevokeToken",
         "sealane.auth.v1.EnrollmentService.Enroll",
+        "sealane.auth.v1.EnrollmentService.Reenroll",
         "sealane.compat.openinference.v2.GRPCInferenceService.ServerLive",
         "sealane.compat.openinference.v2.GRPCInferenceService.ServerReady",
     }
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_permission_exists_and_says_how_it_is_limited_to_models(name: str) -> None:
+    rule, message = access(METHODS[name]), METHODS[name].input_type
+    assert rule.permission in PERMISSIONS | {PUBLIC, ""}
+    if rule.model:
+        *outer, last = rule.model.split(".")
+        for part in outer:
+            message = message.fields_by_name[part].message_type
+        assert message.fields_by_name[last].type == FieldDescriptor.TYPE_STRING
+    if rule.permission in MODEL_PERMISSIONS and not rule.model and not rule.narrowed:
+        # What is left names a model, or something below one, in its resource.
+        assert rule.resource in ("name", "parent")
+        comment = f"{METHODS[name].containing_service.name}.{METHODS[name].name}"
+        assert comment.startswith(("ModelService.", "VariantService."))
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

@@ -20,11 +20,11 @@ from sealane.registry.v1 import artifact_service_pb2_grpc
 from sealane.rpc.call import Call
 from sealane.rpc.channel import _Interceptor, retrying
 from sealane.rpc.dispatch import Served
-from sealane.rpc.middleware import Chain, standard
+from sealane.rpc.middleware import Chain
+from sealane.rpc.order import Guard, standard
 from sealane.rpc.server import build
 from sealane.security import jws, tokens
-from sealane.security.keys import KeySet
-from sealane.security.proof import ProofVerifier
+from sealane.security.keys import KeySet, Published
 from sealane.security.tokens import ISSUER, Grant, TokenVerifier
 
 KEY = Ed25519PrivateKey.generate()
@@ -81,9 +81,9 @@ def address(artifacts: Artifacts) -> Iterator[str]:
     stop = threading.Event()
 
     async def serve() -> None:
-        keys = KeySet(lambda: {jws.thumbprint(PUBLIC): jws.encode(PUBLIC)})
+        keys = KeySet(lambda: Published({jws.thumbprint(PUBLIC): jws.encode(PUBLIC)}))
         verifier = TokenVerifier(keys, issuer=ISSUER, audience="sealane-registry", clock=SystemClock())
-        chain = Chain(standard(telemetry_=telemetry.disabled(), verifier=verifier, proofs=ProofVerifier(SystemClock())))
+        chain = Chain(standard(telemetry_=telemetry.disabled(), guard=Guard(verifier)))
         served = Served(artifacts, pb.DESCRIPTOR.services_by_name["ArtifactService"])
         server = build([served], chain, mesh=True)
         port = server.add_insecure_port("127.0.0.1:0")

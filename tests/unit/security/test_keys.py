@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealane.errors import Unavailable
 from sealane.security import jws
-from sealane.security.keys import KeySet
+from sealane.security.keys import KeySet, Published
 
 KEY = jws.encode(Ed25519PrivateKey.generate().public_key().public_bytes_raw())
 
@@ -18,11 +18,11 @@ KEY = jws.encode(Ed25519PrivateKey.generate().public_key().public_bytes_raw())
 def test_all_who_come_with_an_unknown_key_at_once_get_it_by_one_fetch() -> None:
     fetches, begun, go = [0], threading.Event(), threading.Event()
 
-    def fetch() -> dict[str, str]:
+    def fetch() -> Published:
         fetches[0] += 1
         begun.set()
         assert go.wait(5)
-        return {"k": KEY}
+        return Published({"k": KEY})
 
     keys = KeySet(fetch)
 
@@ -45,7 +45,7 @@ def test_all_who_come_with_an_unknown_key_at_once_get_it_by_one_fetch() -> None:
 def test_an_unknown_key_is_asked_for_once_in_a_while() -> None:
     fetches = [0]
 
-    def fetch() -> dict[str, str]:
+    def fetch() -> Published:
         fetches[0] += 1
         raise Unavailable("away")
 

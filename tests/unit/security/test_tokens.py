@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sealane.clock import ManualClock
 from sealane.errors import Unauthenticated
 from sealane.security import jws, tokens
-from sealane.security.keys import KeySet
+from sealane.security.keys import KeySet, Published
 from sealane.security.proof import ProofVerifier, prove
 from sealane.security.tokens import ISSUER, Grant, TokenVerifier, UnknownKey
 
@@ -23,7 +23,7 @@ GRANT = Grant("projects/p/serviceAccounts/a", "a@p", "p", "sealane-inference", (
 
 
 def make_verifier(clock: ManualClock = CLOCK, audience: str = "sealane-inference") -> TokenVerifier:
-    keys = KeySet(lambda: {KID: jws.encode(KEY.public_key().public_bytes_raw())})
+    keys = KeySet(lambda: Published({KID: jws.encode(KEY.public_key().public_bytes_raw())}))
     keys.refresh()
     return TokenVerifier(keys, issuer=ISSUER, audience=audience, clock=clock)
 

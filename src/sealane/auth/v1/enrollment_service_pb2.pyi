@@ -5,9 +5,11 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -65,12 +67,17 @@ class CreateJoinTokenRequest(_message.Message):
 
     SERVICE_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     HOSTS_FIELD_NUMBER: _builtins.int
+    OFFLINE_TTL_FIELD_NUMBER: _builtins.int
+    SITE_ACCOUNTS_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """A service: `registry`, `scheduler` or `inference`."""
     node: _builtins.str
     """A node, by its id: 1 to 63 of `a-z 0-9 -`, starting with a letter."""
+    account: _builtins.str
+    """A service account, `projects/{project}/serviceAccounts/{account}`, for a tool that has only a certificate."""
     @_builtins.property
     def attributes(self) -> Global___NodeAttributes:
         """Attributes of the node; not for services."""
@@ -81,19 +88,32 @@ class CreateJoinTokenRequest(_message.Message):
         service and node has in the mesh.
         """
 
+    @_builtins.property
+    def offline_ttl(self) -> _duration_pb2.Duration:
+        """How long the node may serve its site without auth; unset for not at all, at most 30 days, for edge nodes only."""
+
+    @_builtins.property
+    def site_accounts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Service accounts that may call the node while it is offline, each `projects/{project}/serviceAccounts/{account}`,
+        by their key credentials.
+        """
+
     def __init__(
         self,
         *,
         service: _builtins.str = ...,
         node: _builtins.str = ...,
+        account: _builtins.str = ...,
         attributes: Global___NodeAttributes | None = ...,
         hosts: _abc.Iterable[_builtins.str] | None = ...,
+        offline_ttl: _duration_pb2.Duration | None = ...,
+        site_accounts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "node", b"node", "service", b"service", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "attributes", b"attributes", "node", b"node", "offline_ttl", b"offline_ttl", "service", b"service", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "hosts", b"hosts", "node", b"node", "service", b"service", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "attributes", b"attributes", "hosts", b"hosts", "node", b"node", "offline_ttl", b"offline_ttl", "service", b"service", "site_accounts", b"site_accounts", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["service", "node"]  # noqa: Y015
+    _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["service", "node", "account"]  # noqa: Y015
     _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_subject) -> _WhichOneofReturnType_subject | None: ...
 
@@ -135,23 +155,259 @@ class EnrollRequest(_message.Message):
 
     JOIN_TOKEN_FIELD_NUMBER: _builtins.int
     CERTIFICATE_REQUEST_FIELD_NUMBER: _builtins.int
+    DEVICE_PROOF_FIELD_NUMBER: _builtins.int
     join_token: _builtins.str
     """The join token."""
     certificate_request: _builtins.bytes
     """PKCS #10 certificate request, PEM; only its public key is used."""
+    device_proof: _builtins.str
+    """Proof by the device key, which is kept for Reenroll: a JWS of type `sealane-device+jwt` with the Ed25519 key in
+    `jwk` and the claims `aud` (the issuer), `iat`, `jti` and `csr` (base64url of the SHA-256 of the request).
+    """
     def __init__(
         self,
         *,
         join_token: _builtins.str = ...,
         certificate_request: _builtins.bytes = ...,
+        device_proof: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "join_token", b"join_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "device_proof", b"device_proof", "join_token", b"join_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EnrollRequest: _TypeAlias = EnrollRequest  # noqa: Y015
+
+@_typing.final
+class ReenrollRequest(_message.Message):
+    """Request for EnrollmentService.Reenroll."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPIFFE_ID_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_REQUEST_FIELD_NUMBER: _builtins.int
+    DEVICE_PROOF_FIELD_NUMBER: _builtins.int
+    spiffe_id: _builtins.str
+    """SPIFFE id of the certificate before."""
+    certificate_request: _builtins.bytes
+    """PKCS #10 certificate request with a new key, PEM."""
+    device_proof: _builtins.str
+    """Proof by the device key; see EnrollRequest.device_proof."""
+    def __init__(
+        self,
+        *,
+        spiffe_id: _builtins.str = ...,
+        certificate_request: _builtins.bytes = ...,
+        device_proof: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "device_proof", b"device_proof", "spiffe_id", b"spiffe_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReenrollRequest: _TypeAlias = ReenrollRequest  # noqa: Y015
+
+@_typing.final
+class EvictPeerRequest(_message.Message):
+    """Request for EnrollmentService.EvictPeer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPIFFE_ID_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    spiffe_id: _builtins.str
+    """SPIFFE id, such as `spiffe://sealane/node/edge-1`."""
+    cause: _builtins.str
+    """Why, for the audit log."""
+    def __init__(
+        self,
+        *,
+        spiffe_id: _builtins.str = ...,
+        cause: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "spiffe_id", b"spiffe_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvictPeerRequest: _TypeAlias = EvictPeerRequest  # noqa: Y015
+
+@_typing.final
+class Peer(_message.Message):
+    """Who has joined."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Peer._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Peer._State.ValueType  # 0
+        """Not said."""
+        STATE_JOINED: Peer._State.ValueType  # 1
+        """It may get certificates."""
+        STATE_EVICTED: Peer._State.ValueType  # 2
+        """It may not."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Life of a peer."""
+
+    STATE_UNSPECIFIED: Peer.State.ValueType  # 0
+    """Not said."""
+    STATE_JOINED: Peer.State.ValueType  # 1
+    """It may get certificates."""
+    STATE_EVICTED: Peer.State.ValueType  # 2
+    """It may not."""
+
+    SPIFFE_ID_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    JOIN_TIME_FIELD_NUMBER: _builtins.int
+    EVICT_TIME_FIELD_NUMBER: _builtins.int
+    spiffe_id: _builtins.str
+    """SPIFFE id."""
+    state: Global___Peer.State.ValueType
+    """Where it stands."""
+    @_builtins.property
+    def attributes(self) -> Global___NodeAttributes:
+        """Attributes, for a node."""
+
+    @_builtins.property
+    def join_time(self) -> _timestamp_pb2.Timestamp:
+        """When it joined last."""
+
+    @_builtins.property
+    def evict_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was evicted."""
+
+    def __init__(
+        self,
+        *,
+        spiffe_id: _builtins.str = ...,
+        attributes: Global___NodeAttributes | None = ...,
+        state: Global___Peer.State.ValueType = ...,
+        join_time: _timestamp_pb2.Timestamp | None = ...,
+        evict_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "evict_time", b"evict_time", "join_time", b"join_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "evict_time", b"evict_time", "join_time", b"join_time", "spiffe_id", b"spiffe_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Peer: _TypeAlias = Peer  # noqa: Y015
+
+@_typing.final
+class ListPeersRequest(_message.Message):
+    """Request for EnrollmentService.ListPeers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most peers to return; 0 means 50, at most 1000."""
+    page_token: _builtins.str
+    """Token of the page, from the answer before."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPeersRequest: _TypeAlias = ListPeersRequest  # noqa: Y015
+
+@_typing.final
+class ListPeersResponse(_message.Message):
+    """Response of EnrollmentService.ListPeers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Peer]:
+        """Peers of this page."""
+
+    def __init__(
+        self,
+        *,
+        peers: _abc.Iterable[Global___Peer] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "peers", b"peers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPeersResponse: _TypeAlias = ListPeersResponse  # noqa: Y015
+
+@_typing.final
+class IssueOfflineGrantRequest(_message.Message):
+    """Request for EnrollmentService.IssueOfflineGrant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    public_key: _builtins.bytes
+    """The node's own Ed25519 key, 32 bytes, with which it will sign tokens for its site and its sealing statements."""
+    def __init__(
+        self,
+        *,
+        public_key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["public_key", b"public_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssueOfflineGrantRequest: _TypeAlias = IssueOfflineGrantRequest  # noqa: Y015
+
+@_typing.final
+class OfflineGrant(_message.Message):
+    """A grant to serve a site alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JWS_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    jws: _builtins.str
+    """JWS of type `sealane-offline-grant+jwt`, signed with a key of the key set. Claims: `sub` (SPIFFE id), `jwk` (the
+    node's key), `aud` (the only audience its tokens may have, `sealane-node/{node}`), `accounts` (who may call, with
+    their keys and models), the attributes of the node, `iat`, `exp`.
+    """
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends. An evicted node that stays offline is cut off then, and not before."""
+
+    def __init__(
+        self,
+        *,
+        jws: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "jws", b"jws"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfflineGrant: _TypeAlias = OfflineGrant  # noqa: Y015
 
 @_typing.final
 class EnrollResponse(_message.Message):

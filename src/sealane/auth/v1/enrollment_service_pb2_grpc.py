@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EnrollmentServiceStub(object):
-    """Turns a join token into a certificate.
+    """Turns a join token into a certificate, keeps it fresh, and takes it away.
     """
 
     def __init__(self, channel):
@@ -45,19 +45,40 @@ class EnrollmentServiceStub(object):
                 request_serializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.EnrollRequest.SerializeToString,
                 response_deserializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.EnrollResponse.FromString,
                 _registered_method=True)
+        self.Reenroll = channel.unary_unary(
+                '/sealane.auth.v1.EnrollmentService/Reenroll',
+                request_serializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.ReenrollRequest.SerializeToString,
+                response_deserializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.EnrollResponse.FromString,
+                _registered_method=True)
         self.RenewCertificate = channel.unary_unary(
                 '/sealane.auth.v1.EnrollmentService/RenewCertificate',
                 request_serializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.RenewCertificateRequest.SerializeToString,
                 response_deserializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.EnrollResponse.FromString,
                 _registered_method=True)
+        self.EvictPeer = channel.unary_unary(
+                '/sealane.auth.v1.EnrollmentService/EvictPeer',
+                request_serializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.EvictPeerRequest.SerializeToString,
+                response_deserializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.Peer.FromString,
+                _registered_method=True)
+        self.ListPeers = channel.unary_unary(
+                '/sealane.auth.v1.EnrollmentService/ListPeers',
+                request_serializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.ListPeersRequest.SerializeToString,
+                response_deserializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.ListPeersResponse.FromString,
+                _registered_method=True)
+        self.IssueOfflineGrant = channel.unary_unary(
+                '/sealane.auth.v1.EnrollmentService/IssueOfflineGrant',
+                request_serializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.IssueOfflineGrantRequest.SerializeToString,
+                response_deserializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.OfflineGrant.FromString,
+                _registered_method=True)
 
 
 class EnrollmentServiceServicer(object):
-    """Turns a join token into a certificate.
+    """Turns a join token into a certificate, keeps it fresh, and takes it away.
     """
 
     def CreateJoinToken(self, request, context):
-        """Creates a join token that enrolls one service or one node within an hour, once.
+        """Creates a join token that enrolls one service, node or service account within an hour, once. For a node or service
+        that was evicted it is the way back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,8 +93,40 @@ class EnrollmentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reenroll(self, request, context):
+        """Exchanges a proof by the device key for a certificate, when the one before has expired or its issuer is no longer
+        trusted. The device key is the one that joined; an evicted device answers PERMISSION_DENIED, a proof that does not
+        verify UNAUTHENTICATED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RenewCertificate(self, request, context):
         """Renews the certificate that the caller presents, with a new key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EvictPeer(self, request, context):
+        """Evicts a node, service or account with a certificate: its certificates are refused by every connected service
+        within a minute, its streams end, and its device key opens nothing any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPeers(self, request, context):
+        """Lists who has joined, by SPIFFE id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def IssueOfflineGrant(self, request, context):
+        """Issues to the calling edge node a grant to serve callers of its own site while auth is out of reach: for as long as
+        its join token allows, at most. FAILED_PRECONDITION for a node that was not given any.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,10 +145,30 @@ def add_EnrollmentServiceServicer_to_server(servicer, server):
                     request_deserializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.EnrollRequest.FromString,
                     response_serializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.EnrollResponse.SerializeToString,
             ),
+            'Reenroll': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reenroll,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.ReenrollRequest.FromString,
+                    response_serializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.EnrollResponse.SerializeToString,
+            ),
             'RenewCertificate': grpc.unary_unary_rpc_method_handler(
                     servicer.RenewCertificate,
                     request_deserializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.RenewCertificateRequest.FromString,
                     response_serializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.EnrollResponse.SerializeToString,
+            ),
+            'EvictPeer': grpc.unary_unary_rpc_method_handler(
+                    servicer.EvictPeer,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.EvictPeerRequest.FromString,
+                    response_serializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.Peer.SerializeToString,
+            ),
+            'ListPeers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPeers,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.ListPeersRequest.FromString,
+                    response_serializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.ListPeersResponse.SerializeToString,
+            ),
+            'IssueOfflineGrant': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueOfflineGrant,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.IssueOfflineGrantRequest.FromString,
+                    response_serializer=sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.OfflineGrant.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -106,7 +179,7 @@ def add_EnrollmentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EnrollmentService(object):
-    """Turns a join token into a certificate.
+    """Turns a join token into a certificate, keeps it fresh, and takes it away.
     """
 
     @staticmethod
@@ -164,6 +237,33 @@ class EnrollmentService(object):
             _registered_method=True)
 
     @staticmethod
+    def Reenroll(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.EnrollmentService/Reenroll',
+            sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.ReenrollRequest.SerializeToString,
+            sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.EnrollResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RenewCertificate(request,
             target,
             options=(),
@@ -180,6 +280,87 @@ class EnrollmentService(object):
             '/sealane.auth.v1.EnrollmentService/RenewCertificate',
             sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.RenewCertificateRequest.SerializeToString,
             sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.EnrollResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvictPeer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.EnrollmentService/EvictPeer',
+            sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.EvictPeerRequest.SerializeToString,
+            sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.Peer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPeers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.EnrollmentService/ListPeers',
+            sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.ListPeersRequest.SerializeToString,
+            sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.ListPeersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueOfflineGrant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.EnrollmentService/IssueOfflineGrant',
+            sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.IssueOfflineGrantRequest.SerializeToString,
+            sealane_dot_auth_dot_v1_dot_enrollment__service__pb2.OfflineGrant.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,39 +27,73 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EnrollmentServiceStub:
-    """Turns a join token into a certificate."""
+    """Turns a join token into a certificate, keeps it fresh, and takes it away."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EnrollmentServiceAsyncStub: ...
     CreateJoinToken: _grpc.UnaryUnaryMultiCallable[_enrollment_service_pb2.CreateJoinTokenRequest, _enrollment_service_pb2.JoinToken]
-    """Creates a join token that enrolls one service or one node within an hour, once."""
+    """Creates a join token that enrolls one service, node or service account within an hour, once. For a node or service
+    that was evicted it is the way back.
+    """
     Enroll: _grpc.UnaryUnaryMultiCallable[_enrollment_service_pb2.EnrollRequest, _enrollment_service_pb2.EnrollResponse]
     """Exchanges a join token and a certificate request for a certificate. Names in the certificate come
     from the join token, never from the request. A used, unknown or expired token answers
     UNAUTHENTICATED.
     """
+    Reenroll: _grpc.UnaryUnaryMultiCallable[_enrollment_service_pb2.ReenrollRequest, _enrollment_service_pb2.EnrollResponse]
+    """Exchanges a proof by the device key for a certificate, when the one before has expired or its issuer is no longer
+    trusted. The device key is the one that joined; an evicted device answers PERMISSION_DENIED, a proof that does not
+    verify UNAUTHENTICATED.
+    """
     RenewCertificate: _grpc.UnaryUnaryMultiCallable[_enrollment_service_pb2.RenewCertificateRequest, _enrollment_service_pb2.EnrollResponse]
     """Renews the certificate that the caller presents, with a new key."""
+    EvictPeer: _grpc.UnaryUnaryMultiCallable[_enrollment_service_pb2.EvictPeerRequest, _enrollment_service_pb2.Peer]
+    """Evicts a node, service or account with a certificate: its certificates are refused by every connected service
+    within a minute, its streams end, and its device key opens nothing any more.
+    """
+    ListPeers: _grpc.UnaryUnaryMultiCallable[_enrollment_service_pb2.ListPeersRequest, _enrollment_service_pb2.ListPeersResponse]
+    """Lists who has joined, by SPIFFE id."""
+    IssueOfflineGrant: _grpc.UnaryUnaryMultiCallable[_enrollment_service_pb2.IssueOfflineGrantRequest, _enrollment_service_pb2.OfflineGrant]
+    """Issues to the calling edge node a grant to serve callers of its own site while auth is out of reach: for as long as
+    its join token allows, at most. FAILED_PRECONDITION for a node that was not given any.
+    """
 
 @_typing.type_check_only
 class EnrollmentServiceAsyncStub(EnrollmentServiceStub):
-    """Turns a join token into a certificate."""
+    """Turns a join token into a certificate, keeps it fresh, and takes it away."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateJoinToken: _aio.UnaryUnaryMultiCallable[_enrollment_service_pb2.CreateJoinTokenRequest, _enrollment_service_pb2.JoinToken]  # type: ignore[assignment]
-    """Creates a join token that enrolls one service or one node within an hour, once."""
+    """Creates a join token that enrolls one service, node or service account within an hour, once. For a node or service
+    that was evicted it is the way back.
+    """
     Enroll: _aio.UnaryUnaryMultiCallable[_enrollment_service_pb2.EnrollRequest, _enrollment_service_pb2.EnrollResponse]  # type: ignore[assignment]
     """Exchanges a join token and a certificate request for a certificate. Names in the certificate come
     from the join token, never from the request. A used, unknown or expired token answers
     UNAUTHENTICATED.
     """
+    Reenroll: _aio.UnaryUnaryMultiCallable[_enrollment_service_pb2.ReenrollRequest, _enrollment_service_pb2.EnrollResponse]  # type: ignore[assignment]
+    """Exchanges a proof by the device key for a certificate, when the one before has expired or its issuer is no longer
+    trusted. The device key is the one that joined; an evicted device answers PERMISSION_DENIED, a proof that does not
+    verify UNAUTHENTICATED.
+    """
     RenewCertificate: _aio.UnaryUnaryMultiCallable[_enrollment_service_pb2.RenewCertificateRequest, _enrollment_service_pb2.EnrollResponse]  # type: ignore[assignment]
     """Renews the certificate that the caller presents, with a new key."""
+    EvictPeer: _aio.UnaryUnaryMultiCallable[_enrollment_service_pb2.EvictPeerRequest, _enrollment_service_pb2.Peer]  # type: ignore[assignment]
+    """Evicts a node, service or account with a certificate: its certificates are refused by every connected service
+    within a minute, its streams end, and its device key opens nothing any more.
+    """
+    ListPeers: _aio.UnaryUnaryMultiCallable[_enrollment_service_pb2.ListPeersRequest, _enrollment_service_pb2.ListPeersResponse]  # type: ignore[assignment]
+    """Lists who has joined, by SPIFFE id."""
+    IssueOfflineGrant: _aio.UnaryUnaryMultiCallable[_enrollment_service_pb2.IssueOfflineGrantRequest, _enrollment_service_pb2.OfflineGrant]  # type: ignore[assignment]
+    """Issues to the calling edge node a grant to serve callers of its own site while auth is out of reach: for as long as
+    its join token allows, at most. FAILED_PRECONDITION for a node that was not given any.
+    """
 
 class EnrollmentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Turns a join token into a certificate."""
+    """Turns a join token into a certificate, keeps it fresh, and takes it away."""
 
     @_abc_1.abstractmethod
     def CreateJoinToken(
@@ -67,7 +101,9 @@ class EnrollmentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _enrollment_service_pb2.CreateJoinTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_enrollment_service_pb2.JoinToken, _abc.Awaitable[_enrollment_service_pb2.JoinToken]]:
-        """Creates a join token that enrolls one service or one node within an hour, once."""
+        """Creates a join token that enrolls one service, node or service account within an hour, once. For a node or service
+        that was evicted it is the way back.
+        """
 
     @_abc_1.abstractmethod
     def Enroll(
@@ -81,11 +117,50 @@ class EnrollmentServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def Reenroll(
+        self,
+        request: _enrollment_service_pb2.ReenrollRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enrollment_service_pb2.EnrollResponse, _abc.Awaitable[_enrollment_service_pb2.EnrollResponse]]:
+        """Exchanges a proof by the device key for a certificate, when the one before has expired or its issuer is no longer
+        trusted. The device key is the one that joined; an evicted device answers PERMISSION_DENIED, a proof that does not
+        verify UNAUTHENTICATED.
+        """
+
+    @_abc_1.abstractmethod
     def RenewCertificate(
         self,
         request: _enrollment_service_pb2.RenewCertificateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_enrollment_service_pb2.EnrollResponse, _abc.Awaitable[_enrollment_service_pb2.EnrollResponse]]:
         """Renews the certificate that the caller presents, with a new key."""
+
+    @_abc_1.abstractmethod
+    def EvictPeer(
+        self,
+        request: _enrollment_service_pb2.EvictPeerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enrollment_service_pb2.Peer, _abc.Awaitable[_enrollment_service_pb2.Peer]]:
+        """Evicts a node, service or account with a certificate: its certificates are refused by every connected service
+        within a minute, its streams end, and its device key opens nothing any more.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPeers(
+        self,
+        request: _enrollment_service_pb2.ListPeersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enrollment_service_pb2.ListPeersResponse, _abc.Awaitable[_enrollment_service_pb2.ListPeersResponse]]:
+        """Lists who has joined, by SPIFFE id."""
+
+    @_abc_1.abstractmethod
+    def IssueOfflineGrant(
+        self,
+        request: _enrollment_service_pb2.IssueOfflineGrantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enrollment_service_pb2.OfflineGrant, _abc.Awaitable[_enrollment_service_pb2.OfflineGrant]]:
+        """Issues to the calling edge node a grant to serve callers of its own site while auth is out of reach: for as long as
+        its join token allows, at most. FAILED_PRECONDITION for a node that was not given any.
+        """
 
 def add_EnrollmentServiceServicer_to_server(servicer: EnrollmentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,29 +22,96 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from sealane.type.v1 import access_pb2 as sealane_dot_type_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&sealane/auth/v1/identity_service.proto\x12\x0fsealane.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1csealane/type/v1/access.proto\"\x97\x01\n\x0eServiceAccount\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x15\n\rclient_secret\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\"m\n\x1b\x43reateServiceAccountRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x1a\n\x12service_account_id\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"S\n\x1aListServiceAccountsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"q\n\x1bListServiceAccountsResponse\x12\x39\n\x10service_accounts\x18\x01 \x03(\x0b\x32\x1f.sealane.auth.v1.ServiceAccount\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x9f\x02\n\x0fIdentityService\x12\x7f\n\x14\x43reateServiceAccount\x12,.sealane.auth.v1.CreateServiceAccountRequest\x1a\x1f.sealane.auth.v1.ServiceAccount\"\x18\x90\x02\x02\x8a\xe7\x18\x11\n\x05\x61\x64min\x12\x06parent\x18\x03\x12\x8a\x01\n\x13ListServiceAccounts\x12+.sealane.auth.v1.ListServiceAccountsRequest\x1a,.sealane.auth.v1.ListServiceAccountsResponse\"\x18\x90\x02\x01\x8a\xe7\x18\x11\n\x05\x61\x64min\x12\x06parent\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&sealane/auth/v1/identity_service.proto\x12\x0fsealane.auth.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1csealane/type/v1/access.proto\"H\n\x07Project\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"X\n\x14\x43reateProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x18\n\x10\x61\x64min_account_id\x18\x03 \x01(\t\"<\n\x13ListProjectsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x14ListProjectsResponse\x12*\n\x08projects\x18\x01 \x03(\x0b\x32\x18.sealane.auth.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa6\x01\n\x0eServiceAccount\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x15\n\rclient_secret\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\r\n\x05roles\x18\x07 \x03(\t\"\xad\x01\n\x1b\x43reateServiceAccountRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x1a\n\x12service_account_id\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\r\n\x05roles\x18\x05 \x03(\t\x12/\n\ncredential\x18\x06 \x01(\x0b\x32\x1b.sealane.auth.v1.Credential\"(\n\x18GetServiceAccountRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"S\n\x1aListServiceAccountsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"q\n\x1bListServiceAccountsResponse\x12\x39\n\x10service_accounts\x18\x01 \x03(\x0b\x32\x1f.sealane.auth.v1.ServiceAccount\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x1b\x44\x65leteServiceAccountRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xc6\x01\n\nCredential\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x06secret\x18\x02 \x01(\tH\x00\x12\x14\n\npassphrase\x18\x03 \x01(\tH\x00\x12\x18\n\x0epublic_key_jwk\x18\x04 \x01(\tH\x00\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\n\x04kind\"n\n\x17\x43reateCredentialRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12/\n\ncredential\x18\x02 \x01(\x0b\x32\x1b.sealane.auth.v1.Credential\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"O\n\x16ListCredentialsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"d\n\x17ListCredentialsResponse\x12\x30\n\x0b\x63redentials\x18\x01 \x03(\x0b\x32\x1b.sealane.auth.v1.Credential\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x17\x44\x65leteCredentialRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x92\x01\n\x0bRoleBinding\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x14\n\x0cmodel_prefix\x18\x04 \x01(\t\x12\x10\n\x08platform\x18\x05 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"r\n\x18\x43reateRoleBindingRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x32\n\x0crole_binding\x18\x02 \x01(\x0b\x32\x1c.sealane.auth.v1.RoleBinding\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"`\n\x17ListRoleBindingsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"h\n\x18ListRoleBindingsResponse\x12\x33\n\rrole_bindings\x18\x01 \x03(\x0b\x32\x1c.sealane.auth.v1.RoleBinding\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x18\x44\x65leteRoleBindingRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"i\n\x05Quota\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1b\n\x13requests_per_second\x18\x02 \x01(\x01\x12\x18\n\x10\x62ytes_per_second\x18\x03 \x01(\x03\x12\x1b\n\x13\x63oncurrent_requests\x18\x04 \x01(\x05\"\x1f\n\x0fGetQuotaRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"P\n\x19UpdateAccountQuotaRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05quota\x18\x02 \x01(\x0b\x32\x16.sealane.auth.v1.Quota\"P\n\x19UpdateProjectQuotaRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x05quota\x18\x02 \x01(\x0b\x32\x16.sealane.auth.v1.Quota2\xf5\r\n\x0fIdentityService\x12\x65\n\rCreateProject\x12%.sealane.auth.v1.CreateProjectRequest\x1a\x18.sealane.auth.v1.Project\"\x13\x90\x02\x02\x8a\xe7\x18\x0c\n\x08projects\x18\x03\x12p\n\x0cListProjects\x12$.sealane.auth.v1.ListProjectsRequest\x1a%.sealane.auth.v1.ListProjectsResponse\"\x13\x90\x02\x01\x8a\xe7\x18\x0c\n\x08projects\x18\x01\x12\x7f\n\x14\x43reateServiceAccount\x12,.sealane.auth.v1.CreateServiceAccountRequest\x1a\x1f.sealane.auth.v1.ServiceAccount\"\x18\x90\x02\x02\x8a\xe7\x18\x11\n\x05\x61\x64min\x12\x06parent\x18\x03\x12w\n\x11GetServiceAccount\x12).sealane.auth.v1.GetServiceAccountRequest\x1a\x1f.sealane.auth.v1.ServiceAccount\"\x16\x90\x02\x01\x8a\xe7\x18\x0f\n\x05\x61\x64min\x12\x04name\x18\x01\x12\x8a\x01\n\x13ListServiceAccounts\x12+.sealane.auth.v1.ListServiceAccountsRequest\x1a,.sealane.auth.v1.ListServiceAccountsResponse\"\x18\x90\x02\x01\x8a\xe7\x18\x11\n\x05\x61\x64min\x12\x06parent\x18\x01\x12t\n\x14\x44\x65leteServiceAccount\x12,.sealane.auth.v1.DeleteServiceAccountRequest\x1a\x16.google.protobuf.Empty\"\x16\x90\x02\x02\x8a\xe7\x18\x0f\n\x05\x61\x64min\x12\x04name\x18\x03\x12s\n\x10\x43reateCredential\x12(.sealane.auth.v1.CreateCredentialRequest\x1a\x1b.sealane.auth.v1.Credential\"\x18\x90\x02\x02\x8a\xe7\x18\x11\n\x05\x61\x64min\x12\x06parent\x18\x03\x12~\n\x0fListCredentials\x12\'.sealane.auth.v1.ListCredentialsRequest\x1a(.sealane.auth.v1.ListCredentialsResponse\"\x18\x90\x02\x01\x8a\xe7\x18\x11\n\x05\x61\x64min\x12\x06parent\x18\x01\x12l\n\x10\x44\x65leteCredential\x12(.sealane.auth.v1.DeleteCredentialRequest\x1a\x16.google.protobuf.Empty\"\x16\x90\x02\x02\x8a\xe7\x18\x0f\n\x05\x61\x64min\x12\x04name\x18\x03\x12v\n\x11\x43reateRoleBinding\x12).sealane.auth.v1.CreateRoleBindingRequest\x1a\x1c.sealane.auth.v1.RoleBinding\"\x18\x90\x02\x02\x8a\xe7\x18\x11\n\x05\x61\x64min\x12\x06parent\x18\x03\x12\x81\x01\n\x10ListRoleBindings\x12(.sealane.auth.v1.ListRoleBindingsRequest\x1a).sealane.auth.v1.ListRoleBindingsResponse\"\x18\x90\x02\x01\x8a\xe7\x18\x11\n\x05\x61\x64min\x12\x06parent\x18\x01\x12n\n\x11\x44\x65leteRoleBinding\x12).sealane.auth.v1.DeleteRoleBindingRequest\x1a\x16.google.protobuf.Empty\"\x16\x90\x02\x02\x8a\xe7\x18\x0f\n\x05\x61\x64min\x12\x04name\x18\x03\x12\\\n\x08GetQuota\x12 .sealane.auth.v1.GetQuotaRequest\x1a\x16.sealane.auth.v1.Quota\"\x16\x90\x02\x01\x8a\xe7\x18\x0f\n\x05\x61\x64min\x12\x04name\x18\x01\x12p\n\x12UpdateAccountQuota\x12*.sealane.auth.v1.UpdateAccountQuotaRequest\x1a\x16.sealane.auth.v1.Quota\"\x16\x90\x02\x02\x8a\xe7\x18\x0f\n\x05\x61\x64min\x12\x04name\x18\x02\x12m\n\x12UpdateProjectQuota\x12*.sealane.auth.v1.UpdateProjectQuotaRequest\x1a\x16.sealane.auth.v1.Quota\"\x13\x90\x02\x02\x8a\xe7\x18\x0c\n\x08projects\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sealane.auth.v1.identity_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['CreateProject']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['CreateProject']._serialized_options = b'\220\002\002\212\347\030\014\n\010projects\030\003'
+  _globals['_IDENTITYSERVICE'].methods_by_name['ListProjects']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['ListProjects']._serialized_options = b'\220\002\001\212\347\030\014\n\010projects\030\001'
   _globals['_IDENTITYSERVICE'].methods_by_name['CreateServiceAccount']._loaded_options = None
   _globals['_IDENTITYSERVICE'].methods_by_name['CreateServiceAccount']._serialized_options = b'\220\002\002\212\347\030\021\n\005admin\022\006parent\030\003'
+  _globals['_IDENTITYSERVICE'].methods_by_name['GetServiceAccount']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['GetServiceAccount']._serialized_options = b'\220\002\001\212\347\030\017\n\005admin\022\004name\030\001'
   _globals['_IDENTITYSERVICE'].methods_by_name['ListServiceAccounts']._loaded_options = None
   _globals['_IDENTITYSERVICE'].methods_by_name['ListServiceAccounts']._serialized_options = b'\220\002\001\212\347\030\021\n\005admin\022\006parent\030\001'
-  _globals['_SERVICEACCOUNT']._serialized_start=123
-  _globals['_SERVICEACCOUNT']._serialized_end=274
-  _globals['_CREATESERVICEACCOUNTREQUEST']._serialized_start=276
-  _globals['_CREATESERVICEACCOUNTREQUEST']._serialized_end=385
-  _globals['_LISTSERVICEACCOUNTSREQUEST']._serialized_start=387
-  _globals['_LISTSERVICEACCOUNTSREQUEST']._serialized_end=470
-  _globals['_LISTSERVICEACCOUNTSRESPONSE']._serialized_start=472
-  _globals['_LISTSERVICEACCOUNTSRESPONSE']._serialized_end=585
-  _globals['_IDENTITYSERVICE']._serialized_start=588
-  _globals['_IDENTITYSERVICE']._serialized_end=875
+  _globals['_IDENTITYSERVICE'].methods_by_name['DeleteServiceAccount']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['DeleteServiceAccount']._serialized_options = b'\220\002\002\212\347\030\017\n\005admin\022\004name\030\003'
+  _globals['_IDENTITYSERVICE'].methods_by_name['CreateCredential']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['CreateCredential']._serialized_options = b'\220\002\002\212\347\030\021\n\005admin\022\006parent\030\003'
+  _globals['_IDENTITYSERVICE'].methods_by_name['ListCredentials']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['ListCredentials']._serialized_options = b'\220\002\001\212\347\030\021\n\005admin\022\006parent\030\001'
+  _globals['_IDENTITYSERVICE'].methods_by_name['DeleteCredential']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['DeleteCredential']._serialized_options = b'\220\002\002\212\347\030\017\n\005admin\022\004name\030\003'
+  _globals['_IDENTITYSERVICE'].methods_by_name['CreateRoleBinding']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['CreateRoleBinding']._serialized_options = b'\220\002\002\212\347\030\021\n\005admin\022\006parent\030\003'
+  _globals['_IDENTITYSERVICE'].methods_by_name['ListRoleBindings']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['ListRoleBindings']._serialized_options = b'\220\002\001\212\347\030\021\n\005admin\022\006parent\030\001'
+  _globals['_IDENTITYSERVICE'].methods_by_name['DeleteRoleBinding']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['DeleteRoleBinding']._serialized_options = b'\220\002\002\212\347\030\017\n\005admin\022\004name\030\003'
+  _globals['_IDENTITYSERVICE'].methods_by_name['GetQuota']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['GetQuota']._serialized_options = b'\220\002\001\212\347\030\017\n\005admin\022\004name\030\001'
+  _globals['_IDENTITYSERVICE'].methods_by_name['UpdateAccountQuota']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['UpdateAccountQuota']._serialized_options = b'\220\002\002\212\347\030\017\n\005admin\022\004name\030\002'
+  _globals['_IDENTITYSERVICE'].methods_by_name['UpdateProjectQuota']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['UpdateProjectQuota']._serialized_options = b'\220\002\002\212\347\030\014\n\010projects\030\002'
+  _globals['_PROJECT']._serialized_start=151
+  _globals['_PROJECT']._serialized_end=223
+  _globals['_CREATEPROJECTREQUEST']._serialized_start=225
+  _globals['_CREATEPROJECTREQUEST']._serialized_end=313
+  _globals['_LISTPROJECTSREQUEST']._serialized_start=315
+  _globals['_LISTPROJECTSREQUEST']._serialized_end=375
+  _globals['_LISTPROJECTSRESPONSE']._serialized_start=377
+  _globals['_LISTPROJECTSRESPONSE']._serialized_end=468
+  _globals['_SERVICEACCOUNT']._serialized_start=471
+  _globals['_SERVICEACCOUNT']._serialized_end=637
+  _globals['_CREATESERVICEACCOUNTREQUEST']._serialized_start=640
+  _globals['_CREATESERVICEACCOUNTREQUEST']._serialized_end=813
+  _globals['_GETSERVICEACCOUNTREQUEST']._serialized_start=815
+  _globals['_GETSERVICEACCOUNTREQUEST']._serialized_end=855
+  _globals['_LISTSERVICEACCOUNTSREQUEST']._serialized_start=857
+  _globals['_LISTSERVICEACCOUNTSREQUEST']._serialized_end=940
+  _globals['_LISTSERVICEACCOUNTSRESPONSE']._serialized_start=942
+  _globals['_LISTSERVICEACCOUNTSRESPONSE']._serialized_end=1055
+  _globals['_DELETESERVICEACCOUNTREQUEST']._serialized_start=1057
+  _globals['_DELETESERVICEACCOUNTREQUEST']._serialized_end=1100
+  _globals['_CREDENTIAL']._serialized_start=1103
+  _globals['_CREDENTIAL']._serialized_end=1301
+  _globals['_CREATECREDENTIALREQUEST']._serialized_start=1303
+  _globals['_CREATECREDENTIALREQUEST']._serialized_end=1413
+  _globals['_LISTCREDENTIALSREQUEST']._serialized_start=1415
+  _globals['_LISTCREDENTIALSREQUEST']._serialized_end=1494
+  _globals['_LISTCREDENTIALSRESPONSE']._serialized_start=1496
+  _globals['_LISTCREDENTIALSRESPONSE']._serialized_end=1596
+  _globals['_DELETECREDENTIALREQUEST']._serialized_start=1598
+  _globals['_DELETECREDENTIALREQUEST']._serialized_end=1637
+  _globals['_ROLEBINDING']._serialized_start=1640
+  _globals['_ROLEBINDING']._serialized_end=1786
+  _globals['_CREATEROLEBINDINGREQUEST']._serialized_start=1788
+  _globals['_CREATEROLEBINDINGREQUEST']._serialized_end=1902
+  _globals['_LISTROLEBINDINGSREQUEST']._serialized_start=1904
+  _globals['_LISTROLEBINDINGSREQUEST']._serialized_end=2000
+  _globals['_LISTROLEBINDINGSRESPONSE']._serialized_start=2002
+  _globals['_LISTROLEBINDINGSRESPONSE']._serialized_end=2106
+  _globals['_DELETEROLEBINDINGREQUEST']._serialized_start=2108
+  _globals['_DELETEROLEBINDINGREQUEST']._serialized_end=2148
+  _globals['_QUOTA']._serialized_start=2150
+  _globals['_QUOTA']._serialized_end=2255
+  _globals['_GETQUOTAREQUEST']._serialized_start=2257
+  _globals['_GETQUOTAREQUEST']._serialized_end=2288
+  _globals['_UPDATEACCOUNTQUOTAREQUEST']._serialized_start=2290
+  _globals['_UPDATEACCOUNTQUOTAREQUEST']._serialized_end=2370
+  _globals['_UPDATEPROJECTQUOTAREQUEST']._serialized_start=2372
+  _globals['_UPDATEPROJECTQUOTAREQUEST']._serialized_end=2452
+  _globals['_IDENTITYSERVICE']._serialized_start=2455
+  _globals['_IDENTITYSERVICE']._serialized_end=4236
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from sealane.auth.v1 import identity_service_pb2 as sealane_dot_auth_dot_v1_dot_identity__service__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
@@ -26,7 +27,8 @@ if _version_not_supported:
 
 
 class IdentityServiceStub(object):
-    """Manages who may call the suite.
+    """Manages who may call the suite, and what for: projects, service accounts with their credentials, role bindings and
+    quotas.
     """
 
     def __init__(self, channel):
@@ -35,9 +37,24 @@ class IdentityServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.CreateProject = channel.unary_unary(
+                '/sealane.auth.v1.IdentityService/CreateProject',
+                request_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.CreateProjectRequest.SerializeToString,
+                response_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.Project.FromString,
+                _registered_method=True)
+        self.ListProjects = channel.unary_unary(
+                '/sealane.auth.v1.IdentityService/ListProjects',
+                request_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListProjectsRequest.SerializeToString,
+                response_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListProjectsResponse.FromString,
+                _registered_method=True)
         self.CreateServiceAccount = channel.unary_unary(
                 '/sealane.auth.v1.IdentityService/CreateServiceAccount',
                 request_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.CreateServiceAccountRequest.SerializeToString,
+                response_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ServiceAccount.FromString,
+                _registered_method=True)
+        self.GetServiceAccount = channel.unary_unary(
+                '/sealane.auth.v1.IdentityService/GetServiceAccount',
+                request_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.GetServiceAccountRequest.SerializeToString,
                 response_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ServiceAccount.FromString,
                 _registered_method=True)
         self.ListServiceAccounts = channel.unary_unary(
@@ -45,15 +62,88 @@ class IdentityServiceStub(object):
                 request_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListServiceAccountsRequest.SerializeToString,
                 response_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListServiceAccountsResponse.FromString,
                 _registered_method=True)
+        self.DeleteServiceAccount = channel.unary_unary(
+                '/sealane.auth.v1.IdentityService/DeleteServiceAccount',
+                request_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.DeleteServiceAccountRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.CreateCredential = channel.unary_unary(
+                '/sealane.auth.v1.IdentityService/CreateCredential',
+                request_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.CreateCredentialRequest.SerializeToString,
+                response_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.Credential.FromString,
+                _registered_method=True)
+        self.ListCredentials = channel.unary_unary(
+                '/sealane.auth.v1.IdentityService/ListCredentials',
+                request_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListCredentialsRequest.SerializeToString,
+                response_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListCredentialsResponse.FromString,
+                _registered_method=True)
+        self.DeleteCredential = channel.unary_unary(
+                '/sealane.auth.v1.IdentityService/DeleteCredential',
+                request_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.DeleteCredentialRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.CreateRoleBinding = channel.unary_unary(
+                '/sealane.auth.v1.IdentityService/CreateRoleBinding',
+                request_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.CreateRoleBindingRequest.SerializeToString,
+                response_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.RoleBinding.FromString,
+                _registered_method=True)
+        self.ListRoleBindings = channel.unary_unary(
+                '/sealane.auth.v1.IdentityService/ListRoleBindings',
+                request_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListRoleBindingsRequest.SerializeToString,
+                response_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListRoleBindingsResponse.FromString,
+                _registered_method=True)
+        self.DeleteRoleBinding = channel.unary_unary(
+                '/sealane.auth.v1.IdentityService/DeleteRoleBinding',
+                request_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.DeleteRoleBindingRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.GetQuota = channel.unary_unary(
+                '/sealane.auth.v1.IdentityService/GetQuota',
+                request_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.GetQuotaRequest.SerializeToString,
+                response_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.Quota.FromString,
+                _registered_method=True)
+        self.UpdateAccountQuota = channel.unary_unary(
+                '/sealane.auth.v1.IdentityService/UpdateAccountQuota',
+                request_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.UpdateAccountQuotaRequest.SerializeToString,
+                response_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.Quota.FromString,
+                _registered_method=True)
+        self.UpdateProjectQuota = channel.unary_unary(
+                '/sealane.auth.v1.IdentityService/UpdateProjectQuota',
+                request_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.UpdateProjectQuotaRequest.SerializeToString,
+                response_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.Quota.FromString,
+                _registered_method=True)
 
 
 class IdentityServiceServicer(object):
-    """Manages who may call the suite.
+    """Manages who may call the suite, and what for: projects, service accounts with their credentials, role bindings and
+    quotas.
     """
 
+    def CreateProject(self, request, context):
+        """Creates a project. A taken id, or one of a project that was deleted, answers ALREADY_EXISTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListProjects(self, request, context):
+        """Lists the projects by id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateServiceAccount(self, request, context):
-        """Creates a service account with a secret, which is shown once, in this answer.
-        A taken id answers ALREADY_EXISTS; an unknown scope INVALID_ARGUMENT.
+        """Creates a service account. Without a credential in the request it gets a secret of 256 random bits, which is shown
+        once, in this answer. A taken id answers ALREADY_EXISTS; an unknown scope or role INVALID_ARGUMENT; more than the
+        caller may do itself PERMISSION_DENIED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetServiceAccount(self, request, context):
+        """Returns a service account, without secrets.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -66,18 +156,156 @@ class IdentityServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteServiceAccount(self, request, context):
+        """Deletes a service account with its credentials and role bindings, and revokes its tokens. Its id is not given out
+        again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateCredential(self, request, context):
+        """Adds a credential, so that the one before can be replaced without a gap. An account has at most ten.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCredentials(self, request, context):
+        """Lists the credentials of an account, without secrets, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCredential(self, request, context):
+        """Deletes a credential and revokes the account's tokens, since any of them may have been got with it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateRoleBinding(self, request, context):
+        """Gives a role to an account, in its project or for models whose ids begin with a prefix. A binding for the whole
+        platform needs a caller that holds the role `admin` for the platform.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRoleBindings(self, request, context):
+        """Lists the role bindings of a project by id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRoleBinding(self, request, context):
+        """Takes a role away and revokes the member's tokens, which say that it holds the role. The last platform admin cannot
+        be taken away: FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetQuota(self, request, context):
+        """Returns the quota of a project or an account.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateAccountQuota(self, request, context):
+        """Sets the quota of an account; holds for tokens issued from then on, so after five minutes at the latest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateProjectQuota(self, request, context):
+        """Sets the quota of a project, which its own admins may not; see UpdateAccountQuota.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IdentityServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'CreateProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateProject,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.CreateProjectRequest.FromString,
+                    response_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.Project.SerializeToString,
+            ),
+            'ListProjects': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProjects,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListProjectsRequest.FromString,
+                    response_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListProjectsResponse.SerializeToString,
+            ),
             'CreateServiceAccount': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateServiceAccount,
                     request_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.CreateServiceAccountRequest.FromString,
+                    response_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ServiceAccount.SerializeToString,
+            ),
+            'GetServiceAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetServiceAccount,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.GetServiceAccountRequest.FromString,
                     response_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ServiceAccount.SerializeToString,
             ),
             'ListServiceAccounts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListServiceAccounts,
                     request_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListServiceAccountsRequest.FromString,
                     response_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListServiceAccountsResponse.SerializeToString,
+            ),
+            'DeleteServiceAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteServiceAccount,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.DeleteServiceAccountRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'CreateCredential': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateCredential,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.CreateCredentialRequest.FromString,
+                    response_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.Credential.SerializeToString,
+            ),
+            'ListCredentials': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCredentials,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListCredentialsRequest.FromString,
+                    response_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListCredentialsResponse.SerializeToString,
+            ),
+            'DeleteCredential': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCredential,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.DeleteCredentialRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'CreateRoleBinding': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRoleBinding,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.CreateRoleBindingRequest.FromString,
+                    response_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.RoleBinding.SerializeToString,
+            ),
+            'ListRoleBindings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRoleBindings,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListRoleBindingsRequest.FromString,
+                    response_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListRoleBindingsResponse.SerializeToString,
+            ),
+            'DeleteRoleBinding': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRoleBinding,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.DeleteRoleBindingRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'GetQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQuota,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.GetQuotaRequest.FromString,
+                    response_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.Quota.SerializeToString,
+            ),
+            'UpdateAccountQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateAccountQuota,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.UpdateAccountQuotaRequest.FromString,
+                    response_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.Quota.SerializeToString,
+            ),
+            'UpdateProjectQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateProjectQuota,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.UpdateProjectQuotaRequest.FromString,
+                    response_serializer=sealane_dot_auth_dot_v1_dot_identity__service__pb2.Quota.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -88,8 +316,63 @@ def add_IdentityServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IdentityService(object):
-    """Manages who may call the suite.
+    """Manages who may call the suite, and what for: projects, service accounts with their credentials, role bindings and
+    quotas.
     """
+
+    @staticmethod
+    def CreateProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.IdentityService/CreateProject',
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.CreateProjectRequest.SerializeToString,
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.Project.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProjects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.IdentityService/ListProjects',
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListProjectsRequest.SerializeToString,
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListProjectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def CreateServiceAccount(request,
@@ -119,6 +402,33 @@ class IdentityService(object):
             _registered_method=True)
 
     @staticmethod
+    def GetServiceAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.IdentityService/GetServiceAccount',
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.GetServiceAccountRequest.SerializeToString,
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.ServiceAccount.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListServiceAccounts(request,
             target,
             options=(),
@@ -135,6 +445,276 @@ class IdentityService(object):
             '/sealane.auth.v1.IdentityService/ListServiceAccounts',
             sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListServiceAccountsRequest.SerializeToString,
             sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListServiceAccountsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteServiceAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.IdentityService/DeleteServiceAccount',
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.DeleteServiceAccountRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateCredential(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.IdentityService/CreateCredential',
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.CreateCredentialRequest.SerializeToString,
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.Credential.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCredentials(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.IdentityService/ListCredentials',
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListCredentialsRequest.SerializeToString,
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListCredentialsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCredential(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.IdentityService/DeleteCredential',
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.DeleteCredentialRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateRoleBinding(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.IdentityService/CreateRoleBinding',
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.CreateRoleBindingRequest.SerializeToString,
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.RoleBinding.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRoleBindings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.IdentityService/ListRoleBindings',
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListRoleBindingsRequest.SerializeToString,
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.ListRoleBindingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRoleBinding(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.IdentityService/DeleteRoleBinding',
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.DeleteRoleBindingRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.IdentityService/GetQuota',
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.GetQuotaRequest.SerializeToString,
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.Quota.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateAccountQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.IdentityService/UpdateAccountQuota',
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.UpdateAccountQuotaRequest.SerializeToString,
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.Quota.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateProjectQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.IdentityService/UpdateProjectQuota',
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.UpdateProjectQuotaRequest.SerializeToString,
+            sealane_dot_auth_dot_v1_dot_identity__service__pb2.Quota.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from sealane.auth.v1 import identity_service_pb2 as _identity_service_pb2
 import abc as _abc_1
@@ -27,33 +28,121 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class IdentityServiceStub:
-    """Manages who may call the suite."""
+    """Manages who may call the suite, and what for: projects, service accounts with their credentials, role bindings and
+    quotas.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> IdentityServiceAsyncStub: ...
+    CreateProject: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.CreateProjectRequest, _identity_service_pb2.Project]
+    """Creates a project. A taken id, or one of a project that was deleted, answers ALREADY_EXISTS."""
+    ListProjects: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.ListProjectsRequest, _identity_service_pb2.ListProjectsResponse]
+    """Lists the projects by id."""
     CreateServiceAccount: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.CreateServiceAccountRequest, _identity_service_pb2.ServiceAccount]
-    """Creates a service account with a secret, which is shown once, in this answer.
-    A taken id answers ALREADY_EXISTS; an unknown scope INVALID_ARGUMENT.
+    """Creates a service account. Without a credential in the request it gets a secret of 256 random bits, which is shown
+    once, in this answer. A taken id answers ALREADY_EXISTS; an unknown scope or role INVALID_ARGUMENT; more than the
+    caller may do itself PERMISSION_DENIED.
     """
+    GetServiceAccount: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.GetServiceAccountRequest, _identity_service_pb2.ServiceAccount]
+    """Returns a service account, without secrets."""
     ListServiceAccounts: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.ListServiceAccountsRequest, _identity_service_pb2.ListServiceAccountsResponse]
     """Lists the service accounts of a project by id, without secrets."""
+    DeleteServiceAccount: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.DeleteServiceAccountRequest, _empty_pb2.Empty]
+    """Deletes a service account with its credentials and role bindings, and revokes its tokens. Its id is not given out
+    again.
+    """
+    CreateCredential: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.CreateCredentialRequest, _identity_service_pb2.Credential]
+    """Adds a credential, so that the one before can be replaced without a gap. An account has at most ten."""
+    ListCredentials: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.ListCredentialsRequest, _identity_service_pb2.ListCredentialsResponse]
+    """Lists the credentials of an account, without secrets, oldest first."""
+    DeleteCredential: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.DeleteCredentialRequest, _empty_pb2.Empty]
+    """Deletes a credential and revokes the account's tokens, since any of them may have been got with it."""
+    CreateRoleBinding: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.CreateRoleBindingRequest, _identity_service_pb2.RoleBinding]
+    """Gives a role to an account, in its project or for models whose ids begin with a prefix. A binding for the whole
+    platform needs a caller that holds the role `admin` for the platform.
+    """
+    ListRoleBindings: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.ListRoleBindingsRequest, _identity_service_pb2.ListRoleBindingsResponse]
+    """Lists the role bindings of a project by id."""
+    DeleteRoleBinding: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.DeleteRoleBindingRequest, _empty_pb2.Empty]
+    """Takes a role away and revokes the member's tokens, which say that it holds the role. The last platform admin cannot
+    be taken away: FAILED_PRECONDITION.
+    """
+    GetQuota: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.GetQuotaRequest, _identity_service_pb2.Quota]
+    """Returns the quota of a project or an account."""
+    UpdateAccountQuota: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.UpdateAccountQuotaRequest, _identity_service_pb2.Quota]
+    """Sets the quota of an account; holds for tokens issued from then on, so after five minutes at the latest."""
+    UpdateProjectQuota: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.UpdateProjectQuotaRequest, _identity_service_pb2.Quota]
+    """Sets the quota of a project, which its own admins may not; see UpdateAccountQuota."""
 
 @_typing.type_check_only
 class IdentityServiceAsyncStub(IdentityServiceStub):
-    """Manages who may call the suite."""
+    """Manages who may call the suite, and what for: projects, service accounts with their credentials, role bindings and
+    quotas.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    CreateProject: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.CreateProjectRequest, _identity_service_pb2.Project]  # type: ignore[assignment]
+    """Creates a project. A taken id, or one of a project that was deleted, answers ALREADY_EXISTS."""
+    ListProjects: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.ListProjectsRequest, _identity_service_pb2.ListProjectsResponse]  # type: ignore[assignment]
+    """Lists the projects by id."""
     CreateServiceAccount: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.CreateServiceAccountRequest, _identity_service_pb2.ServiceAccount]  # type: ignore[assignment]
-    """Creates a service account with a secret, which is shown once, in this answer.
-    A taken id answers ALREADY_EXISTS; an unknown scope INVALID_ARGUMENT.
+    """Creates a service account. Without a credential in the request it gets a secret of 256 random bits, which is shown
+    once, in this answer. A taken id answers ALREADY_EXISTS; an unknown scope or role INVALID_ARGUMENT; more than the
+    caller may do itself PERMISSION_DENIED.
     """
+    GetServiceAccount: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.GetServiceAccountRequest, _identity_service_pb2.ServiceAccount]  # type: ignore[assignment]
+    """Returns a service account, without secrets."""
     ListServiceAccounts: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.ListServiceAccountsRequest, _identity_service_pb2.ListServiceAccountsResponse]  # type: ignore[assignment]
     """Lists the service accounts of a project by id, without secrets."""
+    DeleteServiceAccount: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.DeleteServiceAccountRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a service account with its credentials and role bindings, and revokes its tokens. Its id is not given out
+    again.
+    """
+    CreateCredential: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.CreateCredentialRequest, _identity_service_pb2.Credential]  # type: ignore[assignment]
+    """Adds a credential, so that the one before can be replaced without a gap. An account has at most ten."""
+    ListCredentials: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.ListCredentialsRequest, _identity_service_pb2.ListCredentialsResponse]  # type: ignore[assignment]
+    """Lists the credentials of an account, without secrets, oldest first."""
+    DeleteCredential: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.DeleteCredentialRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a credential and revokes the account's tokens, since any of them may have been got with it."""
+    CreateRoleBinding: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.CreateRoleBindingRequest, _identity_service_pb2.RoleBinding]  # type: ignore[assignment]
+    """Gives a role to an account, in its project or for models whose ids begin with a prefix. A binding for the whole
+    platform needs a caller that holds the role `admin` for the platform.
+    """
+    ListRoleBindings: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.ListRoleBindingsRequest, _identity_service_pb2.ListRoleBindingsResponse]  # type: ignore[assignment]
+    """Lists the role bindings of a project by id."""
+    DeleteRoleBinding: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.DeleteRoleBindingRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Takes a role away and revokes the member's tokens, which say that it holds the role. The last platform admin cannot
+    be taken away: FAILED_PRECONDITION.
+    """
+    GetQuota: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.GetQuotaRequest, _identity_service_pb2.Quota]  # type: ignore[assignment]
+    """Returns the quota of a project or an account."""
+    UpdateAccountQuota: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.UpdateAccountQuotaRequest, _identity_service_pb2.Quota]  # type: ignore[assignment]
+    """Sets the quota of an account; holds for tokens issued from then on, so after five minutes at the latest."""
+    UpdateProjectQuota: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.UpdateProjectQuotaRequest, _identity_service_pb2.Quota]  # type: ignore[assignment]
+    """Sets the quota of a project, which its own admins may not; see UpdateAccountQuota."""
 
 class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Manages who may call the suite."""
+    """Manages who may call the suite, and what for: projects, service accounts with their credentials, role bindings and
+    quotas.
+    """
+
+    @_abc_1.abstractmethod
+    def CreateProject(
+        self,
+        request: _identity_service_pb2.CreateProjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.Project, _abc.Awaitable[_identity_service_pb2.Project]]:
+        """Creates a project. A taken id, or one of a project that was deleted, answers ALREADY_EXISTS."""
+
+    @_abc_1.abstractmethod
+    def ListProjects(
+        self,
+        request: _identity_service_pb2.ListProjectsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.ListProjectsResponse, _abc.Awaitable[_identity_service_pb2.ListProjectsResponse]]:
+        """Lists the projects by id."""
 
     @_abc_1.abstractmethod
     def CreateServiceAccount(
@@ -61,9 +150,18 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_service_pb2.CreateServiceAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_service_pb2.ServiceAccount, _abc.Awaitable[_identity_service_pb2.ServiceAccount]]:
-        """Creates a service account with a secret, which is shown once, in this answer.
-        A taken id answers ALREADY_EXISTS; an unknown scope INVALID_ARGUMENT.
+        """Creates a service account. Without a credential in the request it gets a secret of 256 random bits, which is shown
+        once, in this answer. A taken id answers ALREADY_EXISTS; an unknown scope or role INVALID_ARGUMENT; more than the
+        caller may do itself PERMISSION_DENIED.
         """
+
+    @_abc_1.abstractmethod
+    def GetServiceAccount(
+        self,
+        request: _identity_service_pb2.GetServiceAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.ServiceAccount, _abc.Awaitable[_identity_service_pb2.ServiceAccount]]:
+        """Returns a service account, without secrets."""
 
     @_abc_1.abstractmethod
     def ListServiceAccounts(
@@ -72,5 +170,91 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_service_pb2.ListServiceAccountsResponse, _abc.Awaitable[_identity_service_pb2.ListServiceAccountsResponse]]:
         """Lists the service accounts of a project by id, without secrets."""
+
+    @_abc_1.abstractmethod
+    def DeleteServiceAccount(
+        self,
+        request: _identity_service_pb2.DeleteServiceAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a service account with its credentials and role bindings, and revokes its tokens. Its id is not given out
+        again.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateCredential(
+        self,
+        request: _identity_service_pb2.CreateCredentialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.Credential, _abc.Awaitable[_identity_service_pb2.Credential]]:
+        """Adds a credential, so that the one before can be replaced without a gap. An account has at most ten."""
+
+    @_abc_1.abstractmethod
+    def ListCredentials(
+        self,
+        request: _identity_service_pb2.ListCredentialsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.ListCredentialsResponse, _abc.Awaitable[_identity_service_pb2.ListCredentialsResponse]]:
+        """Lists the credentials of an account, without secrets, oldest first."""
+
+    @_abc_1.abstractmethod
+    def DeleteCredential(
+        self,
+        request: _identity_service_pb2.DeleteCredentialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a credential and revokes the account's tokens, since any of them may have been got with it."""
+
+    @_abc_1.abstractmethod
+    def CreateRoleBinding(
+        self,
+        request: _identity_service_pb2.CreateRoleBindingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.RoleBinding, _abc.Awaitable[_identity_service_pb2.RoleBinding]]:
+        """Gives a role to an account, in its project or for models whose ids begin with a prefix. A binding for the whole
+        platform needs a caller that holds the role `admin` for the platform.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRoleBindings(
+        self,
+        request: _identity_service_pb2.ListRoleBindingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.ListRoleBindingsResponse, _abc.Awaitable[_identity_service_pb2.ListRoleBindingsResponse]]:
+        """Lists the role bindings of a project by id."""
+
+    @_abc_1.abstractmethod
+    def DeleteRoleBinding(
+        self,
+        request: _identity_service_pb2.DeleteRoleBindingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Takes a role away and revokes the member's tokens, which say that it holds the role. The last platform admin cannot
+        be taken away: FAILED_PRECONDITION.
+        """
+
+    @_abc_1.abstractmethod
+    def GetQuota(
+        self,
+        request: _identity_service_pb2.GetQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.Quota, _abc.Awaitable[_identity_service_pb2.Quota]]:
+        """Returns the quota of a project or an account."""
+
+    @_abc_1.abstractmethod
+    def UpdateAccountQuota(
+        self,
+        request: _identity_service_pb2.UpdateAccountQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.Quota, _abc.Awaitable[_identity_service_pb2.Quota]]:
+        """Sets the quota of an account; holds for tokens issued from then on, so after five minutes at the latest."""
+
+    @_abc_1.abstractmethod
+    def UpdateProjectQuota(
+        self,
+        request: _identity_service_pb2.UpdateProjectQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.Quota, _abc.Awaitable[_identity_service_pb2.Quota]]:
+        """Sets the quota of a project, which its own admins may not; see UpdateAccountQuota."""
 
 def add_IdentityServiceServicer_to_server(servicer: IdentityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

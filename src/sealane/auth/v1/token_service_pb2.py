@@ -22,10 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from sealane.type.v1 import access_pb2 as sealane_dot_type_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#sealane/auth/v1/token_service.proto\x12\x0fsealane.auth.v1\x1a\x1csealane/type/v1/access.proto\"\x8a\x01\n\x11IssueTokenRequest\x12\x12\n\ngrant_type\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x15\n\rclient_secret\x18\x03 \x01(\t\x12\x10\n\x08\x61udience\x18\x04 \x01(\t\x12\r\n\x05scope\x18\x05 \x01(\t\x12\x16\n\x0ekey_thumbprint\x18\x06 \x01(\t\"a\n\x12IssueTokenResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x03\x12\r\n\x05scope\x18\x04 \x01(\t\"\x19\n\x17GetJsonWebKeySetRequest\":\n\rJsonWebKeySet\x12)\n\x04keys\x18\x01 \x03(\x0b\x32\x1b.sealane.auth.v1.JsonWebKey\"X\n\nJsonWebKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x0b\n\x03kty\x18\x02 \x01(\t\x12\x0b\n\x03\x63rv\x18\x03 \x01(\t\x12\t\n\x01x\x18\x04 \x01(\t\x12\x0b\n\x03\x61lg\x18\x05 \x01(\t\x12\x0b\n\x03use\x18\x06 \x01(\t2\xe9\x01\n\x0cTokenService\x12h\n\nIssueToken\x12\".sealane.auth.v1.IssueTokenRequest\x1a#.sealane.auth.v1.IssueTokenResponse\"\x11\x90\x02\x01\x8a\xe7\x18\n\n\x06PUBLIC\x18\x02\x12o\n\x10GetJsonWebKeySet\x12(.sealane.auth.v1.GetJsonWebKeySetRequest\x1a\x1e.sealane.auth.v1.JsonWebKeySet\"\x11\x90\x02\x01\x8a\xe7\x18\n\n\x06PUBLIC\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#sealane/auth/v1/token_service.proto\x12\x0fsealane.auth.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1csealane/type/v1/access.proto\"\xf5\x01\n\x11IssueTokenRequest\x12\x12\n\ngrant_type\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x15\n\rclient_secret\x18\x03 \x01(\t\x12\x10\n\x08\x61udience\x18\x04 \x01(\t\x12\r\n\x05scope\x18\x05 \x01(\t\x12\x16\n\x0ekey_thumbprint\x18\x06 \x01(\t\x12\x15\n\rrefresh_token\x18\x07 \x01(\t\x12\x1d\n\x15\x63lient_assertion_type\x18\x08 \x01(\t\x12\x18\n\x10\x63lient_assertion\x18\t \x01(\t\x12\x19\n\x11\x63\x65rtificate_bound\x18\n \x01(\x08\"\x93\x01\n\x12IssueTokenResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x12\n\ntoken_type\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x03\x12\r\n\x05scope\x18\x04 \x01(\t\x12\x15\n\rrefresh_token\x18\x05 \x01(\t\x12\x19\n\x11issued_token_type\x18\x06 \x01(\t\"\xd9\x01\n\x14\x45xchangeTokenRequest\x12\x12\n\ngrant_type\x18\x01 \x01(\t\x12\x15\n\rsubject_token\x18\x02 \x01(\t\x12\x1a\n\x12subject_token_type\x18\x03 \x01(\t\x12\x10\n\x08\x61udience\x18\x04 \x01(\t\x12\r\n\x05scope\x18\x05 \x01(\t\x12\x16\n\x0emodel_prefixes\x18\x06 \x03(\t\x12\x16\n\x0ekey_thumbprint\x18\x07 \x01(\t\x12\x0f\n\x07project\x18\x08 \x01(\t\x12\x18\n\x10lifetime_seconds\x18\t \x01(\x03\"W\n\x12RevokeTokenRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x32\n\x06\x63lient\x18\x02 \x01(\x0b\x32\".sealane.auth.v1.IssueTokenRequest\"8\n\x14RevokeTokenIdRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x10\n\x08token_id\x18\x02 \x01(\t\"\'\n\x14RevokeSubjectRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\"&\n\x15RevokeSubjectResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\"\'\n\x16IntrospectTokenRequest\x12\r\n\x05token\x18\x01 \x01(\t\"\xf6\x01\n\x17IntrospectTokenResponse\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\x08\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x11\n\tclient_id\x18\x03 \x01(\t\x12\x0b\n\x03sub\x18\x04 \x01(\t\x12\x0b\n\x03\x61ud\x18\x05 \x01(\t\x12\x0b\n\x03iss\x18\x06 \x01(\t\x12\x0b\n\x03jti\x18\x07 \x01(\t\x12\x0b\n\x03\x65xp\x18\x08 \x01(\x03\x12\x0b\n\x03iat\x18\t \x01(\x03\x12\x0f\n\x07project\x18\n \x01(\t\x12\x12\n\ntoken_type\x18\x0b \x01(\t\x12\x16\n\x0ekey_thumbprint\x18\x0c \x01(\t\x12\x1e\n\x16\x63\x65rtificate_thumbprint\x18\r \x01(\t\"1\n\x17WatchRevocationsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x03\"h\n\x10RevocationUpdate\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x10\n\x08snapshot\x18\x02 \x01(\x08\x12\x30\n\x0brevocations\x18\x03 \x03(\x0b\x32\x1b.sealane.auth.v1.Revocation\"\xdc\x01\n\nRevocation\x12\x31\n\x05token\x18\x01 \x01(\x0b\x32 .sealane.auth.v1.TokenRevocationH\x00\x12\x35\n\x07subject\x18\x02 \x01(\x0b\x32\".sealane.auth.v1.SubjectRevocationH\x00\x12\x10\n\x06key_id\x18\x03 \x01(\tH\x00\x12/\n\x04peer\x18\x04 \x01(\x0b\x32\x1f.sealane.auth.v1.PeerRevocationH\x00\x12\x17\n\rissuer_key_id\x18\x05 \x01(\tH\x00\x42\x08\n\x06target\"4\n\x0fTokenRevocation\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x10\n\x08token_id\x18\x02 \x01(\t\"3\n\x11SubjectRevocation\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"S\n\x0ePeerRevocation\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12.\n\nnot_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x19\n\x17GetJsonWebKeySetRequest\"S\n\rJsonWebKeySet\x12)\n\x04keys\x18\x01 \x03(\x0b\x32\x1b.sealane.auth.v1.JsonWebKey\x12\x17\n\x0fmax_age_seconds\x18\x02 \x01(\x03\"X\n\nJsonWebKey\x12\x0b\n\x03kid\x18\x01 \x01(\t\x12\x0b\n\x03kty\x18\x02 \x01(\t\x12\x0b\n\x03\x63rv\x18\x03 \x01(\t\x12\t\n\x01x\x18\x04 \x01(\t\x12\x0b\n\x03\x61lg\x18\x05 \x01(\t\x12\x0b\n\x03use\x18\x06 \x01(\t2\xdd\x07\n\x0cTokenService\x12h\n\nIssueToken\x12\".sealane.auth.v1.IssueTokenRequest\x1a#.sealane.auth.v1.IssueTokenResponse\"\x11\x90\x02\x00\x8a\xe7\x18\n\n\x06PUBLIC\x18\x02\x12n\n\rExchangeToken\x12%.sealane.auth.v1.ExchangeTokenRequest\x1a#.sealane.auth.v1.IssueTokenResponse\"\x11\x90\x02\x00\x8a\xe7\x18\n\n\x06PUBLIC\x18\x02\x12]\n\x0bRevokeToken\x12#.sealane.auth.v1.RevokeTokenRequest\x1a\x16.google.protobuf.Empty\"\x11\x90\x02\x02\x8a\xe7\x18\n\n\x06PUBLIC\x18\x02\x12h\n\rRevokeTokenId\x12%.sealane.auth.v1.RevokeTokenIdRequest\x1a\x16.google.protobuf.Empty\"\x18\x90\x02\x02\x8a\xe7\x18\x11\n\x05\x61\x64min\x12\x06parent\x18\x03\x12y\n\rRevokeSubject\x12%.sealane.auth.v1.RevokeSubjectRequest\x1a&.sealane.auth.v1.RevokeSubjectResponse\"\x19\x90\x02\x00\x8a\xe7\x18\x12\n\x05\x61\x64min\x12\x07subject\x18\x03\x12\xa8\x01\n\x0fIntrospectToken\x12\'.sealane.auth.v1.IntrospectTokenRequest\x1a(.sealane.auth.v1.IntrospectTokenResponse\"B\x90\x02\x01\x8a\xe7\x18;\n\x11tokens:introspect\x18\x01\"\x08registry\"\tscheduler\"\tinference\"\x04node\x12o\n\x10GetJsonWebKeySet\x12(.sealane.auth.v1.GetJsonWebKeySetRequest\x1a\x1e.sealane.auth.v1.JsonWebKeySet\"\x11\x90\x02\x01\x8a\xe7\x18\n\n\x06PUBLIC\x18\x01\x12\x92\x01\n\x10WatchRevocations\x12(.sealane.auth.v1.WatchRevocationsRequest\x1a!.sealane.auth.v1.RevocationUpdate\"/\x90\x02\x01\x8a\xe7\x18(\x18\x02\"\x08registry\"\tscheduler\"\tinference\"\x04node0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,19 +35,57 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sealane.auth.v1.token_servi
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TOKENSERVICE'].methods_by_name['IssueToken']._loaded_options = None
-  _globals['_TOKENSERVICE'].methods_by_name['IssueToken']._serialized_options = b'\220\002\001\212\347\030\n\n\006PUBLIC\030\002'
+  _globals['_TOKENSERVICE'].methods_by_name['IssueToken']._serialized_options = b'\220\002\000\212\347\030\n\n\006PUBLIC\030\002'
+  _globals['_TOKENSERVICE'].methods_by_name['ExchangeToken']._loaded_options = None
+  _globals['_TOKENSERVICE'].methods_by_name['ExchangeToken']._serialized_options = b'\220\002\000\212\347\030\n\n\006PUBLIC\030\002'
+  _globals['_TOKENSERVICE'].methods_by_name['RevokeToken']._loaded_options = None
+  _globals['_TOKENSERVICE'].methods_by_name['RevokeToken']._serialized_options = b'\220\002\002\212\347\030\n\n\006PUBLIC\030\002'
+  _globals['_TOKENSERVICE'].methods_by_name['RevokeTokenId']._loaded_options = None
+  _globals['_TOKENSERVICE'].methods_by_name['RevokeTokenId']._serialized_options = b'\220\002\002\212\347\030\021\n\005admin\022\006parent\030\003'
+  _globals['_TOKENSERVICE'].methods_by_name['RevokeSubject']._loaded_options = None
+  _globals['_TOKENSERVICE'].methods_by_name['RevokeSubject']._serialized_options = b'\220\002\000\212\347\030\022\n\005admin\022\007subject\030\003'
+  _globals['_TOKENSERVICE'].methods_by_name['IntrospectToken']._loaded_options = None
+  _globals['_TOKENSERVICE'].methods_by_name['IntrospectToken']._serialized_options = b'\220\002\001\212\347\030;\n\021tokens:introspect\030\001\"\010registry\"\tscheduler\"\tinference\"\004node'
   _globals['_TOKENSERVICE'].methods_by_name['GetJsonWebKeySet']._loaded_options = None
   _globals['_TOKENSERVICE'].methods_by_name['GetJsonWebKeySet']._serialized_options = b'\220\002\001\212\347\030\n\n\006PUBLIC\030\001'
-  _globals['_ISSUETOKENREQUEST']._serialized_start=87
-  _globals['_ISSUETOKENREQUEST']._serialized_end=225
-  _globals['_ISSUETOKENRESPONSE']._serialized_start=227
-  _globals['_ISSUETOKENRESPONSE']._serialized_end=324
-  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_start=326
-  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_end=351
-  _globals['_JSONWEBKEYSET']._serialized_start=353
-  _globals['_JSONWEBKEYSET']._serialized_end=411
-  _globals['_JSONWEBKEY']._serialized_start=413
-  _globals['_JSONWEBKEY']._serialized_end=501
-  _globals['_TOKENSERVICE']._serialized_start=504
-  _globals['_TOKENSERVICE']._serialized_end=737
+  _globals['_TOKENSERVICE'].methods_by_name['WatchRevocations']._loaded_options = None
+  _globals['_TOKENSERVICE'].methods_by_name['WatchRevocations']._serialized_options = b'\220\002\001\212\347\030(\030\002\"\010registry\"\tscheduler\"\tinference\"\004node'
+  _globals['_ISSUETOKENREQUEST']._serialized_start=149
+  _globals['_ISSUETOKENREQUEST']._serialized_end=394
+  _globals['_ISSUETOKENRESPONSE']._serialized_start=397
+  _globals['_ISSUETOKENRESPONSE']._serialized_end=544
+  _globals['_EXCHANGETOKENREQUEST']._serialized_start=547
+  _globals['_EXCHANGETOKENREQUEST']._serialized_end=764
+  _globals['_REVOKETOKENREQUEST']._serialized_start=766
+  _globals['_REVOKETOKENREQUEST']._serialized_end=853
+  _globals['_REVOKETOKENIDREQUEST']._serialized_start=855
+  _globals['_REVOKETOKENIDREQUEST']._serialized_end=911
+  _globals['_REVOKESUBJECTREQUEST']._serialized_start=913
+  _globals['_REVOKESUBJECTREQUEST']._serialized_end=952
+  _globals['_REVOKESUBJECTRESPONSE']._serialized_start=954
+  _globals['_REVOKESUBJECTRESPONSE']._serialized_end=992
+  _globals['_INTROSPECTTOKENREQUEST']._serialized_start=994
+  _globals['_INTROSPECTTOKENREQUEST']._serialized_end=1033
+  _globals['_INTROSPECTTOKENRESPONSE']._serialized_start=1036
+  _globals['_INTROSPECTTOKENRESPONSE']._serialized_end=1282
+  _globals['_WATCHREVOCATIONSREQUEST']._serialized_start=1284
+  _globals['_WATCHREVOCATIONSREQUEST']._serialized_end=1333
+  _globals['_REVOCATIONUPDATE']._serialized_start=1335
+  _globals['_REVOCATIONUPDATE']._serialized_end=1439
+  _globals['_REVOCATION']._serialized_start=1442
+  _globals['_REVOCATION']._serialized_end=1662
+  _globals['_TOKENREVOCATION']._serialized_start=1664
+  _globals['_TOKENREVOCATION']._serialized_end=1716
+  _globals['_SUBJECTREVOCATION']._serialized_start=1718
+  _globals['_SUBJECTREVOCATION']._serialized_end=1769
+  _globals['_PEERREVOCATION']._serialized_start=1771
+  _globals['_PEERREVOCATION']._serialized_end=1854
+  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_start=1856
+  _globals['_GETJSONWEBKEYSETREQUEST']._serialized_end=1881
+  _globals['_JSONWEBKEYSET']._serialized_start=1883
+  _globals['_JSONWEBKEYSET']._serialized_end=1966
+  _globals['_JSONWEBKEY']._serialized_start=1968
+  _globals['_JSONWEBKEY']._serialized_end=2056
+  _globals['_TOKENSERVICE']._serialized_start=2059
+  _globals['_TOKENSERVICE']._serialized_end=3048
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
@@ -30,22 +31,40 @@ class IssueTokenRequest(_message.Message):
     AUDIENCE_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     KEY_THUMBPRINT_FIELD_NUMBER: _builtins.int
+    REFRESH_TOKEN_FIELD_NUMBER: _builtins.int
+    CLIENT_ASSERTION_TYPE_FIELD_NUMBER: _builtins.int
+    CLIENT_ASSERTION_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_BOUND_FIELD_NUMBER: _builtins.int
     grant_type: _builtins.str
-    """Only `client_credentials`."""
+    """`client_credentials` or `refresh_token`."""
     client_id: _builtins.str
     """Id of the service account."""
     client_secret: _builtins.str
-    """Secret of the service account."""
+    """Secret of the service account, or passphrase of a person's."""
     audience: _builtins.str
     """Service the token is for: `sealane-auth`, `sealane-registry`, `sealane-scheduler` or
     `sealane-inference`.
     """
     scope: _builtins.str
-    """Scopes asked for, separated by spaces; empty asks for all that the account holds."""
+    """Scopes asked for, separated by spaces; empty asks for all that the account holds. `offline_access` asks for a
+    refresh token as well.
+    """
     key_thumbprint: _builtins.str
     """RFC 7638 thumbprint of the caller's Ed25519 key, in base64url, to bind the token to that key
     (`cnf.jkt`, RFC 9449). Empty issues a bearer token.
     """
+    refresh_token: _builtins.str
+    """Refresh token, for the grant of that name. It is used up; the answer holds its successor. One that was used
+    before ends its whole family (RFC 9700 section 4.14.2).
+    """
+    client_assertion_type: _builtins.str
+    """`urn:ietf:params:oauth:client-assertion-type:jwt-bearer`, where `client_assertion` is set."""
+    client_assertion: _builtins.str
+    """JWT signed with a key credential of the account (RFC 7523 section 3): `iss` and `sub` the client id, `aud` the
+    issuer or the token endpoint, `exp` within ten minutes, `jti` used once.
+    """
+    certificate_bound: _builtins.bool
+    """Binds the token to the certificate that the caller presents on the mesh port (`cnf.x5t#S256`, RFC 8705)."""
     def __init__(
         self,
         *,
@@ -55,10 +74,14 @@ class IssueTokenRequest(_message.Message):
         audience: _builtins.str = ...,
         scope: _builtins.str = ...,
         key_thumbprint: _builtins.str = ...,
+        refresh_token: _builtins.str = ...,
+        client_assertion_type: _builtins.str = ...,
+        client_assertion: _builtins.str = ...,
+        certificate_bound: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "client_id", b"client_id", "client_secret", b"client_secret", "grant_type", b"grant_type", "key_thumbprint", b"key_thumbprint", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "certificate_bound", b"certificate_bound", "client_assertion", b"client_assertion", "client_assertion_type", b"client_assertion_type", "client_id", b"client_id", "client_secret", b"client_secret", "grant_type", b"grant_type", "key_thumbprint", b"key_thumbprint", "refresh_token", b"refresh_token", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -74,6 +97,8 @@ class IssueTokenResponse(_message.Message):
     TOKEN_TYPE_FIELD_NUMBER: _builtins.int
     EXPIRES_IN_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
+    REFRESH_TOKEN_FIELD_NUMBER: _builtins.int
+    ISSUED_TOKEN_TYPE_FIELD_NUMBER: _builtins.int
     access_token: _builtins.str
     """The token, a signed JWT."""
     token_type: _builtins.str
@@ -82,6 +107,10 @@ class IssueTokenResponse(_message.Message):
     """Seconds until it expires."""
     scope: _builtins.str
     """Scopes granted, separated by spaces."""
+    refresh_token: _builtins.str
+    """Refresh token, where `offline_access` was asked for or one was used. Shown once."""
+    issued_token_type: _builtins.str
+    """Type of the token by RFC 8693 section 3; set by ExchangeToken."""
     def __init__(
         self,
         *,
@@ -89,14 +118,449 @@ class IssueTokenResponse(_message.Message):
         token_type: _builtins.str = ...,
         expires_in: _builtins.int = ...,
         scope: _builtins.str = ...,
+        refresh_token: _builtins.str = ...,
+        issued_token_type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "expires_in", b"expires_in", "scope", b"scope", "token_type", b"token_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "expires_in", b"expires_in", "issued_token_type", b"issued_token_type", "refresh_token", b"refresh_token", "scope", b"scope", "token_type", b"token_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IssueTokenResponse: _TypeAlias = IssueTokenResponse  # noqa: Y015
+
+@_typing.final
+class ExchangeTokenRequest(_message.Message):
+    """Request for TokenService.ExchangeToken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANT_TYPE_FIELD_NUMBER: _builtins.int
+    SUBJECT_TOKEN_FIELD_NUMBER: _builtins.int
+    SUBJECT_TOKEN_TYPE_FIELD_NUMBER: _builtins.int
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    MODEL_PREFIXES_FIELD_NUMBER: _builtins.int
+    KEY_THUMBPRINT_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    LIFETIME_SECONDS_FIELD_NUMBER: _builtins.int
+    grant_type: _builtins.str
+    """`urn:ietf:params:oauth:grant-type:token-exchange`."""
+    subject_token: _builtins.str
+    """The token, or the certificate chain in PEM."""
+    subject_token_type: _builtins.str
+    """`urn:ietf:params:oauth:token-type:access_token` for ours, `urn:ietf:params:oauth:token-type:jwt` or `...:id_token`
+    for one of a trusted external issuer, `urn:sealane:params:oauth:token-type:x509` for a certificate of ours (the
+    gateway alone may bring it).
+    """
+    audience: _builtins.str
+    """Service the new token is for; see IssueTokenRequest.audience."""
+    scope: _builtins.str
+    """Scopes asked for, separated by spaces; empty asks for all of the subject token's that stay."""
+    key_thumbprint: _builtins.str
+    """Thumbprint of the key to bind the new token to; see IssueTokenRequest.key_thumbprint. A token that is bound stays
+    bound to the same key or certificate.
+    """
+    project: _builtins.str
+    """Project whose trust in the external issuer is asked for, `projects/{project}`; only for external tokens."""
+    lifetime_seconds: _builtins.int
+    """Longest life in seconds; 0 means as long as is allowed."""
+    @_builtins.property
+    def model_prefixes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Prefixes of model ids to which the new token is limited; empty keeps the limits of the subject token."""
+
+    def __init__(
+        self,
+        *,
+        grant_type: _builtins.str = ...,
+        subject_token: _builtins.str = ...,
+        subject_token_type: _builtins.str = ...,
+        audience: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        model_prefixes: _abc.Iterable[_builtins.str] | None = ...,
+        key_thumbprint: _builtins.str = ...,
+        project: _builtins.str = ...,
+        lifetime_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "grant_type", b"grant_type", "key_thumbprint", b"key_thumbprint", "lifetime_seconds", b"lifetime_seconds", "model_prefixes", b"model_prefixes", "project", b"project", "scope", b"scope", "subject_token", b"subject_token", "subject_token_type", b"subject_token_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeTokenRequest: _TypeAlias = ExchangeTokenRequest  # noqa: Y015
+
+@_typing.final
+class RevokeTokenRequest(_message.Message):
+    """Request for TokenService.RevokeToken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """The access or refresh token."""
+    @_builtins.property
+    def client(self) -> Global___IssueTokenRequest:
+        """The client's proof; only these fields of it are read: `client_id`, `client_secret`, `client_assertion_type`,
+        `client_assertion`.
+        """
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        client: Global___IssueTokenRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeTokenRequest: _TypeAlias = RevokeTokenRequest  # noqa: Y015
+
+@_typing.final
+class RevokeTokenIdRequest(_message.Message):
+    """Request for TokenService.RevokeTokenId."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Project of the token, `projects/{project}`."""
+    token_id: _builtins.str
+    """Its id, the claim `jti`."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        token_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "token_id", b"token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeTokenIdRequest: _TypeAlias = RevokeTokenIdRequest  # noqa: Y015
+
+@_typing.final
+class RevokeSubjectRequest(_message.Message):
+    """Request for TokenService.RevokeSubject."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """Subject, `projects/{project}/serviceAccounts/{account}` or `projects/{project}/federated/{issuer}/{subject}`."""
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeSubjectRequest: _TypeAlias = RevokeSubjectRequest  # noqa: Y015
+
+@_typing.final
+class RevokeSubjectResponse(_message.Message):
+    """Response of TokenService.RevokeSubject."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """Epoch from which tokens are good again."""
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeSubjectResponse: _TypeAlias = RevokeSubjectResponse  # noqa: Y015
+
+@_typing.final
+class IntrospectTokenRequest(_message.Message):
+    """Request for TokenService.IntrospectToken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """The access token."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IntrospectTokenRequest: _TypeAlias = IntrospectTokenRequest  # noqa: Y015
+
+@_typing.final
+class IntrospectTokenResponse(_message.Message):
+    """What a token says, if it is good."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    SUB_FIELD_NUMBER: _builtins.int
+    AUD_FIELD_NUMBER: _builtins.int
+    ISS_FIELD_NUMBER: _builtins.int
+    JTI_FIELD_NUMBER: _builtins.int
+    EXP_FIELD_NUMBER: _builtins.int
+    IAT_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    TOKEN_TYPE_FIELD_NUMBER: _builtins.int
+    KEY_THUMBPRINT_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_THUMBPRINT_FIELD_NUMBER: _builtins.int
+    active: _builtins.bool
+    """Whether it is good now."""
+    scope: _builtins.str
+    """Scopes, separated by spaces."""
+    client_id: _builtins.str
+    """Client it was issued to."""
+    sub: _builtins.str
+    """Subject."""
+    aud: _builtins.str
+    """Audience."""
+    iss: _builtins.str
+    """Issuer."""
+    jti: _builtins.str
+    """Id."""
+    exp: _builtins.int
+    """Seconds since 1970 at which it ends."""
+    iat: _builtins.int
+    """Seconds since 1970 at which it was issued."""
+    project: _builtins.str
+    """Project."""
+    token_type: _builtins.str
+    """`Bearer`, `DPoP`, or `Bearer` with a `certificate_thumbprint`."""
+    key_thumbprint: _builtins.str
+    """Key that it is bound to (`cnf.jkt`)."""
+    certificate_thumbprint: _builtins.str
+    """Certificate that it is bound to (`cnf.x5t#S256`)."""
+    def __init__(
+        self,
+        *,
+        active: _builtins.bool = ...,
+        scope: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        sub: _builtins.str = ...,
+        aud: _builtins.str = ...,
+        iss: _builtins.str = ...,
+        jti: _builtins.str = ...,
+        exp: _builtins.int = ...,
+        iat: _builtins.int = ...,
+        project: _builtins.str = ...,
+        token_type: _builtins.str = ...,
+        key_thumbprint: _builtins.str = ...,
+        certificate_thumbprint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "aud", b"aud", "certificate_thumbprint", b"certificate_thumbprint", "client_id", b"client_id", "exp", b"exp", "iat", b"iat", "iss", b"iss", "jti", b"jti", "key_thumbprint", b"key_thumbprint", "project", b"project", "scope", b"scope", "sub", b"sub", "token_type", b"token_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IntrospectTokenResponse: _TypeAlias = IntrospectTokenResponse  # noqa: Y015
+
+@_typing.final
+class WatchRevocationsRequest(_message.Message):
+    """Request for TokenService.WatchRevocations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    after_sequence: _builtins.int
+    """Sequence of the last update that was seen; 0 asks for a snapshot."""
+    def __init__(
+        self,
+        *,
+        after_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRevocationsRequest: _TypeAlias = WatchRevocationsRequest  # noqa: Y015
+
+@_typing.final
+class RevocationUpdate(_message.Message):
+    """What was revoked since the update before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    REVOCATIONS_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Sequence of the last revocation known to auth."""
+    snapshot: _builtins.bool
+    """Set where `revocations` replace all that was known before."""
+    @_builtins.property
+    def revocations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Revocation]:
+        """The revocations, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        snapshot: _builtins.bool = ...,
+        revocations: _abc.Iterable[Global___Revocation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revocations", b"revocations", "sequence", b"sequence", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevocationUpdate: _TypeAlias = RevocationUpdate  # noqa: Y015
+
+@_typing.final
+class Revocation(_message.Message):
+    """One thing that is no longer good."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    ISSUER_KEY_ID_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """A signing key, by its id: nothing that it signed is good."""
+    issuer_key_id: _builtins.str
+    """An intermediate certificate, by its subject key identifier in hex: no certificate that it signed is good."""
+    @_builtins.property
+    def token(self) -> Global___TokenRevocation:
+        """A token."""
+
+    @_builtins.property
+    def subject(self) -> Global___SubjectRevocation:
+        """All tokens of a subject below an epoch."""
+
+    @_builtins.property
+    def peer(self) -> Global___PeerRevocation:
+        """A peer, by its SPIFFE id: evicted."""
+
+    def __init__(
+        self,
+        *,
+        token: Global___TokenRevocation | None = ...,
+        subject: Global___SubjectRevocation | None = ...,
+        key_id: _builtins.str = ...,
+        peer: Global___PeerRevocation | None = ...,
+        issuer_key_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["issuer_key_id", b"issuer_key_id", "key_id", b"key_id", "peer", b"peer", "subject", b"subject", "target", b"target", "token", b"token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer_key_id", b"issuer_key_id", "key_id", b"key_id", "peer", b"peer", "subject", b"subject", "target", b"target", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["token", "subject", "key_id", "peer", "issuer_key_id"]  # noqa: Y015
+    _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
+
+Global___Revocation: _TypeAlias = Revocation  # noqa: Y015
+
+@_typing.final
+class TokenRevocation(_message.Message):
+    """A token that is revoked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """Its project."""
+    token_id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        token_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project", b"project", "token_id", b"token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenRevocation: _TypeAlias = TokenRevocation  # noqa: Y015
+
+@_typing.final
+class SubjectRevocation(_message.Message):
+    """A subject whose older tokens are revoked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """The subject."""
+    epoch: _builtins.int
+    """The first epoch that is good."""
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubjectRevocation: _TypeAlias = SubjectRevocation  # noqa: Y015
+
+@_typing.final
+class PeerRevocation(_message.Message):
+    """A peer that was evicted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPIFFE_ID_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_FIELD_NUMBER: _builtins.int
+    spiffe_id: _builtins.str
+    """Its SPIFFE id."""
+    @_builtins.property
+    def not_before(self) -> _timestamp_pb2.Timestamp:
+        """Certificates that begin before this time are refused; the peer may join again with a new one."""
+
+    def __init__(
+        self,
+        *,
+        spiffe_id: _builtins.str = ...,
+        not_before: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["not_before", b"not_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["not_before", b"not_before", "spiffe_id", b"spiffe_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PeerRevocation: _TypeAlias = PeerRevocation  # noqa: Y015
 
 @_typing.final
 class GetJsonWebKeySetRequest(_message.Message):
@@ -122,6 +586,9 @@ class JsonWebKeySet(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEYS_FIELD_NUMBER: _builtins.int
+    MAX_AGE_SECONDS_FIELD_NUMBER: _builtins.int
+    max_age_seconds: _builtins.int
+    """Seconds after which to ask again."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___JsonWebKey]:
         """The keys."""
@@ -130,10 +597,11 @@ class JsonWebKeySet(_message.Message):
         self,
         *,
         keys: _abc.Iterable[Global___JsonWebKey] | None = ...,
+        max_age_seconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "max_age_seconds", b"max_age_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

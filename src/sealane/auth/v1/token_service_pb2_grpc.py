@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from sealane.auth.v1 import token_service_pb2 as sealane_dot_auth_dot_v1_dot_token__service__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
@@ -40,10 +41,40 @@ class TokenServiceStub(object):
                 request_serializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.IssueTokenRequest.SerializeToString,
                 response_deserializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.IssueTokenResponse.FromString,
                 _registered_method=True)
+        self.ExchangeToken = channel.unary_unary(
+                '/sealane.auth.v1.TokenService/ExchangeToken',
+                request_serializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.ExchangeTokenRequest.SerializeToString,
+                response_deserializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.IssueTokenResponse.FromString,
+                _registered_method=True)
+        self.RevokeToken = channel.unary_unary(
+                '/sealane.auth.v1.TokenService/RevokeToken',
+                request_serializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.RevokeTokenRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.RevokeTokenId = channel.unary_unary(
+                '/sealane.auth.v1.TokenService/RevokeTokenId',
+                request_serializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.RevokeTokenIdRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.RevokeSubject = channel.unary_unary(
+                '/sealane.auth.v1.TokenService/RevokeSubject',
+                request_serializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.RevokeSubjectRequest.SerializeToString,
+                response_deserializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.RevokeSubjectResponse.FromString,
+                _registered_method=True)
+        self.IntrospectToken = channel.unary_unary(
+                '/sealane.auth.v1.TokenService/IntrospectToken',
+                request_serializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.IntrospectTokenRequest.SerializeToString,
+                response_deserializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.IntrospectTokenResponse.FromString,
+                _registered_method=True)
         self.GetJsonWebKeySet = channel.unary_unary(
                 '/sealane.auth.v1.TokenService/GetJsonWebKeySet',
                 request_serializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.GetJsonWebKeySetRequest.SerializeToString,
                 response_deserializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.JsonWebKeySet.FromString,
+                _registered_method=True)
+        self.WatchRevocations = channel.unary_stream(
+                '/sealane.auth.v1.TokenService/WatchRevocations',
+                request_serializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.WatchRevocationsRequest.SerializeToString,
+                response_deserializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.RevocationUpdate.FromString,
                 _registered_method=True)
 
 
@@ -52,8 +83,53 @@ class TokenServiceServicer(object):
     """
 
     def IssueToken(self, request, context):
-        """Issues a short-lived access token (RFC 9068) for client credentials (RFC 6749 section 4.4).
-        Wrong credentials answer UNAUTHENTICATED; a scope the account does not hold PERMISSION_DENIED.
+        """Issues a short-lived access token (RFC 9068) for client credentials (RFC 6749 section 4.4) or for a refresh token
+        (section 6). The client proves itself with its secret, with a JWT that it signed (`private_key_jwt`, RFC 7523), or
+        with its certificate on the mesh port (RFC 8705 section 2). Wrong credentials answer UNAUTHENTICATED; a scope that
+        the account does not hold PERMISSION_DENIED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExchangeToken(self, request, context):
+        """Exchanges a token for one that may do less (RFC 8693): fewer scopes, fewer models, another audience, never a later
+        end. An external token (see FederationService) is exchanged for what the project's rules grant it. The gateway
+        exchanges a caller's certificate, as the actor. An unknown token type answers INVALID_ARGUMENT; more than the
+        subject token allows, or more than three actors in a row, PERMISSION_DENIED; a token that does not verify
+        UNAUTHENTICATED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeToken(self, request, context):
+        """Revokes an access or refresh token of the client that asks (RFC 7009); a refresh token takes its whole family with
+        it. A token that is unknown, or another client's, answers OK and changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeTokenId(self, request, context):
+        """Revokes one access token by its id (`jti`), as it stands in logs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeSubject(self, request, context):
+        """Revokes every token, access and refresh, that a subject has now: its epoch grows, and older tokens are refused.
+        Subjects are service accounts and federated identities of the caller's project.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def IntrospectToken(self, request, context):
+        """Says whether a token of the caller's project is good now, and what it says (RFC 7662). A token that is expired,
+        revoked, malformed or another project's is `active: false`, without more. Services and nodes may ask about any
+        project.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +137,15 @@ class TokenServiceServicer(object):
 
     def GetJsonWebKeySet(self, request, context):
         """Returns the public keys that verify tokens and sealing statements (RFC 7517).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchRevocations(self, request, context):
+        """Streams what is revoked: first a snapshot of all that still matters, or what came after `after_sequence`, then each
+        change as it happens. At least every five seconds an update comes, empty if nothing changed: who has not heard for
+        a minute refuses calls of high risk.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,10 +159,40 @@ def add_TokenServiceServicer_to_server(servicer, server):
                     request_deserializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.IssueTokenRequest.FromString,
                     response_serializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.IssueTokenResponse.SerializeToString,
             ),
+            'ExchangeToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExchangeToken,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.ExchangeTokenRequest.FromString,
+                    response_serializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.IssueTokenResponse.SerializeToString,
+            ),
+            'RevokeToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeToken,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.RevokeTokenRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'RevokeTokenId': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeTokenId,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.RevokeTokenIdRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'RevokeSubject': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeSubject,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.RevokeSubjectRequest.FromString,
+                    response_serializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.RevokeSubjectResponse.SerializeToString,
+            ),
+            'IntrospectToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.IntrospectToken,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.IntrospectTokenRequest.FromString,
+                    response_serializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.IntrospectTokenResponse.SerializeToString,
+            ),
             'GetJsonWebKeySet': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJsonWebKeySet,
                     request_deserializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.GetJsonWebKeySetRequest.FromString,
                     response_serializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.JsonWebKeySet.SerializeToString,
+            ),
+            'WatchRevocations': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRevocations,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.WatchRevocationsRequest.FromString,
+                    response_serializer=sealane_dot_auth_dot_v1_dot_token__service__pb2.RevocationUpdate.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -119,6 +234,141 @@ class TokenService(object):
             _registered_method=True)
 
     @staticmethod
+    def ExchangeToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.TokenService/ExchangeToken',
+            sealane_dot_auth_dot_v1_dot_token__service__pb2.ExchangeTokenRequest.SerializeToString,
+            sealane_dot_auth_dot_v1_dot_token__service__pb2.IssueTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.TokenService/RevokeToken',
+            sealane_dot_auth_dot_v1_dot_token__service__pb2.RevokeTokenRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeTokenId(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.TokenService/RevokeTokenId',
+            sealane_dot_auth_dot_v1_dot_token__service__pb2.RevokeTokenIdRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeSubject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.TokenService/RevokeSubject',
+            sealane_dot_auth_dot_v1_dot_token__service__pb2.RevokeSubjectRequest.SerializeToString,
+            sealane_dot_auth_dot_v1_dot_token__service__pb2.RevokeSubjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IntrospectToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.TokenService/IntrospectToken',
+            sealane_dot_auth_dot_v1_dot_token__service__pb2.IntrospectTokenRequest.SerializeToString,
+            sealane_dot_auth_dot_v1_dot_token__service__pb2.IntrospectTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetJsonWebKeySet(request,
             target,
             options=(),
@@ -135,6 +385,33 @@ class TokenService(object):
             '/sealane.auth.v1.TokenService/GetJsonWebKeySet',
             sealane_dot_auth_dot_v1_dot_token__service__pb2.GetJsonWebKeySetRequest.SerializeToString,
             sealane_dot_auth_dot_v1_dot_token__service__pb2.JsonWebKeySet.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRevocations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sealane.auth.v1.TokenService/WatchRevocations',
+            sealane_dot_auth_dot_v1_dot_token__service__pb2.WatchRevocationsRequest.SerializeToString,
+            sealane_dot_auth_dot_v1_dot_token__service__pb2.RevocationUpdate.FromString,
             options,
             channel_credentials,
             insecure,

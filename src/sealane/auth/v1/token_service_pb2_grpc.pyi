@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from sealane.auth.v1 import token_service_pb2 as _token_service_pb2
 import abc as _abc_1
@@ -34,11 +35,40 @@ class TokenServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TokenServiceAsyncStub: ...
     IssueToken: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.IssueTokenRequest, _token_service_pb2.IssueTokenResponse]
-    """Issues a short-lived access token (RFC 9068) for client credentials (RFC 6749 section 4.4).
-    Wrong credentials answer UNAUTHENTICATED; a scope the account does not hold PERMISSION_DENIED.
+    """Issues a short-lived access token (RFC 9068) for client credentials (RFC 6749 section 4.4) or for a refresh token
+    (section 6). The client proves itself with its secret, with a JWT that it signed (`private_key_jwt`, RFC 7523), or
+    with its certificate on the mesh port (RFC 8705 section 2). Wrong credentials answer UNAUTHENTICATED; a scope that
+    the account does not hold PERMISSION_DENIED.
+    """
+    ExchangeToken: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.ExchangeTokenRequest, _token_service_pb2.IssueTokenResponse]
+    """Exchanges a token for one that may do less (RFC 8693): fewer scopes, fewer models, another audience, never a later
+    end. An external token (see FederationService) is exchanged for what the project's rules grant it. The gateway
+    exchanges a caller's certificate, as the actor. An unknown token type answers INVALID_ARGUMENT; more than the
+    subject token allows, or more than three actors in a row, PERMISSION_DENIED; a token that does not verify
+    UNAUTHENTICATED.
+    """
+    RevokeToken: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.RevokeTokenRequest, _empty_pb2.Empty]
+    """Revokes an access or refresh token of the client that asks (RFC 7009); a refresh token takes its whole family with
+    it. A token that is unknown, or another client's, answers OK and changes nothing.
+    """
+    RevokeTokenId: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.RevokeTokenIdRequest, _empty_pb2.Empty]
+    """Revokes one access token by its id (`jti`), as it stands in logs."""
+    RevokeSubject: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.RevokeSubjectRequest, _token_service_pb2.RevokeSubjectResponse]
+    """Revokes every token, access and refresh, that a subject has now: its epoch grows, and older tokens are refused.
+    Subjects are service accounts and federated identities of the caller's project.
+    """
+    IntrospectToken: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.IntrospectTokenRequest, _token_service_pb2.IntrospectTokenResponse]
+    """Says whether a token of the caller's project is good now, and what it says (RFC 7662). A token that is expired,
+    revoked, malformed or another project's is `active: false`, without more. Services and nodes may ask about any
+    project.
     """
     GetJsonWebKeySet: _grpc.UnaryUnaryMultiCallable[_token_service_pb2.GetJsonWebKeySetRequest, _token_service_pb2.JsonWebKeySet]
     """Returns the public keys that verify tokens and sealing statements (RFC 7517)."""
+    WatchRevocations: _grpc.UnaryStreamMultiCallable[_token_service_pb2.WatchRevocationsRequest, _token_service_pb2.RevocationUpdate]
+    """Streams what is revoked: first a snapshot of all that still matters, or what came after `after_sequence`, then each
+    change as it happens. At least every five seconds an update comes, empty if nothing changed: who has not heard for
+    a minute refuses calls of high risk.
+    """
 
 @_typing.type_check_only
 class TokenServiceAsyncStub(TokenServiceStub):
@@ -46,11 +76,40 @@ class TokenServiceAsyncStub(TokenServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     IssueToken: _aio.UnaryUnaryMultiCallable[_token_service_pb2.IssueTokenRequest, _token_service_pb2.IssueTokenResponse]  # type: ignore[assignment]
-    """Issues a short-lived access token (RFC 9068) for client credentials (RFC 6749 section 4.4).
-    Wrong credentials answer UNAUTHENTICATED; a scope the account does not hold PERMISSION_DENIED.
+    """Issues a short-lived access token (RFC 9068) for client credentials (RFC 6749 section 4.4) or for a refresh token
+    (section 6). The client proves itself with its secret, with a JWT that it signed (`private_key_jwt`, RFC 7523), or
+    with its certificate on the mesh port (RFC 8705 section 2). Wrong credentials answer UNAUTHENTICATED; a scope that
+    the account does not hold PERMISSION_DENIED.
+    """
+    ExchangeToken: _aio.UnaryUnaryMultiCallable[_token_service_pb2.ExchangeTokenRequest, _token_service_pb2.IssueTokenResponse]  # type: ignore[assignment]
+    """Exchanges a token for one that may do less (RFC 8693): fewer scopes, fewer models, another audience, never a later
+    end. An external token (see FederationService) is exchanged for what the project's rules grant it. The gateway
+    exchanges a caller's certificate, as the actor. An unknown token type answers INVALID_ARGUMENT; more than the
+    subject token allows, or more than three actors in a row, PERMISSION_DENIED; a token that does not verify
+    UNAUTHENTICATED.
+    """
+    RevokeToken: _aio.UnaryUnaryMultiCallable[_token_service_pb2.RevokeTokenRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Revokes an access or refresh token of the client that asks (RFC 7009); a refresh token takes its whole family with
+    it. A token that is unknown, or another client's, answers OK and changes nothing.
+    """
+    RevokeTokenId: _aio.UnaryUnaryMultiCallable[_token_service_pb2.RevokeTokenIdRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Revokes one access token by its id (`jti`), as it stands in logs."""
+    RevokeSubject: _aio.UnaryUnaryMultiCallable[_token_service_pb2.RevokeSubjectRequest, _token_service_pb2.RevokeSubjectResponse]  # type: ignore[assignment]
+    """Revokes every token, access and refresh, that a subject has now: its epoch grows, and older tokens are refused.
+    Subjects are service accounts and federated identities of the caller's project.
+    """
+    IntrospectToken: _aio.UnaryUnaryMultiCallable[_token_service_pb2.IntrospectTokenRequest, _token_service_pb2.IntrospectTokenResponse]  # type: ignore[assignment]
+    """Says whether a token of the caller's project is good now, and what it says (RFC 7662). A token that is expired,
+    revoked, malformed or another project's is `active: false`, without more. Services and nodes may ask about any
+    project.
     """
     GetJsonWebKeySet: _aio.UnaryUnaryMultiCallable[_token_service_pb2.GetJsonWebKeySetRequest, _token_service_pb2.JsonWebKeySet]  # type: ignore[assignment]
     """Returns the public keys that verify tokens and sealing statements (RFC 7517)."""
+    WatchRevocations: _aio.UnaryStreamMultiCallable[_token_service_pb2.WatchRevocationsRequest, _token_service_pb2.RevocationUpdate]  # type: ignore[assignment]
+    """Streams what is revoked: first a snapshot of all that still matters, or what came after `after_sequence`, then each
+    change as it happens. At least every five seconds an update comes, empty if nothing changed: who has not heard for
+    a minute refuses calls of high risk.
+    """
 
 class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
     """Issues access tokens and publishes the keys that verify them."""
@@ -61,8 +120,62 @@ class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _token_service_pb2.IssueTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_token_service_pb2.IssueTokenResponse, _abc.Awaitable[_token_service_pb2.IssueTokenResponse]]:
-        """Issues a short-lived access token (RFC 9068) for client credentials (RFC 6749 section 4.4).
-        Wrong credentials answer UNAUTHENTICATED; a scope the account does not hold PERMISSION_DENIED.
+        """Issues a short-lived access token (RFC 9068) for client credentials (RFC 6749 section 4.4) or for a refresh token
+        (section 6). The client proves itself with its secret, with a JWT that it signed (`private_key_jwt`, RFC 7523), or
+        with its certificate on the mesh port (RFC 8705 section 2). Wrong credentials answer UNAUTHENTICATED; a scope that
+        the account does not hold PERMISSION_DENIED.
+        """
+
+    @_abc_1.abstractmethod
+    def ExchangeToken(
+        self,
+        request: _token_service_pb2.ExchangeTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_token_service_pb2.IssueTokenResponse, _abc.Awaitable[_token_service_pb2.IssueTokenResponse]]:
+        """Exchanges a token for one that may do less (RFC 8693): fewer scopes, fewer models, another audience, never a later
+        end. An external token (see FederationService) is exchanged for what the project's rules grant it. The gateway
+        exchanges a caller's certificate, as the actor. An unknown token type answers INVALID_ARGUMENT; more than the
+        subject token allows, or more than three actors in a row, PERMISSION_DENIED; a token that does not verify
+        UNAUTHENTICATED.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeToken(
+        self,
+        request: _token_service_pb2.RevokeTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Revokes an access or refresh token of the client that asks (RFC 7009); a refresh token takes its whole family with
+        it. A token that is unknown, or another client's, answers OK and changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeTokenId(
+        self,
+        request: _token_service_pb2.RevokeTokenIdRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Revokes one access token by its id (`jti`), as it stands in logs."""
+
+    @_abc_1.abstractmethod
+    def RevokeSubject(
+        self,
+        request: _token_service_pb2.RevokeSubjectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_token_service_pb2.RevokeSubjectResponse, _abc.Awaitable[_token_service_pb2.RevokeSubjectResponse]]:
+        """Revokes every token, access and refresh, that a subject has now: its epoch grows, and older tokens are refused.
+        Subjects are service accounts and federated identities of the caller's project.
+        """
+
+    @_abc_1.abstractmethod
+    def IntrospectToken(
+        self,
+        request: _token_service_pb2.IntrospectTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_token_service_pb2.IntrospectTokenResponse, _abc.Awaitable[_token_service_pb2.IntrospectTokenResponse]]:
+        """Says whether a token of the caller's project is good now, and what it says (RFC 7662). A token that is expired,
+        revoked, malformed or another project's is `active: false`, without more. Services and nodes may ask about any
+        project.
         """
 
     @_abc_1.abstractmethod
@@ -72,5 +185,16 @@ class TokenServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_token_service_pb2.JsonWebKeySet, _abc.Awaitable[_token_service_pb2.JsonWebKeySet]]:
         """Returns the public keys that verify tokens and sealing statements (RFC 7517)."""
+
+    @_abc_1.abstractmethod
+    def WatchRevocations(
+        self,
+        request: _token_service_pb2.WatchRevocationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_token_service_pb2.RevocationUpdate], _abc.AsyncIterator[_token_service_pb2.RevocationUpdate]]:
+        """Streams what is revoked: first a snapshot of all that still matters, or what came after `after_sequence`, then each
+        change as it happens. At least every five seconds an update comes, empty if nothing changed: who has not heard for
+        a minute refuses calls of high risk.
+        """
 
 def add_TokenServiceServicer_to_server(servicer: TokenServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from sealane.type.v1 import access_pb2 as sealane_dot_type_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3sealane/inference/v1/sealed_inference_service.proto\x12\x14sealane.inference.v1\x1a\x1csealane/type/v1/access.proto\")\n\x18GetSealingContextRequest\x12\r\n\x05model\x18\x01 \x01(\t\"w\n\x0eSealingContext\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12:\n\ncandidates\x18\x03 \x03(\x0b\x32&.sealane.inference.v1.SealingCandidate\"`\n\x10SealingCandidate\x12\x11\n\tstatement\x18\x01 \x01(\t\x12\x16\n\x0evariant_digest\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x10\n\x08tls_name\x18\x04 \x01(\t\"\x8b\x02\n\x12SealedInferRequest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12*\n\x05suite\x18\x02 \x01(\x0e\x32\x1b.sealane.inference.v1.Suite\x12\x12\n\nrequest_id\x18\x03 \x01(\x0c\x12\x14\n\x0cissued_at_ms\x18\x04 \x01(\x03\x12\x12\n\ndeployment\x18\x05 \x01(\t\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x33\n\nrecipients\x18\x07 \x03(\x0b\x32\x1f.sealane.inference.v1.Recipient\x12\x0e\n\x06\x63hunks\x18\x08 \x03(\x0c\x12\x12\n\nsender_key\x18\t \x01(\x0c\x12\x11\n\tsignature\x18\n \x01(\x0c\"H\n\tRecipient\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x16\n\x0evariant_digest\x18\x02 \x01(\t\x12\x13\n\x0bwrapped_key\x18\x03 \x01(\x0c\"D\n\x13SealedInferResponse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63hunks\x18\x03 \x03(\x0c*K\n\x05Suite\x12\x15\n\x11SUITE_UNSPECIFIED\x10\x00\x12\x19\n\x15SUITE_MLKEM768_X25519\x10\x01\x12\x10\n\x0cSUITE_X25519\x10\x02\x32\x8d\x02\n\x16SealedInferenceService\x12{\n\x11GetSealingContext\x12..sealane.inference.v1.GetSealingContextRequest\x1a$.sealane.inference.v1.SealingContext\"\x10\x90\x02\x01\x8a\xe7\x18\t\n\x05infer\x18\x01\x12v\n\x0bSealedInfer\x12(.sealane.inference.v1.SealedInferRequest\x1a).sealane.inference.v1.SealedInferResponse\"\x12\x90\x02\x00\x8a\xe7\x18\x0b\n\x05infer\x18\x02(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3sealane/inference/v1/sealed_inference_service.proto\x12\x14sealane.inference.v1\x1a\x1csealane/type/v1/access.proto\")\n\x18GetSealingContextRequest\x12\r\n\x05model\x18\x01 \x01(\t\"w\n\x0eSealingContext\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12:\n\ncandidates\x18\x03 \x03(\x0b\x32&.sealane.inference.v1.SealingCandidate\"`\n\x10SealingCandidate\x12\x11\n\tstatement\x18\x01 \x01(\t\x12\x16\n\x0evariant_digest\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x10\n\x08tls_name\x18\x04 \x01(\t\"\x8b\x02\n\x12SealedInferRequest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12*\n\x05suite\x18\x02 \x01(\x0e\x32\x1b.sealane.inference.v1.Suite\x12\x12\n\nrequest_id\x18\x03 \x01(\x0c\x12\x14\n\x0cissued_at_ms\x18\x04 \x01(\x03\x12\x12\n\ndeployment\x18\x05 \x01(\t\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x33\n\nrecipients\x18\x07 \x03(\x0b\x32\x1f.sealane.inference.v1.Recipient\x12\x0e\n\x06\x63hunks\x18\x08 \x03(\x0c\x12\x12\n\nsender_key\x18\t \x01(\x0c\x12\x11\n\tsignature\x18\n \x01(\x0c\"H\n\tRecipient\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x16\n\x0evariant_digest\x18\x02 \x01(\t\x12\x13\n\x0bwrapped_key\x18\x03 \x01(\x0c\"D\n\x13SealedInferResponse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63hunks\x18\x03 \x03(\x0c*K\n\x05Suite\x12\x15\n\x11SUITE_UNSPECIFIED\x10\x00\x12\x19\n\x15SUITE_MLKEM768_X25519\x10\x01\x12\x10\n\x0cSUITE_X25519\x10\x02\x32\x91\x02\n\x16SealedInferenceService\x12}\n\x11GetSealingContext\x12..sealane.inference.v1.GetSealingContextRequest\x1a$.sealane.inference.v1.SealingContext\"\x12\x90\x02\x01\x8a\xe7\x18\x0b\n\x05infer\x18\x01\x38\x01\x12x\n\x0bSealedInfer\x12(.sealane.inference.v1.SealedInferRequest\x1a).sealane.inference.v1.SealedInferResponse\"\x14\x90\x02\x00\x8a\xe7\x18\r\n\x05infer\x18\x02(\x01\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,9 +33,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sealane.inference.v1.sealed
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SEALEDINFERENCESERVICE'].methods_by_name['GetSealingContext']._loaded_options = None
-  _globals['_SEALEDINFERENCESERVICE'].methods_by_name['GetSealingContext']._serialized_options = b'\220\002\001\212\347\030\t\n\005infer\030\001'
+  _globals['_SEALEDINFERENCESERVICE'].methods_by_name['GetSealingContext']._serialized_options = b'\220\002\001\212\347\030\013\n\005infer\030\0018\001'
   _globals['_SEALEDINFERENCESERVICE'].methods_by_name['SealedInfer']._loaded_options = None
-  _globals['_SEALEDINFERENCESERVICE'].methods_by_name['SealedInfer']._serialized_options = b'\220\002\000\212\347\030\013\n\005infer\030\002(\001'
+  _globals['_SEALEDINFERENCESERVICE'].methods_by_name['SealedInfer']._serialized_options = b'\220\002\000\212\347\030\r\n\005infer\030\002(\0018\001'
   _globals['_SUITE']._serialized_start=783
   _globals['_SUITE']._serialized_end=858
   _globals['_GETSEALINGCONTEXTREQUEST']._serialized_start=107
@@ -51,5 +51,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEALEDINFERRESPONSE']._serialized_start=713
   _globals['_SEALEDINFERRESPONSE']._serialized_end=781
   _globals['_SEALEDINFERENCESERVICE']._serialized_start=861
-  _globals['_SEALEDINFERENCESERVICE']._serialized_end=1130
+  _globals['_SEALEDINFERENCESERVICE']._serialized_end=1134
 # @@protoc_insertion_point(module_scope)

@@ -395,6 +395,7 @@ class Assignment(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     DATA_CLASS_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
+    GRANT_FIELD_NUMBER: _builtins.int
     deployment: _builtins.str
     """`projects/{project}/deployments/{deployment}`."""
     model_version: _builtins.str
@@ -405,6 +406,8 @@ class Assignment(_message.Message):
     """Data class of the deployment, which the worker enforces again."""
     pinned: _builtins.bool
     """Never let this model give way to others on this worker."""
+    grant: _builtins.str
+    """The scheduler's grant to read the variant's files from the registry, sent there as metadata `x-sealane-grant`."""
     @_builtins.property
     def variant(self) -> _variant_service_pb2.Variant:
         """Variant with its files and digest."""
@@ -423,10 +426,11 @@ class Assignment(_message.Message):
         epoch: _builtins.int = ...,
         data_class: _deployment_service_pb2.DataClass.ValueType = ...,
         pinned: _builtins.bool = ...,
+        grant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["variant", b"variant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_class", b"data_class", "deployment", b"deployment", "epoch", b"epoch", "model_version", b"model_version", "pinned", b"pinned", "signatures", b"signatures", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_class", b"data_class", "deployment", b"deployment", "epoch", b"epoch", "grant", b"grant", "model_version", b"model_version", "pinned", b"pinned", "signatures", b"signatures", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -441,11 +445,16 @@ class TaskAssignment(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
+    GRANT_FIELD_NUMBER: _builtins.int
     OPTIMISE_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     """`projects/{project}/jobs/{job}/tasks/{task}`."""
     attempt: _builtins.int
     """Fencing token."""
+    grant: _builtins.str
+    """The scheduler's grant to read the files of the task from the registry and to store its results, sent there as
+    metadata `x-sealane-grant`.
+    """
     @_builtins.property
     def lease(self) -> _duration_pb2.Duration:
         """Time after the last renewal at which the scheduler takes the task back; stop at two thirds."""
@@ -460,11 +469,12 @@ class TaskAssignment(_message.Message):
         task: _builtins.str = ...,
         attempt: _builtins.int = ...,
         lease: _duration_pb2.Duration | None = ...,
+        grant: _builtins.str = ...,
         optimise: Global___OptimiseTask | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "optimise", b"optimise", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "lease", b"lease", "optimise", b"optimise", "spec", b"spec", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "grant", b"grant", "lease", b"lease", "optimise", b"optimise", "spec", b"spec", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["optimise"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csealane/type/v1/access.proto\x12\x0fsealane.type.v1\x1a google/protobuf/descriptor.proto\"{\n\x06\x41\x63\x63\x65ss\x12\x12\n\npermission\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12#\n\x04risk\x18\x03 \x01(\x0e\x32\x15.sealane.type.v1.Risk\x12\x0f\n\x07\x63\x61llers\x18\x04 \x03(\t\x12\x15\n\rproof_in_body\x18\x05 \x01(\x08*J\n\x04Risk\x12\x14\n\x10RISK_UNSPECIFIED\x10\x00\x12\x0c\n\x08RISK_LOW\x10\x01\x12\x0f\n\x0bRISK_MEDIUM\x10\x02\x12\r\n\tRISK_HIGH\x10\x03:I\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xf1\x8c\x03 \x01(\x0b\x32\x17.sealane.type.v1.Accessb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csealane/type/v1/access.proto\x12\x0fsealane.type.v1\x1a google/protobuf/descriptor.proto\"\x9c\x01\n\x06\x41\x63\x63\x65ss\x12\x12\n\npermission\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12#\n\x04risk\x18\x03 \x01(\x0e\x32\x15.sealane.type.v1.Risk\x12\x0f\n\x07\x63\x61llers\x18\x04 \x03(\t\x12\x15\n\rproof_in_body\x18\x05 \x01(\x08\x12\r\n\x05model\x18\x06 \x01(\t\x12\x10\n\x08narrowed\x18\x07 \x01(\x08*J\n\x04Risk\x12\x14\n\x10RISK_UNSPECIFIED\x10\x00\x12\x0c\n\x08RISK_LOW\x10\x01\x12\x0f\n\x0bRISK_MEDIUM\x10\x02\x12\r\n\tRISK_HIGH\x10\x03:I\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xf1\x8c\x03 \x01(\x0b\x32\x17.sealane.type.v1.Accessb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sealane.type.v1.access_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RISK']._serialized_start=208
-  _globals['_RISK']._serialized_end=282
-  _globals['_ACCESS']._serialized_start=83
-  _globals['_ACCESS']._serialized_end=206
+  _globals['_RISK']._serialized_start=242
+  _globals['_RISK']._serialized_end=316
+  _globals['_ACCESS']._serialized_start=84
+  _globals['_ACCESS']._serialized_end=240
 # @@protoc_insertion_point(module_scope)

@@ -60,6 +60,8 @@ class Access(_message.Message):
     RISK_FIELD_NUMBER: _builtins.int
     CALLERS_FIELD_NUMBER: _builtins.int
     PROOF_IN_BODY_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    NARROWED_FIELD_NUMBER: _builtins.int
     permission: _builtins.str
     """Scope that the caller's token must hold, such as `models:write`. `PUBLIC` needs no credential.
     Empty: the method is for services and nodes alone (see `callers`).
@@ -75,10 +77,20 @@ class Access(_message.Message):
     """The body itself proves that the sender holds the key its token is bound to, so no proof is asked
     for in the metadata.
     """
+    model: _builtins.str
+    """Field of the request, with dots into messages, that names the model acted on: its id, or the name of anything at
+    or below it. Tokens that are limited to some models are checked against it. Not needed where `resource` is such a
+    name.
+    """
+    narrowed: _builtins.bool
+    """The rules behind the method look at the models that the caller's token is limited to, since the request alone does
+    not tell which model it is about (lists, deployments, predictions). A method with neither a model's name nor this
+    is closed to tokens that are limited.
+    """
     @_builtins.property
     def callers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Kinds of peers that may call it on the mesh port with their certificate alone: `auth`, `registry`,
-        `scheduler`, `inference` for services, `node` for workers.
+        `scheduler`, `inference` for services, `node` for workers. This is the whole matrix of who may call what.
         """
 
     def __init__(
@@ -89,10 +101,12 @@ class Access(_message.Message):
         risk: Global___Risk.ValueType = ...,
         callers: _abc.Iterable[_builtins.str] | None = ...,
         proof_in_body: _builtins.bool = ...,
+        model: _builtins.str = ...,
+        narrowed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["callers", b"callers", "permission", b"permission", "proof_in_body", b"proof_in_body", "resource", b"resource", "risk", b"risk"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["callers", b"callers", "model", b"model", "narrowed", b"narrowed", "permission", b"permission", "proof_in_body", b"proof_in_body", "resource", b"resource", "risk", b"risk"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,193 @@
+"""Callers by certificate, tokens bound to one, and nodes that touch nothing but their own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from light_site import CAMERA_B, CLOUD, EDGE, LIGHT, LightSite
+
+from sealane.auth.v1 import token_service_pb2 as tokens_pb
+from sealane.auth.v1 import token_service_pb2_grpc
+from sealane.compat.openinference.v2 import openinference_pb2 as oip
+from sealane.errors import SealaneError
+from sealane.registry.v1 import artifact_service_pb2 as artifact_pb
+from sealane.registry.v1 import artifact_service_pb2_grpc
+from sealane.registry.v1 import model_service_pb2 as model_pb
+from sealane.rpc.channel import Target, connect, dial
+from sealane.rpc.status import from_rpc_error
+from sealane.security import tls, work_grants
+from sealane.security.enroll import mesh_target
+from sealane.security.work_grants import METADATA, WorkGrant
+
+pytestmark = pytest.mark.stack
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+LIST_MODELS = "/sealane.registry.v1.ModelService/ListModels"
+
+
+@pytest.fixture(scope="module")
+def tool(site: LightSite, tmp_path_factory: pytest.TempPathFactory) -> tls.PeerIdentity:
+    """The certificate of an account that may predict and read."""
+    site.client.accounts.create("tool", ("infer", "models:read"))
+    return site.client.peers.certificate("tool", tmp_path_factory.mktemp("tool"))
+
+
+@contextmanager
+def mesh(site: LightSite, identity: tls.PeerIdentity, service: str) -> Iterator[grpc.Channel]:
+    """A bare channel to a mesh port with a certificate."""
+    with dial(mesh_target(identity, service, site.endpoints[f"{service}_mesh"])) as channel:
+        yield channel
+
+
+def node(site: LightSite, name: str) -> tls.PeerIdentity:
+    found = tls.load(site.data / "workers" / name / "identity")
+    assert found is not None
+    return found
+
+
+def request(site: LightSite) -> bytes:
+    row = site.rows[:1]
+    tensor = oip.ModelInferRequest.InferInputTensor(name="image", datatype="FP32", shape=row.shape)
+    made = oip.ModelInferRequest(model_name=CAMERA_B, inputs=[tensor], raw_input_contents=[row.tobytes()])
+    return made.SerializeToString()
+
+
+def refusal(call: object) -> SealaneError:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()  # type: ignore[operator]
+    return from_rpc_error(caught.value)
+
+
+def test_a_tool_with_a_certificate_alone_predicts_through_the_gateway(site: LightSite, tool: tls.PeerIdentity) -> None:
+    with mesh(site, tool, "inference") as channel:
+        for _ in range(3):
+            answer = channel.unary_unary(INFER)(request(site), timeout=10.0)
+            assert oip.ModelInferResponse.FromString(answer).outputs
+
+
+def test_other_services_take_no_certificate_for_a_token(site: LightSite, tool: tls.PeerIdentity) -> None:
+    with mesh(site, tool, "registry") as channel:
+        body = model_pb.ListModelsRequest(parent="projects/default").SerializeToString()
+        failure = refusal(lambda: channel.unary_unary(LIST_MODELS)(body, timeout=10.0))
+        assert (failure.kind, failure.reason) == ("UNAUTHENTICATED", "TOKEN_MISSING")
+
+
+def test_a_node_predicts_nothing_by_its_certificate(site: LightSite) -> None:
+    with mesh(site, node(site, EDGE), "inference") as channel:
+        failure = refusal(lambda: channel.unary_unary(INFER)(request(site), timeout=10.0))
+        assert (failure.kind, failure.reason) == ("UNAUTHENTICATED", "TOKEN_MISSING")
+
+
+def bound_token(site: LightSite, identity: tls.PeerIdentity) -> str:
+    """A token for the registry that is bound to the certificate, which is the client's only proof."""
+    with connect(mesh_target(identity, "auth", site.endpoints["auth_mesh"])) as channel:
+        answer = token_service_pb2_grpc.TokenServiceStub(channel).IssueToken(
+            tokens_pb.IssueTokenRequest(
+                grant_type="client_credentials",
+                client_id="tool@default",
+                audience="sealane-registry",
+                certificate_bound=True,
+            ),
+            timeout=10.0,
+        )
+    return str(answer.access_token)
+
+
+def test_a_bound_token_is_good_over_its_certificate_and_nowhere_else(
+    site: LightSite, tool: tls.PeerIdentity, tmp_path: Path
+) -> None:
+    token = bound_token(site, tool)
+    metadata = (("authorization", f"Bearer {token}"),)
+    body = model_pb.ListModelsRequest(parent="projects/default").SerializeToString()
+    with mesh(site, tool, "registry") as channel:
+        answer = channel.unary_unary(LIST_MODELS)(body, timeout=10.0, metadata=metadata)
+        assert model_pb.ListModelsResponse.FromString(answer).models
+    other = site.client.peers.certificate("tool", tmp_path)  # the same account, another certificate
+    target = Target(site.endpoints["registry"], site.trust, "registry.service.sealane")
+    for where in (mesh_target(other, "registry", site.endpoints["registry_mesh"]), target):
+        with dial(where) as channel:
+            failure = refusal(
+                lambda channel=channel: channel.unary_unary(LIST_MODELS)(body, timeout=10.0, metadata=metadata)
+            )
+            assert (failure.kind, failure.reason) == ("UNAUTHENTICATED", "CERTIFICATE_BINDING")
+
+
+def download(site: LightSite, identity: tls.PeerIdentity, digest: str, grant: str = "") -> bytes:
+    with mesh(site, identity, "registry") as channel:
+        stub = artifact_service_pb2_grpc.ArtifactServiceStub(channel)
+        wanted = artifact_pb.DownloadArtifactRequest(name=f"projects/default/artifacts/{digest}")
+        metadata = ((METADATA, grant),) if grant else ()
+        return b"".join(part.data for part in stub.DownloadArtifact(wanted, timeout=10.0, metadata=metadata))
+
+
+def granted(site: LightSite, name: str, variant: str) -> str:
+    """What the scheduler would sign."""
+    scheduler = tls.load(site.data / "scheduler" / "identity")
+    assert scheduler is not None
+    return work_grants.issue(WorkGrant(name, "default", variant), scheduler, time.time())
+
+
+def test_a_node_reads_the_files_of_its_work_and_no_others(site: LightSite) -> None:
+    version = site.client.models.get_version("digits@1")
+    serving, other = version.variants
+    digest, foreign = serving.files[0].sha256, other.files[0].sha256
+    edge, cloud = node(site, EDGE), node(site, CLOUD)
+    grant = granted(site, EDGE, serving.name)
+    assert download(site, edge, digest, grant) == (LIGHT / serving.files[0].path).read_bytes()
+    for identity, wanted, shown, kind in (
+        (edge, digest, "", "PERMISSION_DENIED"),
+        (cloud, digest, grant, "PERMISSION_DENIED"),
+        (edge, foreign, grant, "NOT_FOUND"),
+        (edge, "f" * 64, grant, "NOT_FOUND"),
+    ):
+        failure = refusal(lambda i=identity, w=wanted, s=shown: download(site, i, w, s))
+        assert failure.kind == kind, failure
+
+
+def test_a_node_stores_nothing_without_a_task(site: LightSite) -> None:
+    grant = granted(site, EDGE, site.client.models.get_version("digits@1").variants[0].name)
+    wanted = artifact_pb.StartUploadRequest(parent="projects/default", sha256="a" * 64, size_bytes=1)
+    with mesh(site, node(site, EDGE), "registry") as channel:
+        stub = artifact_service_pb2_grpc.ArtifactServiceStub(channel)
+        for metadata in ((), ((METADATA, grant),)):
+            failure = refusal(lambda m=metadata: stub.StartUpload(wanted, timeout=10.0, metadata=m))
+            assert (failure.kind, failure.reason) == ("PERMISSION_DENIED", "WORK_GRANT_REFUSED")
+
+
+def test_a_token_for_some_models_sees_and_does_nothing_with_others(site: LightSite) -> None:
+    """Permissions by model prefix, through registry, scheduler, gateway and worker."""
+    site.client.models.push(LIGHT / "litert-int8.tflite", "fraud-eu", variant="litert-int8")
+    account = site.client.accounts.create("limited", ("reflect",))
+    site.client.roles.bind("limited", "publisher", model_prefix="fraud-")
+    site.client.roles.bind("limited", "deployer", model_prefix="fraud-")
+    site.client.roles.bind("limited", "invoker", model_prefix="fraud-")
+    with site.client_of(account.client_id, account.client_secret) as limited:
+        assert [model.name.rpartition("/")[2] for model in limited.models.list()] == ["fraud-eu"]
+        assert list(limited.deployments.list()) == []
+        limited.deployments.create("fraud", "fraud-eu@1", tier="cloud")
+        limited.deployments.wait("fraud", 30)
+        for via in ("direct", "gateway"):
+            limited.inference.predict("fraud", site.image, via=via)  # type: ignore[arg-type]
+        absent = [
+            lambda: limited.models.get_version("digits@1"),
+            lambda: limited.models.move_alias("digits", "latest", 1),
+            lambda: limited.deployments.get(CAMERA_B),
+            lambda: limited.deployments.delete(CAMERA_B),
+            lambda: limited.deployments.explain(CAMERA_B),
+            lambda: limited.deployments.create("other", "digits@1"),
+            lambda: limited.inference.predict(CAMERA_B, site.image, via="gateway"),
+            lambda: limited.inference.predict(CAMERA_B, site.image, sealed=True),
+            lambda: limited.inference.predict(CAMERA_B, site.image, via="direct"),
+            lambda: limited.artifacts.download(
+                site.client.models.get_version("digits@1").variants[0].files[0].sha256, site.data / "stolen"
+            ),
+        ]
+        for number, attempt in enumerate(absent):
+            with pytest.raises(SealaneError) as caught:
+                attempt()
+            assert caught.value.kind == "NOT_FOUND", (number, caught.value)
+        limited.deployments.delete("fraud")
