@@ -104,7 +104,7 @@ class AccountRules:
         """The first administrator of a new project, and its secret."""
         check_id(account_id, "admin_account_id", label=True)
         demand(store, actor, permissions.grants_of([Bound(ADMIN)]))
-        return self._add(store, actor, NewAccount(project, account_id, credential=None), [Bound(ADMIN)])
+        return self._add(store, actor, NewAccount(project, account_id), [Bound(ADMIN)])
 
     def create_first_admin(self, store: Store, project: str) -> tuple[Account, str]:
         """The administrator of the platform that the first start makes, with its project, and its secret."""

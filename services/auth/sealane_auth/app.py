@@ -88,7 +88,7 @@ async def run(config: Config) -> None:
     served = [Served(servicer, next(iter(file.services_by_name.values()))) for file, servicer in servicers.items()]
     server = host.Host(served, _chain(config, verifier, clock), host.Listeners(config.listen, config.mesh_listen))
     ports = await server.start(identity)
-    http = await HttpListener.start(http_face.build(tokens, ISSUER), config.http_listen, identity)
+    http = await HttpListener.start(http_face.build(tokens, ISSUER, config.hosts), config.http_listen, identity)
     ports["http"] = http.port
     server.health.set(True)
     loops = [asyncio.create_task(each) for each in (hub.run(verifier.keys), upkeep.run(identity), sealer.run())]

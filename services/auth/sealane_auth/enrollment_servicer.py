@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from sealane.auth.v1 import enrollment_service_pb2 as pb
 from sealane.errors import InvalidArgument
 from sealane.records.paging import page_of, read_token, write_token
 from sealane.records.transactions import Transactions, actor
 from sealane.rpc.call import Call
+from sealane.rpc.times import seconds_of, time_of
 from sealane_auth.enrollment import Enrollment, IssuedCertificate, spiffe_id_of
 from sealane_auth.peer_store import JoinToken, Offline, Peer
 from sealane_auth.revocations import Hub
@@ -32,12 +31,12 @@ class EnrollmentServicer:
         kind = request.WhichOneof("subject")
         if kind is None:
             raise InvalidArgument("say who is to join: service, node or account", field="subject")
-        offline = Offline(request.offline_ttl.ToNanoseconds() / 1e9, tuple(request.site_accounts))
+        offline = Offline(seconds_of(request.offline_ttl, "offline_ttl"), tuple(request.site_accounts))
         attributes = {name: getattr(request.attributes, name) for name in _ATTRIBUTES}
         wanted = JoinToken("", kind, getattr(request, kind), attributes, tuple(request.hosts), 0.0, offline)
         who = actor(call)
         secret, expires = await self._records.write(lambda store: self._rules.create_join_token(store, who, wanted))
-        return pb.JoinToken(token=secret, expire_time=_time(expires))
+        return pb.JoinToken(token=secret, expire_time=time_of(expires))
 
     async def Enroll(self, request: pb.EnrollRequest, call: Call) -> pb.EnrollResponse:
         """Exchange a join token for a certificate."""
@@ -89,7 +88,7 @@ class EnrollmentServicer:
         grant, expires = await self._records.write(
             lambda store: self._grants.issue(store, call.peer.node, request.public_key)
         )
-        return pb.OfflineGrant(jws=grant, expire_time=_time(expires))
+        return pb.OfflineGrant(jws=grant, expire_time=time_of(expires))
 
     def _response(self, issued: IssuedCertificate) -> pb.EnrollResponse:
         attributes = pb.NodeAttributes(**issued.peer.attributes) if issued.peer.kind == "node" else None
@@ -97,7 +96,7 @@ class EnrollmentServicer:
             certificate_chain=issued.chain,
             trust_bundle=self._rules.trust_bundle,
             spiffe_id=issued.spiffe_id,
-            expire_time=_time(issued.leaf.not_valid_after_utc.timestamp()),
+            expire_time=time_of(issued.leaf.not_valid_after_utc.timestamp()),
             attributes=attributes,
         )
 
@@ -107,12 +106,6 @@ def _peer(peer: Peer) -> pb.Peer:
         spiffe_id=spiffe_id_of(peer.kind, peer.subject),
         attributes=pb.NodeAttributes(**peer.attributes) if peer.kind == "node" else None,
         state=pb.Peer.STATE_EVICTED if peer.evict_time else pb.Peer.STATE_JOINED,
-        join_time=_time(peer.join_time),
-        evict_time=_time(peer.evict_time) if peer.evict_time else None,
+        join_time=time_of(peer.join_time),
+        evict_time=time_of(peer.evict_time) if peer.evict_time else None,
     )
-
-
-def _time(seconds: float) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromNanoseconds(int(seconds * 1e9))
-    return stamp

@@ -9,8 +9,8 @@ from sealane.names import parse
 from sealane.records.paging import page_of, read_token, write_token
 from sealane.records.transactions import Transactions, actor
 from sealane.rpc.call import Call
+from sealane.rpc.times import time_of
 from sealane_auth.federation import ISSUER, FederationRules
-from sealane_auth.identity_servicer import time_of
 from sealane_auth.issuer_store import ClaimRule, TrustedIssuer
 from sealane_auth.revocations import Hub
 from sealane_auth.store import Store

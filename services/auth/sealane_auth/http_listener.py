@@ -45,6 +45,7 @@ class HttpListener:
             lifespan="off",
             server_header=False,
             limit_concurrency=100,
+            timeout_graceful_shutdown=3,
         )
         server = _Server(settings)
         task = asyncio.create_task(server.serve())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from sealane.auth.v1 import identity_service_pb2 as pb
 from sealane.errors import InvalidArgument
@@ -13,6 +12,7 @@ from sealane.names import parse
 from sealane.records.paging import page_of, read_token, write_token
 from sealane.records.transactions import Transactions, actor
 from sealane.rpc.call import Call, Quota
+from sealane.rpc.times import seconds_of, time_of
 from sealane.security.permissions import Bound
 from sealane_auth.account_store import Account, Binding, Credential, Project
 from sealane_auth.accounts import AccountRules, NewAccount, NewCredential, held_by
@@ -34,15 +34,20 @@ class IdentityServicer:
         self._passphrases = Passphrases()
 
     async def CreateProject(self, request: pb.CreateProjectRequest, call: Call) -> pb.Project:
-        who = actor(call, request.project_id)
+        who, secrets = actor(call, request.project_id), list[str]()
 
         def create(store: Store) -> pb.Project:
-            made = self._rules.create_project(store, who, request.project_id)
+            made = _project(self._rules.create_project(store, who, request.project_id))
             if request.admin_account_id:
-                self._rules.create_project_admin(store, who, request.project_id, request.admin_account_id)
-            return _project(made)
+                admin = self._rules.create_project_admin(store, who, request.project_id, request.admin_account_id)
+                secrets.append(admin[1])
+                made.admin.CopyFrom(_account(store, admin[0]))
+            return made
 
-        return pb.Project.FromString(await self._records.once(call, request, request.request_id, create))
+        answer = pb.Project.FromString(await self._records.once(call, request, request.request_id, create))
+        if secrets:
+            answer.admin.client_secret = secrets[0]
+        return answer
 
     async def ListProjects(self, request: pb.ListProjectsRequest, call: Call) -> pb.ListProjectsResponse:
         size, after = page_of(request.page_size), read_token(request.page_token)
@@ -169,7 +174,9 @@ class IdentityServicer:
 
     async def _wanted(self, credential: pb.Credential) -> NewCredential:
         kind = credential.WhichOneof("kind")
-        expires = credential.expire_time.ToNanoseconds() / 1e9 if credential.HasField("expire_time") else 0.0
+        expires = 0.0
+        if credential.HasField("expire_time"):
+            expires = seconds_of(credential.expire_time, "credential.expire_time")
         if kind == "passphrase":
             # Slow on purpose: neither the event loop nor the database thread waits for it.
             hashed = await asyncio.to_thread(self._passphrases.hash, credential.passphrase)
@@ -238,10 +245,3 @@ def _quota(name: str, quota: Quota) -> pb.Quota:
         bytes_per_second=int(quota.bytes_per_second),
         concurrent_requests=quota.concurrent_requests,
     )
-
-
-def time_of(seconds: float) -> Timestamp:
-    """A time as protobuf says it."""
-    stamp = Timestamp()
-    stamp.FromNanoseconds(int(seconds * 1e9))
-    return stamp

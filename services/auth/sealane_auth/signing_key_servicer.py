@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from cryptography.hazmat.primitives import serialization
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from sealane.auth.v1 import sealing_key_service_pb2 as sealing_pb
 from sealane.auth.v1 import signing_key_service_pb2 as pb
@@ -13,6 +12,7 @@ from sealane.clock import Clock
 from sealane.records.paging import page_of, read_token, write_token
 from sealane.records.transactions import Transactions, actor
 from sealane.rpc.call import Call
+from sealane.rpc.times import time_of
 from sealane.security.certificate import key_id_of
 from sealane_auth.enrollment import Enrollment
 from sealane_auth.key_store import SigningKey
@@ -88,7 +88,7 @@ class SigningKeyServicer:
         return pb.Intermediate(
             certificate=certificate.public_bytes(serialization.Encoding.PEM),
             key_id=key_id_of(certificate),
-            expire_time=_time(certificate.not_valid_after_utc.timestamp()),
+            expire_time=time_of(certificate.not_valid_after_utc.timestamp()),
         )
 
     def _key(self, key: SigningKey, keys: list[SigningKey]) -> pb.SigningKey:
@@ -96,9 +96,9 @@ class SigningKeyServicer:
         return pb.SigningKey(
             kid=key.kid,
             state=pb.SigningKey.State.Value(f"STATE_{state.value}"),
-            create_time=_time(key.create_time),
-            sign_time=_time(key.sign_time),
-            withdraw_time=_time(key.withdraw_time) if key.withdraw_time else None,
+            create_time=time_of(key.create_time),
+            sign_time=time_of(key.sign_time),
+            withdraw_time=time_of(key.withdraw_time) if key.withdraw_time else None,
         )
 
 
@@ -117,10 +117,4 @@ class SealingKeyServicer:
         statement, expires = await self._records.write(
             lambda store: self._rules.vouch(store, node, request.suite, request.public_key)
         )
-        return sealing_pb.SealingStatement(jws=statement, expire_time=_time(expires))
-
-
-def _time(seconds: float) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromNanoseconds(int(seconds * 1e9))
-    return stamp
+        return sealing_pb.SealingStatement(jws=statement, expire_time=time_of(expires))

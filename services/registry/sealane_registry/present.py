@@ -5,20 +5,12 @@ from __future__ import annotations
 import math
 import sys
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from sealane.errors import InvalidArgument
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.registry.v1 import variant_service_pb2 as variant_pb
+from sealane.rpc.times import time_of
 from sealane_registry.catalog import File, NewVariant
 from sealane_registry.store import AliasRow, ModelRow, VariantRow, VersionRow
-
-
-def time_of(seconds: float) -> Timestamp:
-    """A timestamp."""
-    stamp = Timestamp()
-    stamp.FromNanoseconds(int(seconds * 1e9))
-    return stamp
 
 
 def model(row: ModelRow) -> model_pb.Model:

@@ -12,6 +12,7 @@ from sealane.errors import Aborted, InvalidArgument, PermissionDenied
 from sealane.names import parse
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.rpc.call import Call
+from sealane.rpc.times import duration_of
 from sealane.scheduler.v1 import deployment_service_pb2 as deployment_pb
 from sealane.scheduler.v1 import fleet_service_pb2 as pb
 from sealane.security import statements
@@ -55,7 +56,7 @@ class FleetServicer:
                 self._report(node, report)
             self._changed()
             interval = HEARTBEAT_SECONDS[statement.attributes["tier"]]
-            yield pb.SchedulerMessage(welcome=pb.Welcome(heartbeat_interval=present.duration_of(interval)))
+            yield pb.SchedulerMessage(welcome=pb.Welcome(heartbeat_interval=duration_of(interval)))
             async for message in self._messages(node, reader, interval, pings):
                 if not self._controller.fleet.holds(node, session):
                     raise Aborted("a newer stream of this worker took over", reason="SUPERSEDED")
@@ -68,7 +69,7 @@ class FleetServicer:
     async def RenewTask(self, request: pb.RenewTaskRequest, call: Call) -> pb.RenewTaskResponse:
         row = _held(request.task, request.attempt, call.peer.node)
         await self._loop.renew(row, request.progress, request.message)
-        return pb.RenewTaskResponse(lease=present.duration_of(self._loop.lease_seconds))
+        return pb.RenewTaskResponse(lease=duration_of(self._loop.lease_seconds))
 
     async def FinishTask(self, request: pb.FinishTaskRequest, call: Call) -> empty_pb2.Empty:
         row = _held(request.task, request.attempt, call.peer.node)

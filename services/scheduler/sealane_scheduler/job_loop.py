@@ -15,6 +15,7 @@ from sealane.errors import (
 )
 from sealane.records.transactions import Transactions
 from sealane.registry.v1 import model_service_pb2 as model_pb
+from sealane.rpc.times import duration_of
 from sealane.scheduler.v1 import fleet_service_pb2 as fleet_pb
 from sealane.scheduler.v1 import job_service_pb2 as job_pb
 from sealane_scheduler import present
@@ -132,7 +133,7 @@ class JobLoop:
             return
         source = next((item for item in version.variants if item.name == spec.source_variant), None)
         task = fleet_pb.OptimiseTask(spec=spec, source=source, signatures=version.signatures)
-        lease = present.duration_of(self.lease_seconds)
+        lease = duration_of(self.lease_seconds)
         assignment = fleet_pb.TaskAssignment(task=row.task, attempt=row.attempt, lease=lease, optimise=task)
         self._tasks[row.name] = (row.node, assignment)
         self._changed()

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from sealane.auth.v1 import enrollment_service_pb2 as enrollment_pb
 from sealane.errors import InvalidArgument
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.registry.v1 import variant_service_pb2 as variant_pb
+from sealane.rpc.times import time_of
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane.scheduler.v1 import fleet_service_pb2 as fleet_pb
 from sealane.scheduler.v1 import job_service_pb2 as job_pb
@@ -25,20 +23,6 @@ from sealane_scheduler.store import JobRow
 _TIERS = {pb.TIER_PREFERENCE_CLOUD: "cloud", pb.TIER_PREFERENCE_EDGE: "edge"}
 _CLASSES = {pb.DATA_CLASS_PUBLIC: "public", pb.DATA_CLASS_RESTRICTED: "restricted"}
 _OBJECTIVES = {pb.OBJECTIVE_LATENCY: "latency", pb.OBJECTIVE_COST: "cost", pb.OBJECTIVE_ACCURACY: "accuracy"}
-
-
-def time_of(seconds: float) -> Timestamp:
-    """A timestamp."""
-    stamp = Timestamp()
-    stamp.FromNanoseconds(int(seconds * 1e9))
-    return stamp
-
-
-def duration_of(seconds: float) -> Duration:
-    """A duration."""
-    duration = Duration()
-    duration.FromNanoseconds(int(seconds * 1e9))
-    return duration
 
 
 def demand(message: pb.Demand) -> Demand:

@@ -15,6 +15,7 @@ from sealane.records.paging import page_of, read_token, write_token
 from sealane.records.transactions import Transactions, actor
 from sealane.rpc.authorisation import model_id
 from sealane.rpc.call import Call
+from sealane.rpc.times import time_of
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane.scheduler.v1 import node_service_pb2 as node_pb
 from sealane.scheduler.v1 import placement_service_pb2 as placement_pb
@@ -159,8 +160,8 @@ class RoutingServicer:
         return routing_pb.RoutingLease(
             route=routes.route(item, self._controller.fleet),
             revision=self._controller.changes.revision,
-            refresh_time=present.time_of(now + REFRESH_SECONDS),
-            expire_time=present.time_of(now + HOLD_SECONDS),
+            refresh_time=time_of(now + REFRESH_SECONDS),
+            expire_time=time_of(now + HOLD_SECONDS),
         )
 
     async def WatchRoutes(

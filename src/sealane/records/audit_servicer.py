@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from sealane import names
 from sealane.auth.v1 import audit_service_pb2 as pb
 from sealane.errors import DataLoss, InvalidArgument
@@ -15,6 +13,7 @@ from sealane.records.audit import Sealer
 from sealane.records.audit_rows import Filter, Read
 from sealane.records.paging import page_of, read_token, write_token
 from sealane.rpc.call import Call
+from sealane.rpc.times import seconds_of
 from sealane.security.audit_checkpoint import Checkpoint, Notary
 from sealane.security.audit_log import AuditRow, Report, Unreadable, verify
 from sealane.security.audit_messages import checkpoint_message, event_of, verification
@@ -37,8 +36,8 @@ class AuditServicer:
             request.action,
             request.actor,
             request.resource_prefix,
-            _seconds(request.start_time) if request.HasField("start_time") else None,
-            _seconds(request.end_time) if request.HasField("end_time") else None,
+            seconds_of(request.start_time, "start_time") if request.HasField("start_time") else None,
+            seconds_of(request.end_time, "end_time") if request.HasField("end_time") else None,
         )
         found = await asyncio.wrap_future(
             self._sealer.database.read(lambda connection: audit_rows.events(connection, wanted, after, size + 1))
@@ -117,7 +116,3 @@ def _number(token: str) -> int:
     if not (key.isascii() and key.isdecimal() and len(key) <= 18):
         raise InvalidArgument("page_token is not one of ours; start without it", field="page_token")
     return int(key)
-
-
-def _seconds(time: Timestamp) -> float:
-    return time.seconds + time.nanos / 1e9

@@ -61,7 +61,7 @@ class IssueTokenRequest(_message.Message):
     """`urn:ietf:params:oauth:client-assertion-type:jwt-bearer`, where `client_assertion` is set."""
     client_assertion: _builtins.str
     """JWT signed with a key credential of the account (RFC 7523 section 3): `iss` and `sub` the client id, `aud` the
-    issuer or the token endpoint, `exp` within ten minutes, `jti` used once.
+    issuer or the token endpoint, `exp` within ten minutes, or `iat` within the last ten minutes, `jti` used once.
     """
     certificate_bound: _builtins.bool
     """Binds the token to the certificate that the caller presents on the mesh port (`cnf.x5t#S256`, RFC 8705)."""
@@ -167,7 +167,7 @@ class ExchangeTokenRequest(_message.Message):
     """Longest life in seconds; 0 means as long as is allowed."""
     @_builtins.property
     def model_prefixes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Prefixes of model ids to which the new token is limited; empty keeps the limits of the subject token."""
+        """Prefixes of model ids, at most 16, to which the new token is limited; empty keeps the limits of the subject token."""
 
     def __init__(
         self,
