@@ -24,7 +24,7 @@ COPY services services
 RUN tools/bin/hatchling build -t wheel \
  && tools/bin/uv pip install -q --python /opt/sealane/bin/python --no-deps --compile-bytecode dist/*.whl
 # Volumes take owner and mode of the folder that they are first mounted on.
-RUN mkdir -p /image/data /image/join /image/site /image/enroll/registry /image/enroll/scheduler \
+RUN mkdir -p /image/data /image/keys /image/join /image/site /image/enroll/registry /image/enroll/scheduler \
       /image/enroll/inference /image/enroll/cloud-1 /image/enroll/edge-1 \
  && chown -R 10001:10001 /image/* && chmod -R 0700 /image/*
 

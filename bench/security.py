@@ -1,8 +1,11 @@
 """AUTH-4: what verifying a caller costs. `python -m bench.security verify|middleware`.
 
-`verify` times a cached verification in process, with revocations known. `middleware` compares the processor time of two
-servers of this run that answer with the request, for the same client: a bare grpcio handler, and one behind everything
-that the suite asks of a caller: token, revocations, permission, risk, project, models, quota.
+`verify` times a cached verification in process, with revocations known.
+
+`middleware` compares the processor time of three servers of this run that answer with the request, for the same client
+with the same listener: a bare grpcio handler; the suite's own server, which reads metadata and deadline and parses the
+message; and the same behind all that is asked of a caller: token, revocations, permission, risk, project, models and
+quota. What the last adds to the second is the middleware's; it is told by the processor time of the first.
 """
 
 from __future__ import annotations
@@ -23,13 +26,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealane.clock import SystemClock
 from sealane.registry.v1 import model_service_pb2 as pb
-from sealane.rpc import sync_server
+from sealane.rpc import limits, sync_server
 from sealane.rpc.authentication import Authenticate
 from sealane.rpc.authorisation import Authorise, Validate
 from sealane.rpc.call import Quota
 from sealane.rpc.dispatch import Dispatcher, Served
 from sealane.rpc.live import LiveStreams
-from sealane.rpc.middleware import Chain, Parse
+from sealane.rpc.middleware import Chain, Middleware, Parse
 from sealane.rpc.quota import QuotaLimits
 from sealane.security import jws, tokens
 from sealane.security.keys import KeySet, Published
@@ -47,7 +50,8 @@ GRANT = Grant(
     "projects/p/serviceAccounts/a", "a@p", "p", "sealane-registry", ("models:read", "infer"),
     models={"models:read": ("fraud-",)}, quota=QUOTA, lifetime=900,
 )  # fmt: skip
-ROUNDS, SECONDS, CALLERS = 5, 2.0, 8
+ROUNDS, SECONDS, CALLERS = 7, 2.0, 8
+KINDS = ("bare", "plain", "secured")
 VERIFY_BOUND_US, SHARE_BOUND = 3.0, 0.20
 
 
@@ -78,27 +82,30 @@ def revocations() -> Revocations:
 def serve(kind: str, port: int) -> None:
     """Serve until ended."""
     if kind == "bare":
-        server = grpc.server(ThreadPoolExecutor(64), maximum_concurrent_rpcs=64)
+        server = grpc.server(ThreadPoolExecutor(64), options=limits.client_port(limits.DATA_MESSAGE_BYTES))
         service, _, name = PATH.lstrip("/").partition("/")
         handler = grpc.unary_unary_rpc_method_handler(lambda body, context: body)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: handler}),))
     else:
-        known = revocations()
-        chain = Chain(
-            [
-                Authenticate(verifier(known), ProofVerifier(SystemClock()), known),
-                Authorise(known),
-                LiveStreams(known),
-                QuotaLimits(SystemClock()),
-                Parse(),
-                Validate(),
-            ]
-        )
+        chain = Chain(secured() if kind == "secured" else [Parse()])
         served = Served(Echo(), pb.DESCRIPTOR.services_by_name["ModelService"])
         server = sync_server.build(Dispatcher([served], chain))
     server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     server.wait_for_termination()
+
+
+def secured() -> list[Middleware]:
+    """All that is asked of a caller."""
+    known = revocations()
+    return [
+        Authenticate(verifier(known), ProofVerifier(SystemClock()), known),
+        Authorise(known),
+        LiveStreams(known),
+        QuotaLimits(SystemClock()),
+        Parse(),
+        Validate(),
+    ]
 
 
 def verify() -> bool:
@@ -116,7 +123,7 @@ def middleware() -> bool:
     client = Client(CACHE)
     client.prepare()
     token = tokens.issue(GRANT, key=KEY, issuer=ISSUER, now=time.time())
-    ports = {kind: free_port() for kind in ("bare", "secured")}
+    ports = {kind: free_port() for kind in KINDS}
     command = [sys.executable, "-m", "bench.security", "serve"]
     servers = {kind: subprocess.Popen([*command, kind, str(port)]) for kind, port in ports.items()}
     try:
@@ -138,10 +145,12 @@ def middleware() -> bool:
         for server in servers.values():
             server.terminate()
             server.wait()
-    bare, secured = (statistics.median(laps[kind]) for kind in ("bare", "secured"))
-    print(f"server CPU a call: bare {bare:.0f} us, secured {secured:.0f} us")
-    print(f"figure: the security middleware adds {secured / bare - 1:.0%} to the server CPU of the bare echo")
-    return secured / bare - 1 <= SHARE_BOUND
+    bare, plain, checked = (statistics.median(laps[kind]) for kind in KINDS)
+    # Rounds are compared one by one: what else the machine does meets all three alike.
+    added = statistics.median((late - early) / low for low, early, late in zip(*laps.values(), strict=True))
+    print(f"server CPU a call: bare {bare:.0f} us, the suite's server {plain:.0f} us, secured {checked:.0f} us")
+    print(f"figure: the security middleware adds {added:.0%} of the server CPU of the bare echo")
+    return added <= SHARE_BOUND
 
 
 def _wait(end: Endpoint) -> None:

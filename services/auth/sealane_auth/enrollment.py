@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives import serialization
 from sealane import names
 from sealane.clock import Clock
 from sealane.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
-from sealane.failpoint import failpoint
 from sealane.records.tables import Actor
 from sealane.rpc.call import TRUST_DOMAIN
 from sealane.security import statements, suites
@@ -80,7 +79,6 @@ class Enrollment:
         store.peers.put_peer(peer)
         actor = Actor(issued.spiffe_id, "")
         store.record(actor, "Enroll", issued.spiffe_id, now, serial=f"{issued.leaf.serial_number:x}")
-        failpoint("auth.enroll")
         return issued
 
     def reenroll(self, store: Store, spiffe_id: str, request_pem: bytes, device_proof: str) -> IssuedCertificate:

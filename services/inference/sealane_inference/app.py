@@ -14,6 +14,8 @@ from sealane.inference.v1 import lane_service_pb2, sealed_inference_service_pb2
 from sealane.protocols.foreign import FOREIGN_SERVICES
 from sealane.rpc import host, limits, middleware, order
 from sealane.rpc.dispatch import Served
+from sealane.rpc.quota import QuotaLimits
+from sealane.rpc.quota_shares import SharedQuotas
 from sealane.scheduler.v1 import routing_service_pb2
 from sealane.security import enroll
 from sealane.security.membership import Membership, Place
@@ -53,8 +55,8 @@ def services(present: Present, loads: Loads, forwarder: Forwarder) -> list[Serve
     ]
 
 
-def build(config: Config, member: Membership, present: Present) -> host.Host:
-    """The two listeners and what they serve."""
+def build(config: Config, member: Membership, present: Present, quotas: QuotaLimits | None = None) -> host.Host:
+    """The two listeners and what they serve; without `quotas` this gateway is the only one to enforce them."""
     clock = SystemClock()
     telemetry_ = telemetry.configure(
         telemetry.TelemetryConfig("inference", config.trace_file, config.otlp_endpoint, config.sample_ratio)
@@ -64,7 +66,7 @@ def build(config: Config, member: Membership, present: Present) -> host.Host:
     chain = middleware.Chain(
         order.standard(
             telemetry_=telemetry_,
-            guard=member.guard(clock, certificates=certificates),
+            guard=member.guard(clock, certificates=certificates, quota=[quotas or QuotaLimits(clock)]),
             max_in_flight=config.max_in_flight,
             raw=foreign.RAW | sealed.RAW,
             every_call=False,
@@ -82,7 +84,9 @@ async def serve(config: Config) -> None:
     member = await asyncio.to_thread(Membership.join, place, AUDIENCE, clock)
     identity = member.identity
     present = Present(clock)
-    gateway = build(config, member, present)
+    shares = SharedQuotas(member.channel("scheduler", config.scheduler_mesh), clock, config.name)
+    quotas = QuotaLimits(clock, shares)
+    gateway = build(config, member, present, quotas)
     ports = await gateway.start(identity)
     advertised = config.advertise_mesh or f"{config.mesh_listen.rpartition(':')[0]}:{ports['mesh']}"
     watch = Watch(
@@ -92,6 +96,7 @@ async def serve(config: Config) -> None:
     )
     member.start()
     watch.start(asyncio.get_running_loop())
+    shares.start(quotas.take_demand)
     gateway.health.set(True)
     host.announce(config.data_dir, ports)
     try:
@@ -99,5 +104,6 @@ async def serve(config: Config) -> None:
     finally:
         host.withdraw(config.data_dir)
         watch.stop()
+        shares.stop()
         member.stop()
         await gateway.stop()

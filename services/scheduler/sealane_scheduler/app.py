@@ -36,6 +36,7 @@ from sealane_scheduler.grants import Grants
 from sealane_scheduler.job_loop import JobLoop
 from sealane_scheduler.job_servicer import JobServicer
 from sealane_scheduler.jobs import JobRules
+from sealane_scheduler.quota_shares import QuotaShares
 from sealane_scheduler.registry_port import RegistryPort
 from sealane_scheduler.store import Store
 from sealane_scheduler.store_sql import SqlStore
@@ -68,7 +69,7 @@ async def run(config: Config) -> None:
         deployment_service_pb2: servicer.DeploymentServicer(records, controller, registry, clock),
         placement_service_pb2: servicer.PlacementServicer(records, controller, registry, clock),
         node_service_pb2: servicer.NodeServicer(controller, clock),
-        routing_service_pb2: servicer.RoutingServicer(controller, gateways, clock),
+        routing_service_pb2: servicer.RoutingServicer(controller, gateways, QuotaShares(clock.monotonic()), clock),
         job_service_pb2: JobServicer(records, rules, registry, controller.changes),
         audit_service_pb2: AuditServicer(sealer),
         fleet_service_pb2: FleetServicer(controller, loop, gateways, member.keys, Grants(identity, clock)),

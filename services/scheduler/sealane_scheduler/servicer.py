@@ -20,10 +20,11 @@ from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane.scheduler.v1 import node_service_pb2 as node_pb
 from sealane.scheduler.v1 import placement_service_pb2 as placement_pb
 from sealane.scheduler.v1 import routing_service_pb2 as routing_pb
-from sealane_scheduler import present, routes
+from sealane_scheduler import present, quota_present, routes
 from sealane_scheduler.cluster import Deployed
 from sealane_scheduler.controller import Controller
 from sealane_scheduler.gateways import Gateways
+from sealane_scheduler.quota_shares import QuotaShares
 from sealane_scheduler.registry_port import RegistryPort
 from sealane_scheduler.store import DeploymentRow, Store
 
@@ -149,9 +150,10 @@ class NodeServicer:
 class RoutingServicer:
     """RoutingService."""
 
-    def __init__(self, controller: Controller, gateways: Gateways, clock: Clock) -> None:
+    def __init__(self, controller: Controller, gateways: Gateways, quotas: QuotaShares, clock: Clock) -> None:
         self._controller = controller
         self._gateways = gateways
+        self._quotas = quotas
         self._clock = clock
 
     async def ResolveRoute(self, request: routing_pb.ResolveRouteRequest, call: Call) -> routing_pb.RoutingLease:
@@ -179,6 +181,10 @@ class RoutingServicer:
                 await self._controller.changes.after(revision, REFRESH_SECONDS)
         finally:
             self._gateways.close(request.gateway)
+
+    async def ShareQuotas(self, request: routing_pb.ShareQuotasRequest, call: Call) -> routing_pb.ShareQuotasResponse:
+        enforcer, needs = quota_present.enforcer(request.gateway, call.peer), quota_present.needs(request)
+        return quota_present.answer(needs, self._quotas.share(enforcer, needs, self._clock.monotonic()))
 
 
 def _may_see(call: Call, model_version: str) -> bool:

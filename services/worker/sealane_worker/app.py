@@ -21,6 +21,8 @@ from sealane.rpc.channel import connect
 from sealane.rpc.dispatch import Dispatcher, Served
 from sealane.rpc.fairness import FairShare
 from sealane.rpc.health import Health
+from sealane.rpc.quota import QuotaLimits
+from sealane.rpc.quota_shares import SharedQuotas
 from sealane.security import enroll, suites, tls
 from sealane.security.envelope import Opener
 from sealane.security.membership import Membership, Place
@@ -85,10 +87,11 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     )
     engine, cache = Engine(host=_host(config)), ArtifactCache(config.data_dir / "artifacts")
     artifacts = Artifacts(dial("registry", config.registry_mesh))
-    suite = suites.number_of(config.suite) if config.suite else suites.best_available()
-    sealing = SealingKey(suites.generate(suite), dial("auth", config.auth_mesh), clock)
+    sealing = SealingKey(_key_pair(config), dial("auth", config.auth_mesh), clock)
     member.revocations.subscribe(sealing.again)  # the key that signed the statement may be the one revoked
-    chain = _chain(member, clock, telemetry_)
+    shares = SharedQuotas(member.channel("scheduler", config.scheduler_mesh), clock)
+    quotas = QuotaLimits(clock, shares)
+    chain = _chain(member, clock, telemetry_, quotas)
     introduction = _introduction(config, identity, sealing, chain)
     health = Health(tuple(FOREIGN_SERVICES.values()))
     serving = Serving(engine, telemetry_, introduction.node)
@@ -105,7 +108,6 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
         lambda report: agent.report(report),
         lambda digests: cache.keep_only({digest.removeprefix("sha256:") for digest in digests}, UNUSED_SECONDS),
     )
-    reach = _pairs(config.reach)
     dial_scheduler = dial("scheduler", config.scheduler_mesh)
     parts = Parts(
         engine=engine,
@@ -115,7 +117,9 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
         introduction=introduction,
         sealing=sealing,
         keys=member.keys,
-        lanes=Lanes(work, lambda address: dial("inference", reach.get(address, address))()),
+        quotas=quotas,
+        shares=shares,
+        lanes=Lanes(work, lambda address: dial("inference", _pairs(config.reach).get(address, address))()),
         assignments=assignments,
         parking=Parking(introduction.limits.take_counts, engine.processes) if config.parking else None,
         runner=Runner(dial_scheduler, OptimiseWork(cache, artifacts, config.data_dir / "scratch")),
@@ -133,10 +137,16 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     return Worker(parts, agent), port
 
 
-def _chain(member: Membership, clock: SystemClock, telemetry_: Telemetry) -> list[middleware.Middleware]:
+def _key_pair(config: Config) -> suites.KeyPair:
+    return suites.generate(suites.number_of(config.suite) if config.suite else suites.best_available())
+
+
+def _chain(
+    member: Membership, clock: SystemClock, telemetry_: Telemetry, quotas: QuotaLimits
+) -> list[middleware.Middleware]:
     return order.standard(
         telemetry_=telemetry_,
-        guard=member.guard(clock, quota=[FairShare(MAX_IN_FLIGHT)]),
+        guard=member.guard(clock, quota=[quotas, FairShare(MAX_IN_FLIGHT)]),
         max_in_flight=MAX_IN_FLIGHT,
         every_call=False,
     )

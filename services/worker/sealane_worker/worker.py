@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import grpc
 
 from sealane.rpc.health import Health
+from sealane.rpc.quota import QuotaLimits
+from sealane.rpc.quota_shares import SharedQuotas
 from sealane.scheduler.v1 import fleet_service_pb2
 from sealane.security.keys import KeySet
 from sealane_worker.agent import Agent
@@ -39,6 +41,8 @@ class Parts:
     introduction: Introduction
     sealing: SealingKey
     keys: KeySet
+    quotas: QuotaLimits
+    shares: SharedQuotas
     lanes: Lanes
     assignments: Assignments
     runner: Runner
@@ -59,6 +63,7 @@ class Worker:
         threading.Thread(target=self._keep_keys, name="keys", daemon=True).start()
         # What the disk remembers is served before any control plane answers.
         parts.assignments.start()
+        parts.shares.start(parts.quotas.take_demand)
         parts.server.start()
         parts.sealing.start()
         # A model that is up again when the worker registers is kept where it is instead of prepared anew.
@@ -78,6 +83,7 @@ class Worker:
         until = time.monotonic() + DRAIN_SECONDS
         while parts.introduction.limits.in_flight and time.monotonic() < until:
             time.sleep(0.02)
+        parts.shares.stop()
         parts.lanes.stop()
         parts.runner.stop()
         parts.assignments.stop()

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from sealane.errors import Unavailable
 from sealane.failpoint import failpoint
+from sealane.records.tables import RECORDED
 
 T = TypeVar("T")
 _GROUP = 256
@@ -141,6 +142,8 @@ class Database:
             failpoint("database.before_commit")
             connection.commit()
             failpoint("database.after_commit")
+            for action in connection.info.pop(RECORDED, ()):
+                failpoint(f"{action}.committed")
         except sa.exc.SQLAlchemyError as error:
             connection.rollback()
             failure = Unavailable("the database did not take the change; try again")

@@ -11,8 +11,11 @@ import sqlalchemy as sa
 from google.protobuf.message import Message
 
 from sealane.errors import AlreadyExists, Unavailable
+from sealane.failpoint import armed, failpoint
 
 metadata = sa.MetaData()
+#: Where a connection keeps the names of what was recorded, for fail points after the commit.
+RECORDED = "recorded"
 
 outbox = sa.Table(
     "outbox",
@@ -103,6 +106,9 @@ def record(connection: sa.Connection, *, actor: Actor, action: str, resource: st
             "the change was not made, because it cannot be recorded; try again, and look at the service's disk",
             reason="NOT_AUDITED",
         ) from error
+    failpoint(f"{action}.recorded")
+    if armed():
+        connection.info.setdefault(RECORDED, []).append(action)
 
 
 def once(

@@ -104,6 +104,8 @@ class Authenticate(Inward):
                 "the token is bound to a certificate; present that one on the mesh port", reason="CERTIFICATE_BINDING"
             )
         if identity.key_thumbprint and not proven_in_body:
+            if "dpop" in call.duplicates:  # RFC 9449 section 4.3, check 1
+                raise Unauthenticated("send exactly one proof in metadata 'dpop'", reason="PROOF_REFUSED")
             self._proofs.verify(
                 call.metadata.get("dpop", ""),
                 method_path=call.method.path,

@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 from sealane.errors import InvalidArgument, NotFound, PermissionDenied
 from sealane.rpc.call import Call, Identity
 from sealane.rpc.middleware import Inward
+from sealane.rpc.policy import not_served
 from sealane.security.revocations import Revocations
 from sealane.type.v1 import access_pb2
 
@@ -25,6 +26,8 @@ class Authorise(Inward):
 
     def before(self, call: Call) -> None:
         """Refuse a caller without the permission; peers were matched by name already."""
+        if not call.method.served:
+            raise not_served(call.method.path)  # no permission is for what is not there
         access, identity = call.method.access, call.identity
         if call.method.public or identity is None or not identity.project:
             return

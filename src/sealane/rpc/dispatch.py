@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
-from sealane.errors import SealaneError, Unimplemented
+from sealane.errors import SealaneError
 from sealane.rpc.call import Call
 from sealane.rpc.middleware import Blocking, Chain
-from sealane.rpc.policy import Method, methods_of
+from sealane.rpc.policy import Method, methods_of, not_served, unserved
 from sealane.rpc.status import translate
 
 log = logging.getLogger("sealane.rpc")
@@ -53,6 +53,15 @@ def routes_of(services: Iterable[Served]) -> dict[str, Route]:
     return routes
 
 
+def unserved_route(path: str) -> Route:
+    """The route of a path where nothing is served: limits, deadline and authentication, and then a refusal."""
+
+    def refuse(request: object, call: Call) -> object:
+        raise not_served(path)
+
+    return Route(unserved(path), refuse)
+
+
 class Dispatcher:
     """Runs unary calls synchronously."""
 
@@ -68,7 +77,7 @@ class Dispatcher:
         """
         route = self.routes.get(path)
         if route is None:
-            raise Unimplemented(f"{path} is not served here; check the method and the service's version")
+            raise not_served(path)
         return route
 
     def unary(self, route: Route, call: Call) -> bytes:

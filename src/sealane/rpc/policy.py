@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from google.protobuf import message_factory
+from google.protobuf import empty_pb2, message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
+from sealane.errors import Unimplemented
 from sealane.type.v1 import access_pb2
 
 PUBLIC = "PUBLIC"
+#: Peers that a certificate alone makes known; accounts prove themselves by tokens.
+_PEERS = ("auth", "inference", "node", "registry", "scheduler")
+_UNSERVED = access_pb2.Access(permission="UNSERVED", callers=_PEERS, risk=access_pb2.RISK_LOW)
+#: A path is the caller's own text: so much of it is said back and written to logs.
+_MAX_PATH = 200
 
 #: Methods of foreign services that carry no option of ours.
 FOREIGN: dict[str, access_pb2.Access] = {
@@ -38,11 +44,12 @@ class Method:
     server_streaming: bool
     access: access_pb2.Access
     idempotent: bool
+    served: bool = True
 
     @property
     def name(self) -> str:
         """Last part of the path."""
-        return self.path.rsplit("/", 1)[1]
+        return self.path.rpartition("/")[2]
 
     @property
     def public(self) -> bool:
@@ -62,6 +69,24 @@ def methods_of(service: ServiceDescriptor, foreign_name: str = "") -> list[Metho
     """
     name = foreign_name or service.full_name
     return [_method(descriptor, f"/{name}/{descriptor.name}") for descriptor in service.methods]
+
+
+def unserved(path: str) -> Method:
+    """The method that stands for a path where nothing is served: who is nobody learns no more than elsewhere.
+
+    A public method of a foreign contract stays public: health's clients take the answer UNIMPLEMENTED for "healthy",
+    and any other for an outage.
+    """
+    known = FOREIGN.get(path)
+    access = known if known is not None and known.permission == PUBLIC else _UNSERVED
+    nothing = empty_pb2.Empty
+    # Streaming both ways, whatever the caller does: so nothing of what it sends needs to be read.
+    return Method(path[:_MAX_PATH], nothing, nothing, True, True, access, idempotent=False, served=False)
+
+
+def not_served(path: str) -> Unimplemented:
+    """The answer where nothing is served."""
+    return Unimplemented(f"{path[:_MAX_PATH]} is not served here; check the method and the service's version")
 
 
 def _method(descriptor: MethodDescriptor, path: str) -> Method:

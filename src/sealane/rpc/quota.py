@@ -21,6 +21,8 @@ from sealane.rpc.call import Call, Quota
 BURST_SECONDS = 2.0
 #: Projects and accounts that are remembered; those longest idle give way.
 CAPACITY = 8192
+#: A part of a quota may have grown after so long: nobody is told to wait longer for it.
+SHARES_MOVE_SECONDS = 1.0
 
 
 class Shares(Protocol):
@@ -86,13 +88,14 @@ class QuotaLimits:
         size, now = len(call.body or b""), self._clock.monotonic()
         with self._lock:
             usages = [(self._usage(name, quota, now), name, quota) for name, quota in held]
-            for usage, _, _ in usages:
-                usage.asked += 1
             for usage, name, quota in usages:
+                # What its account may not do is no demand of the project: it would take the share of other accounts.
+                usage.asked += 1
                 self._check(usage, name, quota, now)
-            for usage, _, _ in usages:
-                usage.requests.level -= 1
-                usage.bytes.level -= size
+            for usage, _, quota in usages:
+                # What has no limit builds up no debt, for the day on which it gets one.
+                usage.requests.level -= 1 if quota.requests_per_second else 0
+                usage.bytes.level -= size if quota.bytes_per_second else 0
                 usage.inside += 1
 
     def after(self, call: Call, failure: SealaneError | None) -> None:
@@ -103,7 +106,7 @@ class QuotaLimits:
                     usage.inside -= 1
 
     def take_demand(self) -> Mapping[str, int]:
-        """Calls asked for by each project and account since this was last asked, refused ones included."""
+        """Calls asked for since this was last asked: by accounts, and by projects as far as their accounts may."""
         with self._lock:
             demand = {name: usage.asked for name, usage in self._used.items() if usage.asked}
             for usage in self._used.values():
@@ -120,8 +123,12 @@ class QuotaLimits:
                 rate = limit * share
                 bucket.fill(rate, now)
                 if bucket.level <= 0:
-                    raise _exceeded(name, f"{limit:g} {what} a second", max(0.01, (1e-9 - bucket.level) / rate))
-        if quota.concurrent_requests and usage.inside >= math.ceil(quota.concurrent_requests * share):
+                    wait = max(0.01, (1e-9 - bucket.level) / rate)
+                    if share < 1:
+                        wait = min(wait, max(SHARES_MOVE_SECONDS, (1e-9 - bucket.level) / limit))
+                    raise _exceeded(name, f"{limit:g} {what} a second", wait)
+        # Rounded down, so that the parts are not more than the whole; but one call at once is everybody's.
+        if quota.concurrent_requests and usage.inside >= max(1, math.floor(quota.concurrent_requests * share + 1e-6)):
             raise _exceeded(name, f"{quota.concurrent_requests} calls at once", 0.05)
 
     def _usage(self, name: str, quota: Quota, now: float) -> _Usage:

@@ -18,7 +18,7 @@ from sealane.errors import SealaneError
 from sealane.rpc import limits
 from sealane.rpc.authorisation import check_resource
 from sealane.rpc.call import Call
-from sealane.rpc.dispatch import Route, Served, explain, routes_of, serialize
+from sealane.rpc.dispatch import Route, Served, explain, routes_of, serialize, unserved_route
 from sealane.rpc.middleware import Blocking, Chain, parse_body
 from sealane.rpc.transport import call_of, code_of, trailers_of
 
@@ -40,7 +40,19 @@ def build(
             by_service.setdefault(service, {})[name] = _Adapter(route, chain).grpc_handler()
     for service, handlers in by_service.items():
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+    server.add_generic_rpc_handlers((_Unserved(chain),))  # asked last
     return server
+
+
+class _Unserved(grpc.GenericRpcHandler):
+    """Every other path: who is nobody is UNAUTHENTICATED there too, before he learns what is served."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """A handler that reads nothing of what is sent, however the caller streams."""
+        return _Adapter(unserved_route(handler_call_details.method), self._chain).grpc_handler()
 
 
 class _Adapter:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
 from sealane.errors import SealaneError
 from sealane.rpc import limits
-from sealane.rpc.dispatch import Dispatcher, Route
+from sealane.rpc.dispatch import Dispatcher, Route, unserved_route
 from sealane.rpc.transport import call_of, code_of, trailers_of
 
 #: Calls that may wait for a thread. More than one connection can open at once, so that nobody who opens and resets
@@ -35,11 +36,32 @@ def build(dispatcher: Dispatcher, *, threads: int = 64) -> grpc.Server:
         by_service.setdefault(service, {})[name] = _handler(dispatcher, route)
     for service, handlers in by_service.items():
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+    server.add_generic_rpc_handlers((_Unserved(dispatcher),))  # asked last
     return server
 
 
+class _Unserved(grpc.GenericRpcHandler):
+    """Every other path: who is nobody is UNAUTHENTICATED there too, before he learns what is served."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """A handler that reads nothing of what is sent, however the caller streams."""
+        run = _runner(self._dispatcher, unserved_route(handler_call_details.method))
+
+        def refuse(bodies: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            yield run(None, context)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+
 def _handler(dispatcher: Dispatcher, route: Route) -> grpc.RpcMethodHandler[bytes, bytes]:
-    def run(body: bytes, context: grpc.ServicerContext) -> bytes:
+    return grpc.unary_unary_rpc_method_handler(_runner(dispatcher, route))
+
+
+def _runner(dispatcher: Dispatcher, route: Route) -> Callable[[bytes | None, grpc.ServicerContext], bytes]:
+    def run(body: bytes | None, context: grpc.ServicerContext) -> bytes:
         call = call_of(route.method, context, body)  # type: ignore[arg-type]  # its stubs name other mappings
         try:
             return dispatcher.unary(route, call)
@@ -47,4 +69,4 @@ def _handler(dispatcher: Dispatcher, route: Route) -> grpc.RpcMethodHandler[byte
             context.set_trailing_metadata(trailers_of(failure, call.request_id))
             context.abort(code_of(failure), failure.message)
 
-    return grpc.unary_unary_rpc_method_handler(run)
+    return run

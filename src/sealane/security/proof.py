@@ -14,7 +14,10 @@ from sealane.errors import ResourceExhausted, Unauthenticated
 from sealane.security import jws
 
 WINDOW_SECONDS = 60.0
+#: Ids are remembered, so they are short (RFC 9449 section 11.1).
+_MAX_ID = 128
 _HEADER = frozenset({"alg", "typ", "jwk"})
+_REFUSED = "PROOF_REFUSED"
 
 
 def prove(key: Ed25519PrivateKey, *, method_path: str, token: str, now: float) -> str:
@@ -73,6 +76,22 @@ class ProofVerifier:
         """
         if not proof:
             raise _refused("the token is bound to a key; send a proof in metadata 'dpop'")
+        claims = _signed(proof, thumbprint)
+        issued = claims.get("iat")
+        if claims.get("htm") != "POST" or claims.get("htu") != method_path or claims.get("ath") != _token_hash(token):
+            raise _refused("the proof is for another call")
+        if type(issued) is not int or abs(self._clock.now() - issued) > WINDOW_SECONDS:
+            raise _refused("the proof is too old; check the clocks")
+        identifier = claims.get("jti")
+        if not isinstance(identifier, str) or not 0 < len(identifier) <= _MAX_ID:
+            raise _refused("the proof has no id of at most 128 characters")
+        if not self._replays.add(f"{thumbprint}:{identifier}"):
+            raise _refused("the proof was used before")
+
+
+def _signed(proof: str, thumbprint: str) -> dict[str, object]:
+    """The claims of a proof that the key of `thumbprint` signed."""
+    try:
         parsed = jws.parse(proof, header_names=_HEADER)
         jwk = parsed.header.get("jwk")
         if parsed.header["typ"] != "dpop+jwt" or not isinstance(jwk, dict) or set(jwk) != {"crv", "kty", "x"}:
@@ -81,15 +100,12 @@ class ProofVerifier:
         if len(public) != 32 or jwk != jws.public_jwk(public) or jws.thumbprint(public) != thumbprint:
             raise _refused("the proof is by another key than the token's")
         jws.verify(parsed, Ed25519PublicKey.from_public_bytes(public))
-        claims = parsed.claims
-        issued = claims.get("iat")
-        if claims.get("htm") != "POST" or claims.get("htu") != method_path or claims.get("ath") != _token_hash(token):
-            raise _refused("the proof is for another call")
-        if type(issued) is not int or abs(self._clock.now() - issued) > WINDOW_SECONDS:
-            raise _refused("the proof is too old; check the clocks")
-        identifier = claims.get("jti")
-        if not isinstance(identifier, str) or not self._replays.add(f"{thumbprint}:{identifier}"):
-            raise _refused("the proof was used before")
+    except Unauthenticated as error:
+        if error.reason == _REFUSED:
+            raise
+        # The parser speaks of tokens; whoever reads this must look at the proof.
+        raise _refused("the proof is malformed or its signature does not verify") from error
+    return parsed.claims
 
 
 def _token_hash(token: str) -> str:
@@ -97,4 +113,4 @@ def _token_hash(token: str) -> str:
 
 
 def _refused(message: str) -> Unauthenticated:
-    return Unauthenticated(message, reason="PROOF_REFUSED")
+    return Unauthenticated(message, reason=_REFUSED)

@@ -28,6 +28,12 @@ MAX_ACTORS = 3
 _HEADER = frozenset({"alg", "kid", "typ"})
 _REQUIRED = ["exp", "iat", "aud", "iss", "sub", "jti", "client_id", "project", "scope"]
 _CACHE_SIZE = 4096
+#: What PyJWT refuses, in our words.
+_REFUSALS: dict[type[jwt.PyJWTError], tuple[str, str]] = {
+    jwt.InvalidSignatureError: ("TOKEN_SIGNATURE", "its signature is not auth's"),
+    jwt.InvalidAudienceError: ("TOKEN_AUDIENCE", "it is for another service"),
+    jwt.InvalidIssuerError: ("TOKEN_ISSUER", "it is of another issuer"),
+}
 
 
 class UnknownKey(Exception):
@@ -201,6 +207,8 @@ class TokenVerifier:
             if self._keys.stale(kid):
                 raise UnknownKey(kid)
             raise Unauthenticated("the token's key is not known; get a new token", reason="TOKEN_KEY")
+        if parsed.header["alg"] != "EdDSA":
+            raise Unauthenticated("the token's algorithm is not its key's; get a new one", reason="TOKEN_ALGORITHM")
         try:
             claims = jwt.decode(
                 token,
@@ -218,9 +226,9 @@ class TokenVerifier:
                 },
             )
         except jwt.PyJWTError as error:
+            reason, why = _REFUSALS.get(type(error), ("TOKEN_INVALID", "a claim is missing or of another form"))
             raise Unauthenticated(
-                f"the token does not verify for {audience or 'any service'}: {type(error).__name__}; get a new one",
-                reason="TOKEN_INVALID",
+                f"the token does not verify for {audience or 'any service'}: {why}; get a new one", reason=reason
             ) from error
         if audience is None and not isinstance(claims["aud"], str):
             raise Unauthenticated("the token's audience is not acceptable", reason="TOKEN_INVALID")
@@ -231,7 +239,10 @@ class TokenVerifier:
         now, times = self._clock.now(), [claims.get(name) for name in ("exp", "iat", "nbf")]
         if any(value is not None and (type(value) not in (int, float)) for value in times):
             raise Unauthenticated("the token's times are not numbers", reason="TOKEN_INVALID")
-        expires, issued, not_before = (float(value) if isinstance(value, int | float) else 0.0 for value in times)
+        try:
+            expires, issued, not_before = (float(value) if isinstance(value, int | float) else 0.0 for value in times)
+        except OverflowError as error:
+            raise Unauthenticated("the token's times are not numbers", reason="TOKEN_INVALID") from error
         if not 0 < expires - issued <= MAX_LIFETIME_SECONDS:
             raise Unauthenticated("the token's lifetime is not acceptable", reason="TOKEN_INVALID")
         if expires + LEEWAY_SECONDS <= now:

@@ -62,14 +62,8 @@ def certificate(directory: Path, *names: str) -> tls.PeerIdentity:
     return tls.store(directory, private, tls.Issued(pem, pem, "spiffe://sealane/test", {}))
 
 
-class Auth:
-    """TokenService with one account and one signing key."""
-
-    def __init__(self) -> None:
-        self.key = Ed25519PrivateKey.generate()
-        self.issued: list[token_pb.IssueTokenRequest] = []
-        self.lifetime = 300
-        self.failure: SealaneError | None = None
+class Partial:
+    """A fake of a service that has only some of its methods."""
 
     def __getattr__(self, name: str) -> object:
         if name[:1].isupper() and not name.startswith("Watch"):
@@ -78,6 +72,16 @@ class Auth:
 
     def _refuse(self, request: Message, call: Call) -> Message:
         raise Unimplemented(f"the fake has no {call.method.name}")
+
+
+class Auth(Partial):
+    """TokenService with one account and one signing key."""
+
+    def __init__(self) -> None:
+        self.key = Ed25519PrivateKey.generate()
+        self.issued: list[token_pb.IssueTokenRequest] = []
+        self.lifetime = 300
+        self.failure: SealaneError | None = None
 
     @property
     def keys(self) -> dict[str, str]:
@@ -101,7 +105,7 @@ class Auth:
         return token_pb.JsonWebKeySet(keys=[token_pb.JsonWebKey(kid=kid, x=x) for kid, x in self.keys.items()])
 
 
-class Routing:
+class Routing(Partial):
     """RoutingService and ListDeployments over one route."""
 
     def __init__(self) -> None:

@@ -67,6 +67,34 @@ def test_a_share_of_the_quota_is_what_this_process_gives_out() -> None:
     assert passed(limits, wanted, 100) == 5
 
 
+def test_calls_at_once_are_not_rounded_up_to_more_than_the_whole_but_one_is_everybodys() -> None:
+    for whole, part in ((5, 2), (3, 1), (1, 1)):
+        limits, wanted = QuotaLimits(ManualClock(), Half()), call(Quota(concurrent_requests=whole))
+        for _ in range(part):
+            limits.before(wanted)
+        with pytest.raises(ResourceExhausted):
+            limits.before(wanted)
+
+
+def test_who_has_but_a_part_is_not_told_to_wait_longer_than_the_whole_would_need() -> None:
+    waits = []
+    for shares in (None, Half()):
+        limits, wanted = QuotaLimits(ManualClock(), shares), call(Quota(bytes_per_second=100), body=b"x" * 450)
+        limits.before(wanted)
+        with pytest.raises(ResourceExhausted) as caught:
+            limits.before(wanted)
+        waits.append(caught.value.retry_after)
+    assert waits == [pytest.approx(2.5), pytest.approx(3.5)]  # of 250 and of 350 bytes too many, at 100 a second
+
+
+def test_a_limit_that_comes_later_does_not_charge_what_was_free_before() -> None:
+    clock = ManualClock()
+    limits = QuotaLimits(clock)
+    assert passed(limits, call(Quota(10_000), body=b"x" * 1000), 500) == 500
+    clock.advance(1.0)
+    assert passed(limits, call(Quota(10, 1000), body=b"x"), 5) == 5
+
+
 def test_bytes_are_paid_for_after_a_call_that_is_larger_than_the_bucket() -> None:
     clock = ManualClock()
     limits, wanted = QuotaLimits(clock), call(Quota(bytes_per_second=100), body=b"x" * 500)
@@ -107,10 +135,12 @@ def test_who_has_none_and_who_came_over_a_lane_are_not_counted() -> None:
     limits.before(SimpleNamespace(identity=None, body=b"", peer=Peer()))  # type: ignore[arg-type]
 
 
-def test_demand_counts_what_was_asked_for_once() -> None:
+def test_demand_counts_what_was_asked_for_once_and_for_the_project_what_its_accounts_may() -> None:
     limits, wanted = QuotaLimits(ManualClock()), call(Quota(1, 0, 0), Quota(100, 0, 0))
-    passed(limits, wanted, 7)
-    assert limits.take_demand() == {"a": 7, "projects/p": 7}
+    assert passed(limits, wanted, 7) == 2
+    assert limits.take_demand() == {"a": 7, "projects/p": 2}
+    assert passed(limits, call(Quota(100, 0, 0), Quota(1, 0, 0), "b"), 7) == 2
+    assert limits.take_demand() == {"b": 7, "projects/p": 7}
     assert limits.take_demand() == {}
 
 

@@ -14,7 +14,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealane import telemetry
 from sealane.clock import SystemClock
-from sealane.errors import Aborted, DeadlineExceeded, InvalidArgument, ResourceExhausted, SealaneError, Unavailable
+from sealane.errors import (
+    Aborted,
+    DeadlineExceeded,
+    InvalidArgument,
+    ResourceExhausted,
+    SealaneError,
+    Unauthenticated,
+    Unavailable,
+)
 from sealane.registry.v1 import artifact_service_pb2 as pb
 from sealane.registry.v1 import artifact_service_pb2_grpc
 from sealane.rpc.call import Call
@@ -25,6 +33,7 @@ from sealane.rpc.order import Guard, standard
 from sealane.rpc.server import build
 from sealane.security import jws, tokens
 from sealane.security.keys import KeySet, Published
+from sealane.security.revocations import Kind, Revocations, Revoked
 from sealane.security.tokens import ISSUER, Grant, TokenVerifier
 
 KEY = Ed25519PrivateKey.generate()
@@ -37,6 +46,7 @@ class Artifacts:
 
     def __init__(self) -> None:
         self.tries = 0
+        self.ended = threading.Event()
 
     async def StartUpload(self, request: pb.StartUploadRequest, call: Call) -> pb.Upload:
         self.tries += 1
@@ -59,15 +69,31 @@ class Artifacts:
     ) -> AsyncIterator[pb.DownloadArtifactResponse]:
         for offset in range(request.offset):
             yield pb.DownloadArtifactResponse(offset=offset)
+        if request.length:
+            try:
+                await asyncio.sleep(30)
+            finally:
+                self.ended.set()
         raise InvalidArgument("enough", field="offset")
 
 
 class Bearer:
-    """A good token on every call."""
+    """A good token on every call; a later epoch once one was refused."""
+
+    def __init__(self, subject: str = "a") -> None:
+        self.subject, self.epoch, self.refusals = subject, 0, 0
 
     def metadata(self, method_path: str) -> dict[str, str]:
-        grant = Grant("a", "a@p", "p", "sealane-registry", ("models:write", "models:read"))
+        grant = Grant(self.subject, "a@p", "p", "sealane-registry", ("models:write", "models:read"), epoch=self.epoch)
         return {"authorization": f"Bearer {tokens.issue(grant, key=KEY, issuer=ISSUER, now=time.time())}"}
+
+    def refused(self, failure: SealaneError) -> bool:
+        self.refusals += 1
+        self.epoch += 1
+        return failure.reason == "TOKEN_REVOKED"
+
+
+REVOCATIONS = Revocations(SystemClock())
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +108,10 @@ def address(artifacts: Artifacts) -> Iterator[str]:
 
     async def serve() -> None:
         keys = KeySet(lambda: Published({jws.thumbprint(PUBLIC): jws.encode(PUBLIC)}))
-        verifier = TokenVerifier(keys, issuer=ISSUER, audience="sealane-registry", clock=SystemClock())
-        chain = Chain(standard(telemetry_=telemetry.disabled(), guard=Guard(verifier)))
+        verifier = TokenVerifier(
+            keys, issuer=ISSUER, audience="sealane-registry", clock=SystemClock(), revocations=REVOCATIONS
+        )
+        chain = Chain(standard(telemetry_=telemetry.disabled(), guard=Guard(verifier, REVOCATIONS)))
         served = Served(artifacts, pb.DESCRIPTOR.services_by_name["ArtifactService"])
         server = build([served], chain, mesh=True)
         port = server.add_insecure_port("127.0.0.1:0")
@@ -181,3 +209,40 @@ def test_an_unsafe_call_and_other_errors_are_not_retried() -> None:
         with pytest.raises(type(failure)):
             retrying(attempt, deadline=time.monotonic() + 5, safe=safe)
         assert len(tries) == 1
+
+
+def revoke(subject: str, epoch: int = 1) -> None:
+    REVOCATIONS.take(REVOCATIONS.sequence + 1, [Revoked(Kind.SUBJECT, subject, number=float(epoch))])
+
+
+def test_a_stream_under_way_ends_when_its_caller_is_cut_off(raw: grpc.Channel, artifacts: Artifacts) -> None:
+    streams = []
+    for subject in ("thief", "honest"):
+        intercepted = grpc.intercept_channel(raw, _Interceptor(Bearer(subject)))
+        request = pb.DownloadArtifactRequest(name="projects/p/artifacts/a", offset=1, length=1)
+        stream = artifact_service_pb2_grpc.ArtifactServiceStub(intercepted).DownloadArtifact(request, timeout=20)
+        assert next(stream).offset == 0
+        streams.append(stream)
+    artifacts.ended.clear()
+    revoke("thief")
+    with pytest.raises(Unauthenticated) as caught:
+        next(streams[0])
+    assert caught.value.reason == "TOKEN_REVOKED"
+    assert artifacts.ended.wait(5), "the servicer was told"
+    artifacts.ended.clear()
+    revoke("somebody else")
+    assert not artifacts.ended.wait(0.2), "another stream goes on"
+    streams[1].cancel()
+
+
+def test_a_token_that_is_no_longer_taken_is_replaced_once(raw: grpc.Channel) -> None:
+    credentials = Bearer("victim")
+    stub = artifact_service_pb2_grpc.ArtifactServiceStub(grpc.intercept_channel(raw, _Interceptor(credentials)))
+    stub.StartUpload(start(0), timeout=5)
+    revoke("victim")
+    stub.StartUpload(start(0), timeout=5)
+    assert (credentials.refusals, credentials.epoch) == (1, 1)
+    revoke("victim", epoch=9)
+    with pytest.raises(Unauthenticated):
+        stub.StartUpload(start(0), timeout=5)
+    assert credentials.refusals == 2

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -228,3 +229,131 @@ class WatchRoutesRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchRoutesRequest: _TypeAlias = WatchRoutesRequest  # noqa: Y015
+
+@_typing.final
+class ShareQuotasRequest(_message.Message):
+    """Request for RoutingService.ShareQuotas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GATEWAY_FIELD_NUMBER: _builtins.int
+    DEMANDS_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    gateway: _builtins.str
+    """Id of the gateway, as in WatchRoutes; each gateway needs its own. Empty from a worker, whose certificate names it."""
+    @_builtins.property
+    def demands(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaDemand]:
+        """What it enforces, at most 4096."""
+
+    @_builtins.property
+    def period(self) -> _duration_pb2.Duration:
+        """Time over which the calls were counted, since the last answer."""
+
+    def __init__(
+        self,
+        *,
+        gateway: _builtins.str = ...,
+        demands: _abc.Iterable[Global___QuotaDemand] | None = ...,
+        period: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["demands", b"demands", "gateway", b"gateway", "period", b"period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShareQuotasRequest: _TypeAlias = ShareQuotasRequest  # noqa: Y015
+
+@_typing.final
+class QuotaDemand(_message.Message):
+    """What an enforcer saw of one project or account."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}`, or the name of the account, as tokens say it; at most 256 characters."""
+    calls: _builtins.int
+    """Calls asked for in the period, those that were refused included."""
+    share: _builtins.float
+    """Share that it gives out now, 0 where it has none yet. Read only while the scheduler has just started and does not
+    know yet who holds what.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        calls: _builtins.int = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "name", b"name", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuotaDemand: _TypeAlias = QuotaDemand  # noqa: Y015
+
+@_typing.final
+class ShareQuotasResponse(_message.Message):
+    """Response of RoutingService.ShareQuotas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARES_FIELD_NUMBER: _builtins.int
+    ENFORCERS_FIELD_NUMBER: _builtins.int
+    REFRESH_AFTER_FIELD_NUMBER: _builtins.int
+    enforcers: _builtins.int
+    """Gateways and workers that have asked within the last minute. While the scheduler does not answer, each gives out
+    such a part of a quota that it has no share of.
+    """
+    @_builtins.property
+    def shares(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaShare]:
+        """One for each name that was asked about, in the same order."""
+
+    @_builtins.property
+    def refresh_after(self) -> _duration_pb2.Duration:
+        """When to ask again."""
+
+    def __init__(
+        self,
+        *,
+        shares: _abc.Iterable[Global___QuotaShare] | None = ...,
+        enforcers: _builtins.int = ...,
+        refresh_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refresh_after", b"refresh_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enforcers", b"enforcers", "refresh_after", b"refresh_after", "shares", b"shares"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShareQuotasResponse: _TypeAlias = ShareQuotasResponse  # noqa: Y015
+
+@_typing.final
+class QuotaShare(_message.Message):
+    """How much of one quota an enforcer may give out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Project or account."""
+    share: _builtins.float
+    """Above 0 and at most 1; holds for calls a second, bytes a second and calls at the same time."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuotaShare: _TypeAlias = QuotaShare  # noqa: Y015

@@ -45,6 +45,11 @@ class RoutingServiceStub(object):
                 request_serializer=sealane_dot_scheduler_dot_v1_dot_routing__service__pb2.WatchRoutesRequest.SerializeToString,
                 response_deserializer=sealane_dot_scheduler_dot_v1_dot_routing__service__pb2.RouteTable.FromString,
                 _registered_method=True)
+        self.ShareQuotas = channel.unary_unary(
+                '/sealane.scheduler.v1.RoutingService/ShareQuotas',
+                request_serializer=sealane_dot_scheduler_dot_v1_dot_routing__service__pb2.ShareQuotasRequest.SerializeToString,
+                response_deserializer=sealane_dot_scheduler_dot_v1_dot_routing__service__pb2.ShareQuotasResponse.FromString,
+                _registered_method=True)
 
 
 class RoutingServiceServicer(object):
@@ -66,6 +71,18 @@ class RoutingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShareQuotas(self, request, context):
+        """Divides the quotas of projects and accounts among those that enforce them, gateways and workers. An enforcer asks
+        when it first sees a name, and again, naming all that it holds, each `refresh_after` as long as calls come. What it
+        does not name for four seconds is taken from it. While it gets no answer it keeps to the shares it has.
+        The shares of one name add up to at most 1, and to at most 1.1 while they move: a share that shrinks does so with
+        this answer, one that grows gets only what others have given up. Repeating a call changes nothing more.
+        A name that is empty, too long or named twice, or more than 4096 of them, answer INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RoutingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +95,11 @@ def add_RoutingServiceServicer_to_server(servicer, server):
                     servicer.WatchRoutes,
                     request_deserializer=sealane_dot_scheduler_dot_v1_dot_routing__service__pb2.WatchRoutesRequest.FromString,
                     response_serializer=sealane_dot_scheduler_dot_v1_dot_routing__service__pb2.RouteTable.SerializeToString,
+            ),
+            'ShareQuotas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShareQuotas,
+                    request_deserializer=sealane_dot_scheduler_dot_v1_dot_routing__service__pb2.ShareQuotasRequest.FromString,
+                    response_serializer=sealane_dot_scheduler_dot_v1_dot_routing__service__pb2.ShareQuotasResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +157,33 @@ class RoutingService(object):
             '/sealane.scheduler.v1.RoutingService/WatchRoutes',
             sealane_dot_scheduler_dot_v1_dot_routing__service__pb2.WatchRoutesRequest.SerializeToString,
             sealane_dot_scheduler_dot_v1_dot_routing__service__pb2.RouteTable.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShareQuotas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.scheduler.v1.RoutingService/ShareQuotas',
+            sealane_dot_scheduler_dot_v1_dot_routing__service__pb2.ShareQuotasRequest.SerializeToString,
+            sealane_dot_scheduler_dot_v1_dot_routing__service__pb2.ShareQuotasResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,14 @@ class RoutingServiceStub:
     """Sends the whole table now and after every change. Opening it registers the gateway: workers are
     told to dial its lane.
     """
+    ShareQuotas: _grpc.UnaryUnaryMultiCallable[_routing_service_pb2.ShareQuotasRequest, _routing_service_pb2.ShareQuotasResponse]
+    """Divides the quotas of projects and accounts among those that enforce them, gateways and workers. An enforcer asks
+    when it first sees a name, and again, naming all that it holds, each `refresh_after` as long as calls come. What it
+    does not name for four seconds is taken from it. While it gets no answer it keeps to the shares it has.
+    The shares of one name add up to at most 1, and to at most 1.1 while they move: a share that shrinks does so with
+    this answer, one that grows gets only what others have given up. Repeating a call changes nothing more.
+    A name that is empty, too long or named twice, or more than 4096 of them, answer INVALID_ARGUMENT.
+    """
 
 @_typing.type_check_only
 class RoutingServiceAsyncStub(RoutingServiceStub):
@@ -50,6 +58,14 @@ class RoutingServiceAsyncStub(RoutingServiceStub):
     WatchRoutes: _aio.UnaryStreamMultiCallable[_routing_service_pb2.WatchRoutesRequest, _routing_service_pb2.RouteTable]  # type: ignore[assignment]
     """Sends the whole table now and after every change. Opening it registers the gateway: workers are
     told to dial its lane.
+    """
+    ShareQuotas: _aio.UnaryUnaryMultiCallable[_routing_service_pb2.ShareQuotasRequest, _routing_service_pb2.ShareQuotasResponse]  # type: ignore[assignment]
+    """Divides the quotas of projects and accounts among those that enforce them, gateways and workers. An enforcer asks
+    when it first sees a name, and again, naming all that it holds, each `refresh_after` as long as calls come. What it
+    does not name for four seconds is taken from it. While it gets no answer it keeps to the shares it has.
+    The shares of one name add up to at most 1, and to at most 1.1 while they move: a share that shrinks does so with
+    this answer, one that grows gets only what others have given up. Repeating a call changes nothing more.
+    A name that is empty, too long or named twice, or more than 4096 of them, answer INVALID_ARGUMENT.
     """
 
 class RoutingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -71,6 +87,20 @@ class RoutingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_routing_service_pb2.RouteTable], _abc.AsyncIterator[_routing_service_pb2.RouteTable]]:
         """Sends the whole table now and after every change. Opening it registers the gateway: workers are
         told to dial its lane.
+        """
+
+    @_abc_1.abstractmethod
+    def ShareQuotas(
+        self,
+        request: _routing_service_pb2.ShareQuotasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_routing_service_pb2.ShareQuotasResponse, _abc.Awaitable[_routing_service_pb2.ShareQuotasResponse]]:
+        """Divides the quotas of projects and accounts among those that enforce them, gateways and workers. An enforcer asks
+        when it first sees a name, and again, naming all that it holds, each `refresh_after` as long as calls come. What it
+        does not name for four seconds is taken from it. While it gets no answer it keeps to the shares it has.
+        The shares of one name add up to at most 1, and to at most 1.1 while they move: a share that shrinks does so with
+        this answer, one that grows gets only what others have given up. Repeating a call changes nothing more.
+        A name that is empty, too long or named twice, or more than 4096 of them, answer INVALID_ARGUMENT.
         """
 
 def add_RoutingServiceServicer_to_server(servicer: RoutingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
