@@ -337,13 +337,45 @@ def test_no_other_spelling_of_a_path_reaches_a_method(site: LightSite, place: st
         path[1:], "/" + path, f"/{service}//{name}", f"/{service}/./{name}", f"/x/../{service}/{name}", f"{path}/",
         f"{path}?a=1", f"{path}#a", f"/{service}/%{ord(name[0]):x}{name[1:]}", f"/{service.upper()}/{name}",
         f"/{service}/{name.lower()}", f"/{service}", f"/{service}/", f"{path} ", f"/{service}.{name}", "/", f"{path}\\",
+        "/x.Y/Z", "//", "/%5A", "x",
     )  # fmt: skip
     with site.channel(place) as channel:
         for spelling in spellings:
-            for metadata in ((), bearer(site, place)):
+            for metadata, code in (
+                ((), grpc.StatusCode.UNAUTHENTICATED),
+                ((("authorization", "Bearer nonsense"),), grpc.StatusCode.UNAUTHENTICATED),
+                (bearer(site, place), grpc.StatusCode.UNIMPLEMENTED),
+            ):
                 method = channel.unary_unary(spelling)
-                code = code_of(lambda: method(BODIES.get(place, b""), timeout=10, metadata=metadata))  # noqa: B023
-                assert code is grpc.StatusCode.UNIMPLEMENTED, spelling
+                found = code_of(lambda: method(BODIES.get(place, b""), timeout=10, metadata=metadata))  # noqa: B023
+                assert found is code, spelling
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_path_that_is_no_text_reaches_nothing(site: LightSite, place: str) -> None:
+    """NUL and bytes that are not UTF-8, by hand: no gRPC client can send them."""
+    with site.channel(place) as channel:
+        path = PATHS[place].encode()
+        for odd in (path + b"\0", b"/\0", path + b"\xff", b"/\xff\xfe/\x80", b"", b"/" + b"p" * 15_000):
+            connection = Connection.open(door(site, place))
+            fields = request_headers("PATH").replace(literal(":path", "PATH"), raw_literal(b":path", odd))
+            connection.send(frame(HEADERS, END_HEADERS, 1, fields) + frame(DATA, 1, 1, b"\0\0\0\0\0"))
+            until = time.monotonic() + 10
+            while not (connection.closed or connection.frames[HEADERS] or connection.frames[RST_STREAM]):
+                assert time.monotonic() < until, f"{odd[:40]!r} is neither answered nor refused"
+                connection.receive(0.05)
+            connection.close()
+        serves(site, place, channel)
+
+
+def raw_literal(name: bytes, value: bytes) -> bytes:
+    """A header field as bytes; lengths by RFC 7541 section 5.1."""
+    return literal(name.decode(), value.decode("latin-1")) if value.isascii() else _raw(name, value)
+
+
+def _raw(name: bytes, value: bytes) -> bytes:
+    assert max(len(name), len(value)) < 127
+    return b"\0" + bytes((len(name),)) + name + bytes((len(value),)) + value
 
 
 # -- connections -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +10,15 @@ from pathlib import Path
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from light_site import CAMERA_B, CLOUD, EDGE, LIGHT, LightSite
 
+from sealane.auth.v1 import enrollment_service_pb2 as enroll_pb
+from sealane.auth.v1 import enrollment_service_pb2_grpc, token_service_pb2_grpc
 from sealane.auth.v1 import token_service_pb2 as tokens_pb
-from sealane.auth.v1 import token_service_pb2_grpc
+from sealane.client import NodePlace
+from sealane.client.accounts import NewCredential
+from sealane.client.operations import OfflineTime
 from sealane.compat.openinference.v2 import openinference_pb2 as oip
 from sealane.errors import SealaneError
 from sealane.registry.v1 import artifact_service_pb2 as artifact_pb
@@ -20,8 +26,9 @@ from sealane.registry.v1 import artifact_service_pb2_grpc
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.rpc.channel import Target, connect, dial
 from sealane.rpc.status import from_rpc_error
-from sealane.security import tls, work_grants
+from sealane.security import enroll, jws, offline, tls, work_grants
 from sealane.security.enroll import mesh_target
+from sealane.security.keys import KeySet
 from sealane.security.work_grants import METADATA, WorkGrant
 
 pytestmark = pytest.mark.stack
@@ -191,3 +198,44 @@ def test_a_token_for_some_models_sees_and_does_nothing_with_others(site: LightSi
                 attempt()
             assert caught.value.kind == "NOT_FOUND", (number, caught.value)
         limited.deployments.delete("fraud")
+
+
+def test_an_edge_node_gets_an_offline_grant_for_as_long_as_its_join_token_says(site: LightSite, tmp_path: Path) -> None:
+    key = Ed25519PrivateKey.generate()
+    jwk = json.dumps({"kty": "OKP", "crv": "Ed25519", "x": jws.encode(key.public_key().public_bytes_raw())})
+    site.client.accounts.create("lonely-camera", ("infer",), credential=NewCredential(public_key_jwk=jwk))
+    name = "projects/default/serviceAccounts/lonely-camera"
+    joined = site.client.join_tokens.create(
+        node="edge-9", place=NodePlace("edge", "site-z"), offline=OfflineTime(3600.0, (name,))
+    )
+    token, trust = tmp_path / "join.token", tmp_path / "ca.pem"
+    token.write_text(joined.token)
+    trust.write_bytes(site.trust)
+    place = enroll.EnrollConfig(tmp_path / "identity", site.endpoints["auth"], "", trust, token)
+    own = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+
+    def ask(identity: tls.PeerIdentity) -> enroll_pb.OfflineGrant:
+        with connect(mesh_target(identity, "auth", site.endpoints["auth_mesh"])) as channel:
+            stub = enrollment_service_pb2_grpc.EnrollmentServiceStub(channel)
+            answer: enroll_pb.OfflineGrant = stub.IssueOfflineGrant(
+                enroll_pb.IssueOfflineGrantRequest(public_key=own), timeout=10.0
+            )
+            return answer
+
+    grant = ask(enroll.ensure(place))
+    with connect(Target(site.endpoints["auth"], site.trust, "auth.service.sealane")) as channel:
+        keys = KeySet(enroll.fetch_keys(lambda: channel))
+        keys.refresh()
+        checked = offline.verify(grant.jws, keys, time.time())
+    assert (checked.node, checked.public_key, checked.attributes["zone"]) == ("edge-9", own, "site-z")
+    assert {account.subject: account.public_key for account in checked.accounts.values()} == {
+        name: key.public_key().public_bytes_raw()
+    }
+    assert checked.expires == pytest.approx(time.time() + 3600, abs=60)
+    with pytest.raises(SealaneError) as caught:
+        ask(node(site, EDGE))
+    assert (caught.value.kind, caught.value.reason) == ("FAILED_PRECONDITION", "OFFLINE_NOT_ALLOWED")
+    site.client.peers.evict("edge-9")
+    with pytest.raises(SealaneError) as evicted:
+        ask(enroll.ensure(place))
+    assert evicted.value.reason == "PEER_EVICTED"

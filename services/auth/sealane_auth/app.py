@@ -92,7 +92,7 @@ async def run(config: Config) -> None:
     ports["http"] = http.port
     server.health.set(True)
     loops = [asyncio.create_task(each) for each in (hub.run(verifier.keys), upkeep.run(identity), sealer.run())]
-    await host.until_terminated(lambda: host.announce(config.data_dir, ports), loops)
+    await host.until_terminated(server, lambda: host.announce(config.data_dir, ports), loops)
     host.withdraw(config.data_dir)
     for task in loops:
         task.cancel()

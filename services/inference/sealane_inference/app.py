@@ -100,7 +100,7 @@ async def serve(config: Config) -> None:
     gateway.health.set(True)
     host.announce(config.data_dir, ports)
     try:
-        await host.until_terminated()
+        await host.until_terminated(gateway)
     finally:
         host.withdraw(config.data_dir)
         watch.stop()

@@ -58,7 +58,7 @@ async def run(config: Config) -> None:
     member.start()
     server.health.set(True)
     sealing = asyncio.create_task(sealer.run())
-    await host.until_terminated(lambda: host.announce(config.data_dir, ports), [sealing])
+    await host.until_terminated(server, lambda: host.announce(config.data_dir, ports), [sealing])
     host.withdraw(config.data_dir)
     await server.stop()
     sealing.cancel()

@@ -87,7 +87,7 @@ async def run(config: Config) -> None:
     member.start()
     loops = [asyncio.create_task(work) for work in (controller.run(), loop.run(), sealer.run())]
     server.health.set(True)
-    await host.until_terminated(lambda: host.announce(config.data_dir, ports), loops)
+    await host.until_terminated(server, lambda: host.announce(config.data_dir, ports), loops)
     host.withdraw(config.data_dir)
     await server.stop()
     for task in loops:

@@ -9,9 +9,6 @@ from sealane.rpc.call import Call, Identity
 from sealane.rpc.middleware import Inward
 from sealane.rpc.policy import not_served
 from sealane.security.revocations import Revocations
-from sealane.type.v1 import access_pb2
-
-_HIGH = (access_pb2.RISK_HIGH, access_pb2.RISK_UNSPECIFIED)
 
 
 class Authorise(Inward):
@@ -37,7 +34,7 @@ class Authorise(Inward):
                 reason="SCOPE_MISSING",
                 scope=access.permission,
             )
-        if self._revocations is not None and access.risk in _HIGH:
+        if self._revocations is not None and access.high_risk:
             self._revocations.demand_fresh()
 
 
@@ -70,7 +67,7 @@ def check_resource(call: Call, message: Message) -> None:
             )
         if name.split("/")[1] != identity.project:
             raise absent(name)
-    if access.permission in identity.models and not access.narrowed:
+    if identity.models and access.permission in identity.models and not access.narrowed:
         _check_model(call, identity, _value(message, access.model) if access.model else name)
 
 
@@ -107,8 +104,8 @@ def _check_model(call: Call, identity: Identity, name: str) -> None:
     check_model(identity, call.method.access.permission, model, name)
 
 
-def _value(message: Message, path: str) -> str:
+def _value(message: Message, path: tuple[str, ...]) -> str:
     value: object = message
-    for part in path.split("."):
+    for part in path:
         value = getattr(value, part)
     return str(value)

@@ -84,6 +84,9 @@ class Quota:
     concurrent_requests: int = 0
 
 
+_UNLIMITED = Quota()
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """The verified caller: a token's subject, or a peer with a certificate.
@@ -117,6 +120,13 @@ class Identity:
     epoch: int = 0
     actor: str = ""
     quota: tuple[Quota, Quota] | None = None
+    charged: tuple[tuple[str, Quota], ...] = field(init=False)
+    """The project and account, by resource name, that have a quota."""
+
+    def __post_init__(self) -> None:
+        names = (self.subject, f"projects/{self.project}")
+        charged = [(name, quota) for name, quota in zip(names, self.quota or (), strict=False) if quota != _UNLIMITED]
+        object.__setattr__(self, "charged", tuple(charged))
 
     def may_use(self, permission: str, model: str) -> bool:
         """Whether a limit to some models, if there is one, lets `permission` be used for a model id."""

@@ -49,6 +49,7 @@ class Host:
         self._client = build(everything, chain, mesh=False, options=limits.client_port(size))
         self._mesh = build(everything, chain, mesh=True, options=limits.mesh_port(size))
         self._listeners = listeners
+        self._stopping = False
 
     async def start(self, identity: tls.PeerIdentity) -> dict[str, int]:
         """Listen; returns the ports by name."""
@@ -60,8 +61,18 @@ class Host:
         await self._mesh.start()
         return ports
 
+    async def ended(self) -> None:
+        """Wait until a listener ends before it was asked to, which is a bug; raises what ended it."""
+        waits = [asyncio.create_task(server.wait_for_termination()) for server in (self._client, self._mesh)]
+        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if not self._stopping:
+            for wait in done:
+                wait.result()
+            raise OSError("a listener has ended by itself")
+
     async def stop(self) -> None:
         """Drain: no new work, a moment for balancers to see it, then wait for what runs."""
+        self._stopping = True
         self.health.set(False)
         grace = self._listeners.drain_seconds
         # The mesh goes last: what clients still wait for may travel over its streams, which never end by themselves.
@@ -76,16 +87,20 @@ class Host:
 
 
 async def until_terminated(
-    on_start: Callable[[], None] = lambda: None, loops: Sequence[asyncio.Task[None]] = ()
+    server: Host, on_start: Callable[[], None] = lambda: None, loops: Sequence[asyncio.Task[None]] = ()
 ) -> None:
-    """Wait for SIGTERM or SIGINT. A loop that ends is a bug: its exception ends the service."""
+    """Wait for SIGTERM or SIGINT. A listener or a loop that ends is a bug: its exception ends the service.
+
+    So whoever looks after the process starts it again, instead of one that lives and hears nobody.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     on_start()
     waiter = asyncio.create_task(stop.wait())
-    done, _ = await asyncio.wait({waiter, *loops}, return_when=asyncio.FIRST_COMPLETED)
+    ended = asyncio.create_task(server.ended())
+    done, _ = await asyncio.wait({waiter, ended, *loops}, return_when=asyncio.FIRST_COMPLETED)
     for task in done - {waiter}:
         task.result()
 

@@ -18,18 +18,54 @@ from sealane.type.v1 import access_pb2
 PUBLIC = "PUBLIC"
 #: Peers that a certificate alone makes known; accounts prove themselves by tokens.
 _PEERS = ("auth", "inference", "node", "registry", "scheduler")
-_UNSERVED = access_pb2.Access(permission="UNSERVED", callers=_PEERS, risk=access_pb2.RISK_LOW)
 #: A path is the caller's own text: so much of it is said back and written to logs.
 _MAX_PATH = 200
 
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The contract's ``Access``, as it is looked at on every call: reading protobuf each time costs several times more.
+
+    Args:
+        permission: scope that is demanded; ``PUBLIC`` needs no credential, empty is for peers alone.
+        resource: field of the request with the resource's name.
+        callers: kinds of peers that may call by certificate.
+        model: path to the field with the model's name.
+        narrowed: the rules look at the models that a token is limited to.
+        high_risk: refused while it is not known what was revoked lately.
+        proof_in_body: the body proves possession of the token's key.
+    """
+
+    permission: str
+    resource: str = ""
+    callers: frozenset[str] = frozenset()
+    model: tuple[str, ...] = ()
+    narrowed: bool = False
+    high_risk: bool = False
+    proof_in_body: bool = False
+
+    @classmethod
+    def of(cls, access: access_pb2.Access) -> Access:
+        """What a method's option says."""
+        return cls(
+            permission=access.permission,
+            resource=access.resource,
+            callers=frozenset(access.callers),
+            model=tuple(access.model.split(".")) if access.model else (),
+            narrowed=access.narrowed,
+            high_risk=access.risk in (access_pb2.RISK_HIGH, access_pb2.RISK_UNSPECIFIED),
+            proof_in_body=access.proof_in_body,
+        )
+
+
+_UNSERVED = Access("UNSERVED", callers=frozenset(_PEERS))
+
 #: Methods of foreign services that carry no option of ours.
-FOREIGN: dict[str, access_pb2.Access] = {
-    "/grpc.health.v1.Health/Check": access_pb2.Access(permission=PUBLIC, risk=access_pb2.RISK_LOW),
-    "/grpc.health.v1.Health/Watch": access_pb2.Access(permission=PUBLIC, risk=access_pb2.RISK_LOW),
-    "/grpc.health.v1.Health/List": access_pb2.Access(permission=PUBLIC, risk=access_pb2.RISK_LOW),
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": access_pb2.Access(
-        permission="reflect", risk=access_pb2.RISK_LOW
-    ),
+FOREIGN: dict[str, Access] = {
+    "/grpc.health.v1.Health/Check": Access(PUBLIC),
+    "/grpc.health.v1.Health/Watch": Access(PUBLIC),
+    "/grpc.health.v1.Health/List": Access(PUBLIC),
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Access("reflect"),
 }
 
 
@@ -42,19 +78,16 @@ class Method:
     response: type[Message]
     client_streaming: bool
     server_streaming: bool
-    access: access_pb2.Access
+    access: Access
     idempotent: bool
     served: bool = True
+    public: bool = False
+    """Whether it needs no credential."""
 
     @property
     def name(self) -> str:
         """Last part of the path."""
         return self.path.rpartition("/")[2]
-
-    @property
-    def public(self) -> bool:
-        """Whether it needs no credential."""
-        return self.access.permission == PUBLIC
 
 
 class MissingAccess(Exception):
@@ -81,7 +114,17 @@ def unserved(path: str) -> Method:
     access = known if known is not None and known.permission == PUBLIC else _UNSERVED
     nothing = empty_pb2.Empty
     # Streaming both ways, whatever the caller does: so nothing of what it sends needs to be read.
-    return Method(path[:_MAX_PATH], nothing, nothing, True, True, access, idempotent=False, served=False)
+    return Method(
+        path[:_MAX_PATH],
+        nothing,
+        nothing,
+        True,
+        True,
+        access,
+        idempotent=False,
+        served=False,
+        public=access.permission == PUBLIC,
+    )
 
 
 def not_served(path: str) -> Unimplemented:
@@ -91,7 +134,7 @@ def not_served(path: str) -> Unimplemented:
 
 def _method(descriptor: MethodDescriptor, path: str) -> Method:
     options = descriptor.GetOptions()
-    access = FOREIGN.get(path, options.Extensions[access_pb2.access])
+    access = FOREIGN.get(path) or Access.of(options.Extensions[access_pb2.access])
     if not access.permission and not access.callers:
         raise MissingAccess(f"{path} declares no (sealane.type.v1.access); add it to the proto")
     return Method(
@@ -102,4 +145,5 @@ def _method(descriptor: MethodDescriptor, path: str) -> Method:
         server_streaming=descriptor.server_streaming,
         access=access,
         idempotent=options.idempotency_level in (options.IDEMPOTENT, options.NO_SIDE_EFFECTS),
+        public=access.permission == PUBLIC,
     )

@@ -115,18 +115,12 @@ class QuotaLimits:
 
     def _check(self, usage: _Usage, name: str, quota: Quota, now: float) -> None:
         share = self._shares.of(name)
-        for bucket, limit, what in (
-            (usage.requests, quota.requests_per_second, "calls"),
-            (usage.bytes, quota.bytes_per_second, "bytes"),
-        ):
+        for bucket, limit in ((usage.requests, quota.requests_per_second), (usage.bytes, quota.bytes_per_second)):
             if limit:
-                rate = limit * share
-                bucket.fill(rate, now)
+                bucket.fill(limit * share, now)
                 if bucket.level <= 0:
-                    wait = max(0.01, (1e-9 - bucket.level) / rate)
-                    if share < 1:
-                        wait = min(wait, max(SHARES_MOVE_SECONDS, (1e-9 - bucket.level) / limit))
-                    raise _exceeded(name, f"{limit:g} {what} a second", wait)
+                    what = "calls" if bucket is usage.requests else "bytes"
+                    raise _exceeded(name, f"{limit:g} {what} a second", _wait(bucket.level, limit, share))
         # Rounded down, so that the parts are not more than the whole; but one call at once is everybody's.
         if quota.concurrent_requests and usage.inside >= max(1, math.floor(quota.concurrent_requests * share + 1e-6)):
             raise _exceeded(name, f"{quota.concurrent_requests} calls at once", 0.05)
@@ -150,16 +144,13 @@ class QuotaLimits:
             del self._used[idle]
 
 
-def _quotas(call: Call) -> list[tuple[str, Quota]]:
-    identity = call.identity
-    if identity is None or identity.quota is None or call.peer.via_gateway:
-        return []
-    account, project = identity.quota
-    named = ((identity.subject, account), (f"projects/{identity.project}", project))
-    return [(name, quota) for name, quota in named if quota != _NONE]
+def _quotas(call: Call) -> tuple[tuple[str, Quota], ...]:
+    return () if call.identity is None or call.peer.via_gateway else call.identity.charged
 
 
-_NONE = Quota()
+def _wait(level: float, limit: float, share: float) -> float:
+    wait = max(0.01, (1e-9 - level) / (limit * share))
+    return wait if share >= 1 else min(wait, max(SHARES_MOVE_SECONDS, (1e-9 - level) / limit))
 
 
 def _exceeded(name: str, quota: str, retry_after: float) -> ResourceExhausted:

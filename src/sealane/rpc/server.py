@@ -20,6 +20,7 @@ from sealane.rpc.authorisation import check_resource
 from sealane.rpc.call import Call
 from sealane.rpc.dispatch import Route, Served, explain, routes_of, serialize, unserved_route
 from sealane.rpc.middleware import Blocking, Chain, parse_body
+from sealane.rpc.odd_paths import survive_odd_paths
 from sealane.rpc.transport import call_of, code_of, trailers_of
 
 AioContext = grpc.aio.ServicerContext[bytes, bytes]
@@ -29,6 +30,7 @@ def build(
     services: Iterable[Served], chain: Chain, *, mesh: bool, options: list[limits.Option] | None = None
 ) -> grpc.aio.Server:
     """A server with these services. Methods that only peers may call are left off the client port."""
+    survive_odd_paths()
     server = grpc.aio.server(
         options=options or (limits.mesh_port() if mesh else limits.client_port()),
         maximum_concurrent_rpcs=20_000 if mesh else 2_000,

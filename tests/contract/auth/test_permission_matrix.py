@@ -26,7 +26,6 @@ from sealane.security.permissions import MODEL_ROLES, PLATFORM_ROLES, ROLES, Bou
 from sealane.security.proof import ProofVerifier
 from sealane.security.revocations import Kind, Revocations, Revoked
 from sealane.security.tokens import ISSUER, Grant, TokenVerifier
-from sealane.type.v1 import access_pb2
 
 ROOT = Path(__file__).parents[3]
 CASES = 100_000
@@ -89,7 +88,7 @@ def reference(case: Case) -> str:
             holds.append(bound.model_prefix)
     if not holds:
         return "PERMISSION_DENIED"
-    if access.risk == access_pb2.RISK_HIGH and case.stale:
+    if access.high_risk and case.stale:
         return "UNAVAILABLE"
     if access.resource and case.project != token.project:
         return "NOT_FOUND"
@@ -142,7 +141,7 @@ def request_of(method: Method, project: str, model: str) -> Message:
         short = access.narrowed or access.model or ("Model" not in method.path and "Variant" not in method.path)
         setattr(message, access.resource, f"projects/{project}" if short else below)
     if access.model:
-        *outer, last = access.model.split(".")
+        *outer, last = access.model
         inner: Message = message
         for part in outer:
             inner = getattr(inner, part)
