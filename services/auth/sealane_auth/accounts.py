@@ -131,6 +131,7 @@ class AccountRules:
         store.accounts.put_account(replace(account, scopes=(), deleted=True))
         store.sessions.delete_sessions(name)
         store.revocations.revoke_subject(name, now)
+        store.peers.forget_join_tokens("account", name)
         peer = store.peers.peer("account", name)
         if peer is not None:
             store.peers.put_peer(replace(peer, evict_time=now))

@@ -18,6 +18,7 @@ from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sealane.errors import InvalidArgument, Unauthenticated
+from sealane.security.certificate import key_id_of_issuer
 
 ROOT_LIFE = datetime.timedelta(days=3650)
 INTERMEDIATE_LIFE = datetime.timedelta(days=90)
@@ -206,6 +207,8 @@ def verified_name(
         roots = x509.load_pem_x509_certificates(trust_bundle)
         policy = verification.PolicyBuilder().store(verification.Store(roots)).time(now)
         verified = policy.build_client_verifier().verify(leaf, [*between, *intermediates])
+        if not key_id_of_issuer(leaf):
+            raise ValueError("it does not name its issuer's key")
     except (ValueError, verification.VerificationError) as error:
         raise Unauthenticated("the certificate does not verify", reason="CERTIFICATE_REFUSED") from error
     names = [name.value for name in verified.subjects or () if isinstance(name, x509.UniformResourceIdentifier)]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import ipaddress
 import math
+import re
 import secrets
 from dataclasses import dataclass, replace
 
@@ -17,17 +19,23 @@ from sealane.errors import FailedPrecondition, InvalidArgument, NotFound, Permis
 from sealane.records.tables import Actor
 from sealane.rpc.call import TRUST_DOMAIN
 from sealane.security import statements, suites
+from sealane.security.certificate import key_id_of
 from sealane.security.device import DeviceProofs
+from sealane.security.permissions import PLATFORM_PERMISSIONS, Grants
 from sealane.security.revocations import Kind, Revoked
 from sealane_auth import authority
 from sealane_auth.authority_files import Authority
 from sealane_auth.peer_store import JoinToken, Offline, Peer
+from sealane_auth.rights import account_of, demand, demand_over
 from sealane_auth.signing import Keyring
 from sealane_auth.store import Store
 
 SERVICES = ("registry", "scheduler", "inference")
 JOIN_SECONDS = 3600.0
 LONGEST_OFFLINE_SECONDS = 30 * 86_400.0
+#: RFC 1123 section 2.1, and the underscore that container names have.
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*")
+_MESH = "sealane"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +63,17 @@ class Enrollment:
         return self._authority.trust_bundle
 
     def create_join_token(self, store: Store, actor: Actor, token: JoinToken) -> tuple[str, float]:
-        """A join token's secret and when it expires; `token` says for whom, the rest is filled in."""
+        """A join token's secret and when it expires; `token` says for whom, the rest is filled in.
+
+        Raises:
+            PermissionDenied: who joins with it may do more than the actor.
+            InvalidArgument: there is no such service, or a node would have another's names.
+        """
         _check_subject(store, token)
+        _demand_subject(store, actor, token)
         secret = secrets.token_urlsafe(32)
         expires = self._clock.now() + JOIN_SECONDS
+        store.peers.forget_expired_join_tokens(self._clock.now())
         store.peers.add_join_token(replace(token, token_hash=_hash(secret), expires=expires))
         store.record(actor, "CreateJoinToken", spiffe_id_of(token.kind, token.subject), self._clock.now())
         return secret, expires
@@ -66,12 +81,12 @@ class Enrollment:
     def enroll(self, store: Store, join_token: str, request_pem: bytes, device_proof: str) -> IssuedCertificate:
         """A certificate for a join token, which is used up. The device key is kept for :meth:`reenroll`."""
         now = self._clock.now()
-        device_key = self._proofs.verify(device_proof, request_pem) if device_proof else b""
         token = store.peers.take_join_token(_hash(join_token))
         if token is None or token.expires < now:
             raise Unauthenticated(
                 "the join token is unknown, used or expired; create a new one", reason="JOIN_TOKEN_REFUSED"
             )
+        device_key = self._proofs.verify(device_proof, request_pem) if device_proof else b""
         before = store.peers.peer(token.kind, token.subject)
         joined = max(now, before.evict_time if before is not None else 0.0)
         peer = Peer(token.kind, token.subject, token.attributes, token.hosts, device_key, token.offline, joined)
@@ -83,22 +98,23 @@ class Enrollment:
 
     def reenroll(self, store: Store, spiffe_id: str, request_pem: bytes, device_proof: str) -> IssuedCertificate:
         """A certificate for a proof by the device key that joined."""
-        device_key = self._proofs.verify(device_proof, request_pem)
         peer = _joined(store, spiffe_id)
-        if peer is None or not peer.device_key or peer.device_key != device_key:
+        if peer is None or not peer.device_key:
             raise Unauthenticated(
-                "no peer of this name joined with this device key; enroll with a join token",
-                reason="DEVICE_PROOF_REFUSED",
+                "no peer of this name joined with a device key; enroll with a join token", reason="DEVICE_PROOF_REFUSED"
             )
+        self._proofs.verify(device_proof, request_pem, peer.device_key)
         issued = self._welcome(peer, request_pem)
         store.record(Actor(spiffe_id, ""), "Reenroll", spiffe_id, self._clock.now())
         return issued
 
-    def renew(self, store: Store, spiffe_id: str, request_pem: bytes) -> IssuedCertificate:
+    def renew(self, store: Store, spiffe_id: str, request_pem: bytes, device_proof: str = "") -> IssuedCertificate:
         """A new certificate for a peer that has joined, with the names it joined with."""
         peer = _joined(store, spiffe_id)
         if peer is None:
             raise FailedPrecondition(f"{spiffe_id} has not joined; enroll with a join token")
+        if peer.device_key:
+            self._proofs.verify(device_proof, request_pem, peer.device_key)
         issued = self._welcome(peer, request_pem)
         store.record(Actor(spiffe_id, ""), "RenewCertificate", spiffe_id, self._clock.now())
         return issued
@@ -108,6 +124,8 @@ class Enrollment:
         now, peer = self._clock.now(), _joined(store, spiffe_id)
         if peer is None:
             raise NotFound(f"{spiffe_id} has not joined; list the peers")
+        # One that was made before would be a way back for who is put out.
+        store.peers.forget_join_tokens(peer.kind, peer.subject)
         if peer.evict_time:
             return peer
         # Certificates begin at whole seconds: each that was issued begins before this one, each later one does not.
@@ -120,12 +138,16 @@ class Enrollment:
         return evicted
 
     def rotate_intermediate(self, store: Store, actor: Actor, *, distrust: bool) -> x509.Certificate:
-        """A new intermediate; with `distrust`, what the one before has signed is refused."""
+        """A new intermediate; with `distrust`, what all those before have signed is refused."""
         now = self._clock.now()
-        expires = self._authority.signer.certificate.not_valid_after_utc.timestamp()
-        before = self._authority.rotate(datetime.datetime.fromtimestamp(now, datetime.UTC))
         if distrust:
-            store.revocations.add(Revoked(Kind.ISSUER, before), now, expires)
+            # The files change before the commit. Were that lost, the repeat finds the intermediate among the former.
+            known = store.revocations.issuers(now)
+            for certificate in self._authority.intermediates:
+                expires, key_id = certificate.not_valid_after_utc.timestamp(), key_id_of(certificate)
+                if expires > now and key_id not in known:
+                    store.revocations.add(Revoked(Kind.ISSUER, key_id), now, expires)
+        before = self._authority.rotate(datetime.datetime.fromtimestamp(now, datetime.UTC))
         store.record(actor, "RotateIntermediate", "intermediate", now, distrust=str(distrust).lower(), before=before)
         return self._authority.signer.certificate
 
@@ -155,7 +177,11 @@ class Enrollment:
             Unauthenticated: it is not, or its holder was evicted.
         """
         now = datetime.datetime.fromtimestamp(self._clock.now(), datetime.UTC)
-        spiffe_id = authority.verified_name(self._authority.trust_bundle, self._authority.intermediates, chain_pem, now)
+        distrusted = store.revocations.issuers(self._clock.now())
+        trusted = [each for each in self._authority.intermediates if key_id_of(each) not in distrusted]
+        # The leaf alone: a distrusted intermediate that came with it would verify.
+        leaf_pem = b"".join(chain_pem.partition(b"-----END CERTIFICATE-----")[:2]) + b"\n"
+        spiffe_id = authority.verified_name(self._authority.trust_bundle, trusted, leaf_pem, now)
         peer = _joined(store, spiffe_id)
         if peer is None or peer.kind != "account" or peer.evict_time:
             raise Unauthenticated("the certificate is no service account's", reason="CERTIFICATE_REFUSED")
@@ -218,7 +244,29 @@ def _check_subject(store: Store, token: JoinToken) -> None:
         raise InvalidArgument(f"service {token.subject!r} is unknown; use one of {list(SERVICES)}", field="service")
     if token.kind == "node":
         _check_node(token.attributes)
+    for host in token.hosts:
+        _check_host(host)
     _check_offline(token.kind, token.attributes, token.offline)
+
+
+def _demand_subject(store: Store, actor: Actor, token: JoinToken) -> None:
+    """Nodes belong to who manages the fleet; an account's certificate holds its rights, a service's those of all."""
+    if token.kind == "account":
+        demand_over(store, actor, account_of(store, token.subject, "account"))
+    elif token.kind == "service":
+        demand(store, actor, Grants(PLATFORM_PERMISSIONS, {}))
+
+
+def _check_host(host: str) -> None:
+    try:
+        ipaddress.ip_address(host)
+        return
+    except ValueError:
+        pass
+    if len(host) > 253 or not _HOST.fullmatch(host):
+        raise InvalidArgument("a host is an IP address, or a name of ASCII letters, digits, '-' and '.'", field="hosts")
+    if host.lower().rpartition(".")[2] == _MESH:
+        raise InvalidArgument(f"names that end in {_MESH!r} are the mesh's own; leave them out", field="hosts")
 
 
 def _check_node(attributes: dict[str, str]) -> None:

@@ -59,7 +59,9 @@ class EnrollmentServicer:
     async def RenewCertificate(self, request: pb.RenewCertificateRequest, call: Call) -> pb.EnrollResponse:
         """Renew the certificate that the caller presents."""
         issued = await self._records.write(
-            lambda store: self._rules.renew(store, call.peer.spiffe_id, request.certificate_request)
+            lambda store: self._rules.renew(
+                store, call.peer.spiffe_id, request.certificate_request, request.device_proof
+            )
         )
         return self._response(issued)
 

@@ -12,7 +12,7 @@ from sealane.records.tables import Actor
 from sealane.rpc.call import Quota
 from sealane.security import permissions, tokens
 from sealane.security.certificate import facts_of
-from sealane.security.permissions import PLATFORM_PERMISSIONS, Grants
+from sealane.security.permissions import Grants
 from sealane_auth.minting import ACCESS_TOKEN, Issued, Mint, Settings, Wanted
 from sealane_auth.rights import account_of, check_prefix, grants_of, quota_claim
 from sealane_auth.store import Store
@@ -21,8 +21,8 @@ GRANT_TYPE = "urn:ietf:params:oauth:grant-type:token-exchange"
 EXTERNAL = ("urn:ietf:params:oauth:token-type:jwt", "urn:ietf:params:oauth:token-type:id_token")
 CERTIFICATE = "urn:sealane:params:oauth:token-type:x509"
 TYPES = (ACCESS_TOKEN, *EXTERNAL, CERTIFICATE)
-#: What a bearer token loses on its way to another service: a service that sees one must not get at the rest with it.
-_NOT_CARRIED = PLATFORM_PERMISSIONS | {"admin"}
+#: All that a bearer token takes to another service or key: a worker that sees one must not change anything with it.
+_CARRIED = frozenset({"models:read", "jobs:read", "nodes:read", "reflect"})
 _MAX_PREFIXES = 16
 #: Certificates are no secret: who brings one that he saw gets no further than where it was shown.
 _FOR_CERTIFICATES = "sealane-inference"
@@ -212,12 +212,13 @@ def _narrowed(grants: Grants, wanted: Wanted) -> Grants:
 
 
 def _carried(grants: Grants, wanted: Wanted) -> Grants:
-    if set(wanted.scope.split()) & grants.scopes & _NOT_CARRIED:
+    carried = _CARRIED | {"infer"} if wanted.audience == "sealane-inference" else _CARRIED
+    if set(wanted.scope.split()) & grants.scopes - carried:
         raise PermissionDenied(
             "a bearer token does not take these scopes to another service or key; ask with the credential",
             reason="SCOPE_NOT_CARRIED",
         )
-    return permissions.narrowed(grants, grants.scopes - _NOT_CARRIED)
+    return permissions.narrowed(grants, grants.scopes & carried)
 
 
 def _bound_key(source: _Source, wanted: Wanted) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sealane.clock import Clock
-from sealane.errors import InvalidArgument, NotFound, SealaneError, Unauthenticated
+from sealane.errors import InvalidArgument, NotFound, ResourceExhausted, SealaneError, Unauthenticated
 from sealane.names import parse
 from sealane.records.tables import Actor
 from sealane.rpc.call import Peer
@@ -18,13 +18,16 @@ from sealane_auth.exchange import Certificates, ExchangeRules
 from sealane_auth.federation import FederationRules
 from sealane_auth.issuer_keys import IssuerKeys
 from sealane_auth.minting import OFFLINE, Issued, Mint, Settings, Wanted
-from sealane_auth.rights import account_of, grants_of, quota_claim
+from sealane_auth.rights import account_of, demand_over, grants_of, quota_claim
 from sealane_auth.session_store import Session
 from sealane_auth.sessions import SessionRules, is_refresh_token
 from sealane_auth.signing import Keyring
 from sealane_auth.store import Store
 
 __all__ = ["Settings", "TokenRules"]
+
+#: Every service keeps all revocations in memory, so one project must not fill it.
+MAX_REVOKED_TOKENS = 1000
 
 
 class TokenRules:
@@ -178,15 +181,21 @@ class TokenRules:
         if claims is None or claims["client_id"] != client_id:
             return
         now, project, token_id = self._clock.now(), str(claims["project"]), str(claims["jti"])
+        _demand_room(store, project, now)
         store.revocations.revoke_token(project, token_id, float(str(claims["exp"])), now)
         actor = Actor(proven.account.name, project)
         store.record(actor, "RevokeToken", f"projects/{project}/tokens/{token_id}", now)
 
     def revoke_id(self, store: Store, actor: Actor, project: str, token_id: str) -> None:
-        """Take back an access token by its id."""
+        """Take back an access token by its id.
+
+        Raises:
+            ResourceExhausted: too many of the project's are revoked one by one already.
+        """
         if not 0 < len(token_id) <= 64 or not token_id.isprintable():
             raise InvalidArgument("token_id is no id of a token; look for jti", field="token_id")
         now = self._clock.now()
+        _demand_room(store, project, now)
         store.revocations.revoke_token(project, token_id, now + tokens.MAX_LIFETIME_SECONDS, now)
         store.record(actor, "RevokeTokenId", f"projects/{project}/tokens/{token_id}", now)
 
@@ -195,13 +204,16 @@ class TokenRules:
 
         Raises:
             NotFound: no such account.
+            PermissionDenied: the account may do more than the actor.
         """
         if "/federated/" in subject:
             parse(subject, "projects/*/federated/*/*", "subject")
         else:
             project, account_id = parse(subject, "projects/*/serviceAccounts/*", "subject")
-            if store.accounts.account(project, account_id) is None:
+            account = store.accounts.account(project, account_id)
+            if account is None:
                 raise NotFound(f"{subject} does not exist, or is not yours to see; check the name")
+            demand_over(store, actor, account)
         now = self._clock.now()
         epoch = store.revocations.revoke_subject(subject, now)
         store.sessions.delete_sessions(subject)
@@ -225,6 +237,14 @@ class TokenRules:
                 quota=quota_claim(store, account),
                 lifetime=min(wanted.lifetime or longest, longest),
             ),
+        )
+
+
+def _demand_room(store: Store, project: str, now: float) -> None:
+    if store.revocations.count_tokens(project, now) >= MAX_REVOKED_TOKENS:
+        raise ResourceExhausted(
+            f"{MAX_REVOKED_TOKENS} tokens of the project are revoked one by one; revoke the subject instead",
+            reason="TOO_MANY_REVOKED",
         )
 
 

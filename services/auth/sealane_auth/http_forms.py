@@ -17,6 +17,8 @@ from sealane.security.proof import WINDOW_SECONDS, ReplayCache
 
 _MAX_FORM_BYTES = 65_536
 _MAX_FIELDS = 24
+#: Ids of proofs are remembered, so they are short (RFC 9449 section 11.1).
+_MAX_ID = 128
 _FORM = "application/x-www-form-urlencoded"
 _PROOF_HEADER = frozenset({"alg", "typ", "jwk"})
 #: RFC 6749 section 5.1: nothing on the way may keep a token.
@@ -148,7 +150,9 @@ class Proofs:
         if type(issued) is not int or abs(self._clock.now() - issued) > WINDOW_SECONDS:
             raise _refused("the proof is too old; check the clocks")
         thumbprint, identifier = jws.thumbprint(public), claims.get("jti")
-        if not isinstance(identifier, str) or not self._replays.add(f"{thumbprint}:{identifier}"):
+        if not isinstance(identifier, str) or not 0 < len(identifier) <= _MAX_ID:
+            raise _refused(f"the proof's jti must have 1 to {_MAX_ID} characters")
+        if not self._replays.add(f"{thumbprint}:{identifier}"):
             raise _refused("the proof was used before")
         return thumbprint
 

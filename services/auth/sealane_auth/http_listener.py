@@ -5,10 +5,54 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from typing import cast
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sealane.security import tls
+
+#: A connection has so long to send a whole request, from when it is made and from each answer on; uvicorn itself waits
+#: for ever for the first one, and for bodies.
+REQUEST_SECONDS = 10.0
+#: Connections at the same time; idle ones count.
+CONNECTIONS = 1000
+
+
+class _Protocol(H11Protocol):
+    """Closes connections on which no request comes."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for the first request."""
+        super().connection_made(cast(asyncio.Transport, transport))
+        self._wait_for_request()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next one."""
+        super().on_response_complete()
+        self._wait_for_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait_for_request(self) -> None:
+        self._stop_waiting()
+        if not self.transport.is_closing():
+            self._timer = self.loop.call_later(REQUEST_SECONDS, self._close_if_none)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close_if_none(self) -> None:
+        whole = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        if not whole:  # a whole request is being answered, and the wait begins again with its answer
+            self.transport.abort()  # to say goodbye would be to wait for him again
 
 
 class _Server(uvicorn.Server):
@@ -44,7 +88,8 @@ class HttpListener:
             log_level="warning",
             lifespan="off",
             server_header=False,
-            limit_concurrency=100,
+            http=_Protocol,
+            limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=3,
         )
         server = _Server(settings)

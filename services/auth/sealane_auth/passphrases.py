@@ -5,6 +5,7 @@ Machine secrets do not come here: 256 random bits need no slow hash.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import threading
@@ -100,7 +101,7 @@ class Lockout:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._wrong: OrderedDict[str, list[float]] = OrderedDict()
+        self._wrong: OrderedDict[bytes, list[float]] = OrderedDict()
         self._lock = threading.Lock()
 
     def check(self, client_id: str) -> None:
@@ -110,7 +111,7 @@ class Lockout:
             ResourceExhausted: too many wrong passphrases; says when to come again.
         """
         with self._lock:
-            tries = self._recent(client_id)
+            tries = self._recent(_short(client_id))
             if len(tries) >= WRONG_TRIES:
                 raise ResourceExhausted(
                     "too many wrong passphrases for this client; wait, or use another credential",
@@ -120,20 +121,26 @@ class Lockout:
 
     def wrong(self, client_id: str) -> None:
         """Count a wrong passphrase."""
+        key = _short(client_id)
         with self._lock:
-            self._wrong[client_id] = [*self._recent(client_id), self._clock.monotonic()][-WRONG_TRIES:]
-            self._wrong.move_to_end(client_id)
+            self._wrong[key] = [*self._recent(key), self._clock.monotonic()][-WRONG_TRIES:]
+            self._wrong.move_to_end(key)
             if len(self._wrong) > _REMEMBERED:
                 self._wrong.popitem(last=False)
 
     def right(self, client_id: str) -> None:
         """Forget the wrong ones: the person is there."""
         with self._lock:
-            self._wrong.pop(client_id, None)
+            self._wrong.pop(_short(client_id), None)
 
-    def _recent(self, client_id: str) -> list[float]:
+    def _recent(self, key: bytes) -> list[float]:
         begin = self._clock.monotonic() - WINDOW_SECONDS
-        return [time for time in self._wrong.get(client_id, ()) if time > begin]
+        return [time for time in self._wrong.get(key, ()) if time > begin]
+
+
+def _short(client_id: str) -> bytes:
+    """What is remembered of a client id: it is the caller's own text, of any length."""
+    return hashlib.sha256(client_id.encode("utf-8", "replace")).digest()
 
 
 def _argon() -> Argon2id:

@@ -70,6 +70,15 @@ class SqlPeers:
             offline=_read(row.offline),
         )
 
+    def forget_join_tokens(self, kind: str, subject: str) -> None:
+        """Delete the unused tokens for one subject."""
+        theirs = (join_tokens.c.kind == kind) & (join_tokens.c.subject == subject)
+        self._connection.execute(join_tokens.delete().where(theirs))
+
+    def forget_expired_join_tokens(self, now: float) -> None:
+        """Delete the tokens that can no longer be used."""
+        self._connection.execute(join_tokens.delete().where(join_tokens.c.expires < now))
+
     def put_peer(self, peer: Peer) -> None:
         """Add or replace a peer."""
         key = (peers.c.kind == peer.kind) & (peers.c.subject == peer.subject)

@@ -68,6 +68,14 @@ class PeerStore(Protocol):
         """Use a token up: returns it the first time, None ever after."""
         ...
 
+    def forget_join_tokens(self, kind: str, subject: str) -> None:
+        """Delete the unused tokens for one subject."""
+        ...
+
+    def forget_expired_join_tokens(self, now: float) -> None:
+        """Delete the tokens that can no longer be used."""
+        ...
+
     def put_peer(self, peer: Peer) -> None:
         """Add or replace a peer."""
         ...

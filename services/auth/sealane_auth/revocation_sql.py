@@ -51,16 +51,27 @@ class SqlRevocations:
         assert added.inserted_primary_key is not None
         return int(added.inserted_primary_key[0])
 
-    def after(self, sequence: int, now: float) -> list[tuple[int, Revoked]]:
-        """Those after `sequence` that still matter, oldest first."""
-        matters = (revocations.c.until == 0) | (revocations.c.until >= now)
+    def after(self, sequence: int, now: float, limit: int | None = None) -> list[tuple[int, Revoked]]:
+        """Those after `sequence` that still matter, oldest first, `limit` of them at most."""
         rows = self._connection.execute(
             sa.select(revocations)
             .where(revocations.c.sequence > sequence)
-            .where(matters)
+            .where(_matters(now))
             .order_by(revocations.c.sequence)
+            .limit(limit)
         )
         return [(row.sequence, Revoked(Kind(row.kind), row.value, row.project, row.number)) for row in rows]
+
+    def issuers(self, now: float) -> set[str]:
+        """Key identifiers of the intermediates that are distrusted."""
+        issuer = revocations.c.kind == Kind.ISSUER.value
+        return set(self._connection.scalars(sa.select(revocations.c.value).where(issuer & _matters(now))))
+
+    def count_tokens(self, project: str, now: float) -> int:
+        """How many revocations of single tokens of a project still matter."""
+        theirs = (revocations.c.kind == Kind.TOKEN.value) & (revocations.c.project == project)
+        count = sa.select(sa.func.count()).select_from(revocations).where(theirs & _matters(now))
+        return int(self._connection.execute(count).scalar_one())
 
     def last(self) -> int:
         """Sequence of the last one ever added; 0 for none."""
@@ -83,6 +94,10 @@ class SqlRevocations:
     def revoke_token(self, project: str, token_id: str, until: float, now: float) -> None:
         """Revoke one token, which ends by itself at `until`."""
         self.add(Revoked(Kind.TOKEN, token_id, project), now, max(until, now) + MATTERS_SECONDS)
+
+
+def _matters(now: float) -> sa.ColumnElement[bool]:
+    return (revocations.c.until == 0) | (revocations.c.until >= now)
 
 
 #: How long a revoked token could still be shown: its longest life, and clocks that differ.

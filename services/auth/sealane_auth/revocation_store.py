@@ -14,8 +14,16 @@ class RevocationStore(Protocol):
         """Add one; its sequence. `until` is when it no longer matters, 0 for never."""
         ...
 
-    def after(self, sequence: int, now: float) -> list[tuple[int, Revoked]]:
-        """Those after `sequence` that still matter, oldest first."""
+    def after(self, sequence: int, now: float, limit: int | None = None) -> list[tuple[int, Revoked]]:
+        """Those after `sequence` that still matter, oldest first, `limit` of them at most."""
+        ...
+
+    def issuers(self, now: float) -> set[str]:
+        """Key identifiers of the intermediates that are distrusted."""
+        ...
+
+    def count_tokens(self, project: str, now: float) -> int:
+        """How many revocations of single tokens of a project still matter."""
         ...
 
     def last(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Iterable
 
 from sealane.auth.v1 import token_service_pb2 as pb
@@ -16,6 +17,8 @@ from sealane_auth.store import Store
 WORD_SECONDS = 5.0
 #: Revocations of another auth process on the same database are found within this time.
 _POLL_SECONDS = 1.0
+#: Revocations in one update: some 100 bytes each, and a message has at most 4 MiB.
+_CHUNK = 1000
 
 
 class Hub:
@@ -32,6 +35,7 @@ class Hub:
         self._revocations = revocations
         self._clock = clock
         self._change = asyncio.Event()
+        self._era = secrets.token_hex(8)
 
     async def changed(self) -> None:
         """Something may have been revoked: look, and tell."""
@@ -50,28 +54,38 @@ class Hub:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def watch(self, request: pb.WatchRevocationsRequest) -> AsyncIterator[pb.RevocationUpdate]:
-        """What is revoked, from the request's sequence on, for as long as the caller stays."""
-        seen = request.after_sequence
+        """What is revoked, from the request's sequence on, for as long as the caller stays.
+
+        A snapshot comes in chunks without a pause: the first replaces what the watcher knew, the others add to it, as
+        any later change does. A watcher that is cut off in between asks for the rest, since it knows where it was.
+        """
+        snapshot = not request.after_sequence or request.era != self._era
+        seen = 0 if snapshot else request.after_sequence
         first = True
         while True:
             change = self._change
-            last = await self._records.read(lambda s: s.revocations.last())
-            snapshot = first and (not seen or seen > last)
-            if snapshot or last != seen or first:
-                yield await self._update(0 if snapshot else seen, last, snapshot=snapshot)
-                seen, first = last, False
+            update = await self._update(seen, snapshot=first and snapshot)
+            if first or update.sequence != seen:
+                yield update
+                seen, first = update.sequence, False
                 continue
             try:
                 async with asyncio.timeout(WORD_SECONDS):
                     await change.wait()
             except TimeoutError:
-                yield pb.RevocationUpdate(sequence=seen)
+                yield pb.RevocationUpdate(sequence=seen, era=self._era)
 
-    async def _update(self, after: int, last: int, *, snapshot: bool) -> pb.RevocationUpdate:
+    async def _update(self, after: int, *, snapshot: bool) -> pb.RevocationUpdate:
         now = self._clock.now()
-        found = await self._records.read(lambda store: store.revocations.after(after, now))
+        last, found = await self._records.read(
+            lambda store: (store.revocations.last(), store.revocations.after(after, now, _CHUNK))
+        )
         return pb.RevocationUpdate(
-            sequence=last, snapshot=snapshot, revocations=written(revoked for _, revoked in found)
+            # Those that no longer matter are passed over, but what is not in this chunk is still to come.
+            sequence=found[-1][0] if len(found) == _CHUNK else last,
+            snapshot=snapshot,
+            revocations=written(revoked for _, revoked in found),
+            era=self._era,
         )
 
 

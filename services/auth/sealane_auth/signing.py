@@ -140,7 +140,9 @@ class Keyring:
         for key in keys:
             if key.withdraw_time and key.withdraw_time < now - _REMEMBER_SECONDS:
                 store.delete_key(key.kid)
-        signing = next(key for key in keys if state_of(key, keys, now) is State.SIGNING)
+        signing = next((key for key in keys if state_of(key, keys, now) is State.SIGNING), None)
+        if signing is None:
+            return self.rotate(store, longest)
         waits = any(state_of(key, keys, now) is State.PUBLISHED for key in keys)
         # It signs until the next one does, so that one is made early enough to sign when this one's time is over.
         if waits or now < signing.sign_time + self._lives.signing_key - 2 * self._lives.key_cache:
@@ -159,9 +161,11 @@ def state_of(key: SigningKey, keys: list[SigningKey], now: float) -> State:
     """Where a key stands among all `keys`."""
     if key.revoke_time:
         return State.REVOKED
-    if now < key.sign_time:
+    good = [each for each in keys if not each.revoke_time]
+    # A clock that was set back must not leave nobody to sign: then it is the one that is the first to.
+    begun = [each for each in good if each.sign_time <= now] or [min(good, key=lambda each: (each.sign_time, each.kid))]
+    if now < key.sign_time and key not in begun:
         return State.PUBLISHED
-    begun = [each for each in keys if each.sign_time <= now and not each.revoke_time]
     if key.kid == max(begun, key=lambda each: (each.sign_time, each.kid)).kid:
         return State.SIGNING
     return State.WITHDRAWN if key.withdraw_time and now >= key.withdraw_time else State.RETIRING

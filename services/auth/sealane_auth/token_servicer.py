@@ -18,7 +18,7 @@ from sealane.security import jws
 from sealane.security.external_jwt import ExternalKey
 from sealane.security.tokens import identity_of
 from sealane_auth import exchange
-from sealane_auth.clients import Proof, Proven
+from sealane_auth.clients import Proof, Proven, refused
 from sealane_auth.exchange import Federated
 from sealane_auth.grants import TokenRules
 from sealane_auth.issuer_store import TrustedIssuer
@@ -29,6 +29,8 @@ from sealane_auth.store import Store
 
 _SERVICES = ("auth", "registry", "scheduler", "inference", "node")
 INTROSPECT = "tokens:introspect"
+#: An account's id, an at sign and its project's are shorter.
+_MAX_CLIENT_ID = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,8 @@ class TokenServicer:
         Raises:
             Unauthenticated: none.
         """
+        if len(proof.client_id) > _MAX_CLIENT_ID:  # nobody has it, and it is kept and written nowhere
+            raise refused()
         known = await self._records.read(lambda store: self._rules.clients.look_up(store, proof))
         # Passphrases and RSA signatures take their time: neither the event loop nor the database thread gives it.
         proven = await asyncio.to_thread(self._rules.clients.prove, known, proof)
@@ -199,11 +203,13 @@ class TokenServicer:
         for last, trusted in enumerate(candidates, 1 - len(candidates)):
             try:
                 try:
-                    return federation.identify(trusted, await self._keys_of(trusted), token)
+                    keys = await self._keys_of(trusted)
+                    return await asyncio.to_thread(federation.identify, trusted, keys, token)
                 except Unauthenticated as error:
                     if error.reason != "TOKEN_KEY":
                         raise
-                return federation.identify(trusted, await self._keys_of(trusted, newer=True), token)
+                keys = await self._keys_of(trusted, newer=True)
+                return await asyncio.to_thread(federation.identify, trusted, keys, token)
             except Unauthenticated:
                 if last == 0:
                     raise

@@ -62,7 +62,7 @@ def build(config: Config, member: Membership, present: Present, quotas: QuotaLim
         telemetry.TelemetryConfig("inference", config.trace_file, config.otlp_endpoint, config.sample_ratio)
     )
     loads = Loads(clock)
-    certificates = CertificateTokens(member.channel("auth", config.auth_mesh), clock)
+    certificates = CertificateTokens(member.channel("auth", config.auth_mesh), clock, member.revocations)
     chain = middleware.Chain(
         order.standard(
             telemetry_=telemetry_,

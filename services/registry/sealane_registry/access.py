@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sealane.errors import NotFound, PermissionDenied
 from sealane.names import parse
 from sealane.rpc.call import Call
@@ -57,6 +59,20 @@ class Access:
         if grant.project != project:
             raise PermissionDenied("the grant is for another project", reason="WORK_GRANT_REFUSED")
         return grant
+
+
+def check_files(store: Store, call: Call, project: str, digests: Iterable[str]) -> None:
+    """Refuse files of models that a limited token is not for: in a version of its own it could read them.
+
+    Raises:
+        NotFound: so it is.
+    """
+    if "models:write" not in call.caller.models:
+        return
+    for sha256 in digests:
+        models = store.models_with_file(project, sha256)
+        if models and not any(call.caller.may_use("models:write", model) for model in models):
+            raise NotFound(f"artifact {sha256} does not exist; upload it first")
 
 
 def _is_file_of(store: Store, grant: WorkGrant, sha256: str) -> bool:

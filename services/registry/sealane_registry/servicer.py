@@ -12,6 +12,7 @@ from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.registry.v1 import variant_service_pb2 as variant_pb
 from sealane.rpc.call import Call
 from sealane_registry import present
+from sealane_registry.access import check_files
 from sealane_registry.catalog import CatalogRules
 from sealane_registry.store import Scope, Store, VersionRow
 
@@ -62,6 +63,7 @@ class ModelServicer:
         who = actor(call, project)
 
         def create(store: Store) -> model_pb.Version:
+            check_files(store, call, project, [file.sha256 for file in variant.files])
             return _whole(store, self._rules.create_version(store, who, model, content, variant))
 
         return await self._records.once(call, request, request.request_id, create)
@@ -118,13 +120,12 @@ class VariantServicer:
         project, model, number = parse(request.parent, _VERSION, "parent")
         scope, who = Scope(project, model, _number(number)), actor(call, project)
         variant = present.new_variant(request.variant_id, request.variant)
-        return await self._records.once(
-            call,
-            request,
-            request.request_id,
-            lambda store: present.variant(self._rules.create_variant(store, who, scope, variant)),
-            project,
-        )
+
+        def create(store: Store) -> variant_pb.Variant:
+            check_files(store, call, project, [file.sha256 for file in variant.files])
+            return present.variant(self._rules.create_variant(store, who, scope, variant))
+
+        return await self._records.once(call, request, request.request_id, create, project)
 
     async def GetVariant(self, request: variant_pb.GetVariantRequest, call: Call) -> variant_pb.Variant:
         project, model, number, name = parse(request.name, _VARIANT)

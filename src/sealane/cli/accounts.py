@@ -218,10 +218,13 @@ def projects() -> None:
 @click.option("--admin", default="", help="Account to create in it as its administrator.")
 @common
 def create_project(cli: Cli, project: str, admin: str) -> None:
-    """Create PROJECT; needs an admin of the platform."""
+    """Create PROJECT; needs an admin of the platform. The secret of its own admin is printed once, here."""
     with cli.client() as client:
         made = client.projects.create(project, admin=admin)
-    cli.facts((("project", made.name),), made)
+    facts = [("project", made.name)]
+    if made.HasField("admin"):
+        facts += [("client_id", made.admin.client_id), ("client_secret", made.admin.client_secret)]
+    cli.facts(facts, made)
 
 
 @projects.command(name="list")

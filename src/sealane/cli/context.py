@@ -23,6 +23,9 @@ R = TypeVar("R")
 _TIMEOUT_SECONDS = 10.0
 Row = Sequence[object]
 
+#: What is read by other programs is not folded.
+_PIPED_WIDTH = 2000
+
 
 @dataclass(frozen=True, slots=True)
 class Cli:
@@ -52,10 +55,15 @@ class Cli:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column, overflow="fold")  # never cut: an id is of use only whole
         for row in rows:
             table.add_row(*(str(cell) for cell in row))
-        Console().print(table, soft_wrap=True)
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=_PIPED_WIDTH)
+        console.print(table, soft_wrap=True)
 
     def facts(self, facts: Sequence[tuple[str, object]], message: Message) -> None:
         """Print one thing: a line per fact for people, or the message itself as JSON."""

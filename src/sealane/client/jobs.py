@@ -12,7 +12,7 @@ from sealane.client import references
 from sealane.client.artifacts import Artifacts
 from sealane.client.paging import pages
 from sealane.client.session import Session
-from sealane.errors import DeadlineExceeded, FailedPrecondition, Unavailable
+from sealane.errors import DeadlineExceeded, FailedPrecondition, Unauthenticated, Unavailable
 from sealane.scheduler.v1 import job_service_pb2 as pb
 from sealane.scheduler.v1 import job_service_pb2_grpc
 
@@ -25,6 +25,8 @@ ENDED = frozenset(
     }
 )
 _AWAY_SECONDS = 60.0
+#: A new token that is refused again within this time is no token that has ended.
+_RENEW_SECONDS = 5.0
 _SHA256_DIGITS = 64
 
 
@@ -94,7 +96,7 @@ class Jobs:
         """
         name, etag = self._name(job), ""
         deadline = None if timeout is None else time.monotonic() + timeout
-        alive = time.monotonic()
+        alive, renewed = time.monotonic(), float("-inf")
         while True:
             remaining = None if deadline is None else deadline - time.monotonic()
             if remaining is not None and remaining <= 0:
@@ -110,6 +112,10 @@ class Jobs:
             except Unavailable:
                 if time.monotonic() - alive > _AWAY_SECONDS:
                     raise
+            except Unauthenticated as error:  # a stream ends with its token
+                if not self._session.tokens.refused(error) or time.monotonic() - renewed < _RENEW_SECONDS:
+                    raise
+                renewed = time.monotonic()
             except DeadlineExceeded:
                 if deadline is None:
                     raise

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
-from sealane.errors import AlreadyExists, Unavailable
+from sealane.errors import AlreadyExists, InvalidArgument, Unavailable
 from sealane.failpoint import armed, failpoint
 
 metadata = sa.MetaData()
 #: Where a connection keeps the names of what was recorded, for fail points after the commit.
 RECORDED = "recorded"
+#: For so long a repeat gets the first answer; clients give up within minutes.
+_REPEAT_SECONDS = 7 * 86_400.0
+_MAX_REQUEST_ID = 128
+_FORGOTTEN_AT_ONCE = 100
 
 outbox = sa.Table(
     "outbox",
@@ -126,9 +130,12 @@ def once(
 
     Raises:
         AlreadyExists: the id was used for another request.
+        InvalidArgument: the id is too long.
     """
     if not request_id:
         return run()
+    if len(request_id) > _MAX_REQUEST_ID:
+        raise InvalidArgument(f"a request_id has at most {_MAX_REQUEST_ID} characters; use a UUID", field="request_id")
     content = hashlib.sha256(
         request.DESCRIPTOR.full_name.encode() + b"\0" + request.SerializeToString(deterministic=True)
     ).hexdigest()
@@ -141,9 +148,23 @@ def once(
             )
         return bytes(row.response)
     response = run()
+    if content.startswith("0"):  # one in sixteen, since it looks through the ids of the project
+        _forget_requests(connection, project, now - _REPEAT_SECONDS)
     connection.execute(
         request_ids.insert().values(
             project=project, request_id=request_id, content=content, response=response, time=now
         )
     )
     return response
+
+
+def _forget_requests(connection: sa.Connection, project: str, before: float) -> None:
+    """Delete some old ids of a project: more than come meanwhile, so that they end; few, so that none waits long."""
+    old = (
+        sa.select(request_ids.c.request_id)
+        .where(request_ids.c.project == project)
+        .where(request_ids.c.time < before)
+        .limit(_FORGOTTEN_AT_ONCE)
+    )
+    theirs = request_ids.c.project == project
+    connection.execute(request_ids.delete().where(theirs & request_ids.c.request_id.in_(old)))

@@ -28,6 +28,11 @@ from sealane.telemetry import Telemetry
 
 access_log = logging.getLogger("sealane.access")
 
+#: Streams that need no credential (health's Watch): so many at once, and each for so long. Anybody can open them, so
+#: they have places of their own; those who watch for longer come again.
+PUBLIC_STREAMS = 64
+PUBLIC_STREAM_SECONDS = 600.0
+
 
 class Blocking(Exception):
     """Work that must be done before the call can go on; do it, then enter again."""
@@ -77,14 +82,18 @@ class Chain:
         for index, after in self._after:
             if index < entered:
                 after(call, failure)
+        if failure is not None:
+            # It holds the frames that it went through, and they hold it and the request: memory that only the garbage
+            # collector frees, and late. Who sends large requests to be refused could fill it.
+            failure.__traceback__ = failure.__cause__ = failure.__context__ = None
 
 
 class Limits:
-    """Refuses more calls than the process can hold; streams are counted too."""
+    """Refuses more calls than the process can hold; streams are counted too, public ones by themselves."""
 
     def __init__(self, max_in_flight: int) -> None:
         self._max = max_in_flight
-        self._in_flight = self._peak = self._ended = 0
+        self._in_flight = self._peak = self._ended = self._public_streams = 0
         self._lock = threading.Lock()
 
     @property
@@ -100,7 +109,14 @@ class Limits:
         return counts
 
     def before(self, call: Call) -> None:
-        """Count in; public methods (health, tokens) are never crowded out by load."""
+        """Count in; public methods (health, tokens) are never crowded out by load.
+
+        Raises:
+            ResourceExhausted: no place is free.
+        """
+        if _public_stream(call):
+            self._enter_public_stream(call)
+            return
         with self._lock:
             if self._in_flight >= self._max and not call.method.public:
                 raise ResourceExhausted(
@@ -112,8 +128,26 @@ class Limits:
     def after(self, call: Call, failure: SealaneError | None) -> None:
         """Count out."""
         with self._lock:
+            if _public_stream(call):
+                self._public_streams -= 1
+                return
             self._in_flight -= 1
             self._ended += 1
+
+    def _enter_public_stream(self, call: Call) -> None:
+        with self._lock:
+            if self._public_streams >= PUBLIC_STREAMS:
+                raise ResourceExhausted(
+                    "too many watch health here; ask by Check, or come back later",
+                    reason="PUBLIC_STREAMS",
+                    retry_after=5.0,
+                )
+            self._public_streams += 1
+        call.deadline = min(call.deadline, time.monotonic() + PUBLIC_STREAM_SECONDS)
+
+
+def _public_stream(call: Call) -> bool:
+    return call.method.public and call.method.server_streaming
 
 
 class Tracing:

@@ -1,7 +1,13 @@
-"""The synchronous server of a worker's front: a thread pool, the cheapest unary call grpcio has."""
+"""The synchronous server of a worker's front: a thread pool, the cheapest unary call grpcio has.
+
+grpcio waits for a request's body on a thread of the pool, for as long as the caller likes. So threads that wait for a
+body are counted (:class:`Arrivals`), and have places beside those of the calls that run.
+"""
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +21,8 @@ from sealane.rpc.transport import call_of, code_of, trailers_of
 #: Calls that may wait for a thread. More than one connection can open at once, so that nobody who opens and resets
 #: streams all the time takes every place. A call that waits is small: its body is read when a thread takes it.
 WAITING = 1000
+#: Calls whose body is on its way. One more, and the oldest of the connection that has most of them is ended.
+ARRIVING = 128
 
 
 def build(dispatcher: Dispatcher, *, threads: int = 64) -> grpc.Server:
@@ -23,21 +31,59 @@ def build(dispatcher: Dispatcher, *, threads: int = 64) -> grpc.Server:
     Raises:
         ValueError: a streaming method, which this server does not carry.
     """
+    # Threads are made when they are needed: where bodies come at once, there are never so many.
     server = grpc.server(
-        ThreadPoolExecutor(threads, thread_name_prefix="front"),
+        ThreadPoolExecutor(threads + ARRIVING, thread_name_prefix="front"),
         options=limits.client_port(limits.DATA_MESSAGE_BYTES),
-        maximum_concurrent_rpcs=threads + WAITING,
+        maximum_concurrent_rpcs=threads + ARRIVING + WAITING,
     )
+    arrivals = Arrivals(ARRIVING)
     by_service: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {}
     for path, route in dispatcher.routes.items():
         if route.method.client_streaming or route.method.server_streaming:
             raise ValueError(f"{path} streams; the synchronous server carries unary methods only")
         service, _, name = path.lstrip("/").partition("/")
-        by_service.setdefault(service, {})[name] = _handler(dispatcher, route)
+        by_service.setdefault(service, {})[name] = _handler(dispatcher, route, arrivals)
     for service, handlers in by_service.items():
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     server.add_generic_rpc_handlers((_Unserved(dispatcher),))  # asked last
     return server
+
+
+class Arrivals:
+    """Calls whose body is not there yet: at most so many, without a clock.
+
+    An honest body is there in milliseconds. Who sends none, on however many streams, pushes out his own calls first,
+    and with many connections the oldest ones: to push out a call of somebody else he must open as many as there are
+    places before its body is there.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._lock = threading.Lock()
+        self._waiting: dict[grpc.ServicerContext, str] = {}
+
+    def receive(self, bodies: Iterator[bytes], context: grpc.ServicerContext) -> bytes | None:
+        """Wait for the one body of a call; None where the caller ends without one."""
+        with self._lock:
+            pushed_out = self._longest() if len(self._waiting) >= self._places else None
+            if pushed_out is not None:
+                del self._waiting[pushed_out]
+            self._waiting[context] = ""
+        if pushed_out is not None:
+            pushed_out.cancel()  # ends its wait too
+        try:
+            return next(bodies, None)
+        finally:
+            with self._lock:
+                self._waiting.pop(context, None)
+
+    def _longest(self) -> grpc.ServicerContext:
+        # Whose connection it is costs more to ask than all the rest, so it is asked when it matters, and once.
+        for context, peer in self._waiting.items():
+            self._waiting[context] = peer or context.peer()
+        most = Counter(self._waiting.values()).most_common(1)[0][0]
+        return next(context for context, peer in self._waiting.items() if peer == most)
 
 
 class _Unserved(grpc.GenericRpcHandler):
@@ -56,8 +102,17 @@ class _Unserved(grpc.GenericRpcHandler):
         return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-def _handler(dispatcher: Dispatcher, route: Route) -> grpc.RpcMethodHandler[bytes, bytes]:
-    return grpc.unary_unary_rpc_method_handler(_runner(dispatcher, route))
+def _handler(dispatcher: Dispatcher, route: Route, arrivals: Arrivals) -> grpc.RpcMethodHandler[bytes, bytes]:
+    run = _runner(dispatcher, route)
+
+    def receive_and_run(bodies: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        body = arrivals.receive(bodies, context)
+        if body is None:  # as grpcio itself answers
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "the method takes exactly one request message; send one")
+        return run(body, context)
+
+    # To grpcio it takes a stream, for only then our code runs before the body is there.
+    return grpc.stream_unary_rpc_method_handler(receive_and_run)
 
 
 def _runner(dispatcher: Dispatcher, route: Route) -> Callable[[bytes | None, grpc.ServicerContext], bytes]:

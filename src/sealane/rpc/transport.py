@@ -71,12 +71,13 @@ def _peer(context: Context) -> Peer:
     # Asking grpcio for the transport address as well costs more than everything else here together.
     tls = context.auth_context()
     version = _first(tls, "ssl_tls_version")
-    if "peer_spiffe_id" not in tls:
+    certificate = next(iter(tls.get("x509_pem_cert", ())), b"")
+    if "peer_spiffe_id" not in tls or not certificate:
         return _STRANGERS.get(version) or Peer(tls_version=version)
     return Peer(
         spiffe_id=_first(tls, "peer_spiffe_id"),
         tls_version=version,
-        certificate_pem=next(iter(tls.get("x509_pem_cert", ())), b""),
+        certificate_pem=certificate,
     )
 
 

@@ -19,6 +19,8 @@ from sealane.security.proof import ReplayCache
 TYPE = "sealane-device+jwt"
 FILE = "device.key"
 WINDOW_SECONDS = 300.0
+#: Ids are remembered, so they are short.
+_MAX_ID = 128
 _HEADER = frozenset({"alg", "typ", "jwk"})
 
 
@@ -49,11 +51,17 @@ class DeviceProofs:
         self._clock = clock
         self._replays = ReplayCache(clock, window=2 * WINDOW_SECONDS)
 
-    def verify(self, proof: str, certificate_request: bytes) -> bytes:
+    def verify(self, proof: str, certificate_request: bytes, expected: bytes = b"") -> bytes:
         """The raw public key that made `proof` for this request.
 
+        Args:
+            proof: the proof.
+            certificate_request: PEM.
+            expected: the key that must have made it; empty for any. Proofs by others are not remembered, so strangers
+                cannot fill what remembers them.
+
         Raises:
-            Unauthenticated: malformed, for another request, too old, or used before.
+            Unauthenticated: malformed, by another key, for another request, too old, or used before.
         """
         parsed = jws.parse(proof, header_names=_HEADER)
         jwk = parsed.header.get("jwk")
@@ -68,8 +76,12 @@ class DeviceProofs:
             raise _refused()
         if type(issued) is not int or abs(self._clock.now() - issued) > WINDOW_SECONDS:
             raise Unauthenticated("the device proof is too old; check the clocks", reason="DEVICE_PROOF_REFUSED")
+        if expected and public != expected:
+            raise _refused()
         identifier = claims.get("jti")
-        if not isinstance(identifier, str) or not self._replays.add(f"{jwk['x']}:{identifier}"):
+        if not isinstance(identifier, str) or not 0 < len(identifier) <= _MAX_ID:
+            raise _refused()
+        if not self._replays.add(f"{jwk['x']}:{identifier}"):
             raise Unauthenticated("the device proof was used before; make a new one", reason="DEVICE_PROOF_REFUSED")
         return public
 

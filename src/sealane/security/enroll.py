@@ -52,7 +52,7 @@ def ensure(config: EnrollConfig) -> tls.PeerIdentity:
         SealaneError: auth refused, or could not be reached for a minute.
     """
     present = tls.load(config.directory)
-    if present is not None and not present.expired(_now()):
+    if present is not None and not present.expired(_now()) and present.fits():
         return present
     if present is not None:
         try:
@@ -101,7 +101,9 @@ def renew(config: EnrollConfig, identity: tls.PeerIdentity) -> None:
     private_key, request = tls.new_request()
     with connect(mesh_target(identity, "auth", config.auth_mesh)) as channel:
         stub = enrollment_service_pb2_grpc.EnrollmentServiceStub(channel)
-        answer = stub.RenewCertificate(pb.RenewCertificateRequest(certificate_request=request), timeout=10.0)
+        proof = device.prove(device.ensure_key(config.directory), request, time.time())
+        message = pb.RenewCertificateRequest(certificate_request=request, device_proof=proof)
+        answer = stub.RenewCertificate(message, timeout=10.0)
     tls.store(identity.directory, private_key, _issued(answer))
 
 

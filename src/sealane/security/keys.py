@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from sealane.errors import SealaneError
 from sealane.security import jws
+
+log = logging.getLogger("sealane.keys")
 
 #: A key id that is not known may trigger one fetch in this many seconds.
 REFRESH_LIMIT_SECONDS = 10.0
@@ -54,7 +57,7 @@ class KeySet:
         self._refreshing = False
         self._lock = threading.Lock()
         if path is not None and path.exists():
-            self._load(json.loads(path.read_text()))
+            self._start(path)
 
     def get(self, kid: str) -> Ed25519PublicKey | None:
         """The key of this id, from memory only."""
@@ -102,6 +105,13 @@ class KeySet:
                 return
             finally:
                 self._refreshing = False
+
+    def _start(self, path: Path) -> None:
+        try:
+            self._load(json.loads(path.read_text()))
+        except (ValueError, TypeError, AttributeError, SealaneError):
+            # Torn by a power cut or a full disk: as good as absent, since auth is asked anyway.
+            log.warning("the kept keys cannot be read and are fetched anew", extra={"path": str(path)})
 
     def _take(self, published: Published) -> None:
         self._load(published.keys)

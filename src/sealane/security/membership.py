@@ -145,7 +145,7 @@ class Membership:
             self.keys.refresh(at_once=True)
         now = datetime.datetime.now(datetime.UTC)
         leaf = self.identity.leaf
-        if self._distrusted or self.identity.expired(now):
+        if self._distrusted or self.identity.expired(now) or not self.identity.fits():
             enroll.reenroll(self._place.enrollment, self.identity)
             self._distrusted = False
         elif self.identity.renewal_due(now):

@@ -53,6 +53,7 @@ class RevocationWatch:
         self._channel = channel
         self._revocations = revocations
         self._refused = refused
+        self._era = ""
         self._stop = threading.Event()
         self._stream: Stream[pb.RevocationUpdate] | None = None
         self._thread = threading.Thread(target=self._run, name="revocations", daemon=True)
@@ -84,8 +85,9 @@ class RevocationWatch:
 
     def _follow(self) -> None:
         stub = token_service_pb2_grpc.TokenServiceStub(self._channel())
-        request = pb.WatchRevocationsRequest(after_sequence=self._revocations.sequence)
+        request = pb.WatchRevocationsRequest(after_sequence=self._revocations.sequence, era=self._era)
         self._stream = stub.WatchRevocations(request)  # type: ignore[assignment]  # the interceptor's Stream
         assert self._stream is not None
         for update in self._stream:
+            self._era = update.era
             self._revocations.take(update.sequence, read(update.revocations), snapshot=update.snapshot)

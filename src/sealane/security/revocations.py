@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import enum
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from sealane.clock import Clock
 from sealane.errors import Unauthenticated, Unavailable
 from sealane.rpc.call import Identity, Peer
 
+log = logging.getLogger("sealane.revocations")
+
 #: Who has not heard of auth for so long refuses calls of high risk (SECURITY 3.5).
 STALE_SECONDS = 60.0
+#: Tokens live 900 seconds at most, so what is about tokens alone is over then, clocks that differ included.
+KEPT_SECONDS = 1200.0
+#: The file is written at most so often; signs of life, which come every five seconds, bring what was left.
+_SAVE_SECONDS = 1.0
+_PRUNE_SECONDS = 60.0
 
 
 class Kind(enum.Enum):
@@ -29,6 +37,9 @@ class Kind(enum.Enum):
     KEY = "key"
     PEER = "peer"
     ISSUER = "issuer"
+
+
+_PASSING = frozenset({Kind.TOKEN, Kind.SUBJECT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +74,14 @@ class Revocations:
         self._sequence = 0
         self._heard = float("-inf")
         self._known: dict[tuple[Kind, str, str], float] = {}
+        # When those that pass were heard of, oldest first.
+        self._times: dict[tuple[Kind, str, str], float] = {}
+        self._pruned = self._saved = float("-inf")
+        self._unsaved = False
         self._listeners: list[Callable[[], None]] = []
         self.version = 0
         if path is not None and path.exists():
-            self._load(json.loads(path.read_text()))
+            self._start(path)
 
     @property
     def sequence(self) -> int:
@@ -80,17 +95,15 @@ class Revocations:
     def take(self, sequence: int, revoked: Iterable[Revoked], *, snapshot: bool = False) -> None:
         """Learn of more, or of all anew. An update without any is a sign of life."""
         with self._lock:
-            known = {} if snapshot else dict(self._known)
-            for each in revoked:
-                key = (each.kind, each.project, each.value)
-                known[key] = max(known.get(key, 0.0), each.number)
-            self._heard = self._clock.monotonic()
-            changed = known != self._known
-            if not changed and sequence == self._sequence:
-                return
-            self._known, self._sequence = known, sequence
+            self._heard = now = self._clock.monotonic()
+            changed = self._learn(revoked, now, snapshot=snapshot)
             self.version += changed
-            self._save()
+            self._unsaved |= changed or sequence != self._sequence
+            self._sequence = sequence
+            self._unsaved |= self._prune(now)
+            if self._unsaved and now - self._saved >= _SAVE_SECONDS:
+                self._save()
+                self._saved, self._unsaved = now, False
         for listener in self._listeners if changed else ():
             listener()
 
@@ -142,25 +155,71 @@ class Revocations:
         Raises:
             Unauthenticated: so it is.
         """
+        if not peer.spiffe_id:
+            return
+        if peer.certificate_pem and not peer.certificate.issuer_key_id:
+            # What a certificate says of its issuer is its maker's to write. Where it names the issuer's key, TLS takes
+            # none but the right one; without it there would be nothing to know a distrusted issuer by.
+            raise Unauthenticated("the certificate does not name its issuer's key", reason="CERTIFICATE_REFUSED")
         known = self._known
-        if not known or not peer.spiffe_id:
+        if not known:
             return
         begin = known.get((Kind.PEER, "", peer.spiffe_id))
         if begin is not None and (not begin or peer.certificate.not_before < begin):
             raise Unauthenticated("the certificate's holder was evicted; join again", reason="PEER_EVICTED")
-        if any(kind is Kind.ISSUER for kind, _, _ in known) and (
-            (Kind.ISSUER, "", peer.certificate.issuer_key_id) in known
-        ):
+        if (Kind.ISSUER, "", peer.certificate.issuer_key_id) in known:
             raise Unauthenticated(
                 "the certificate's issuer is no longer trusted; enroll again with the device key",
                 reason="CERTIFICATE_REVOKED",
             )
 
+    def _learn(self, revoked: Iterable[Revoked], now: float, *, snapshot: bool) -> bool:
+        before: dict[tuple[Kind, str, str], float] = {} if snapshot else self._known
+        fresh: dict[tuple[Kind, str, str], float] = {}
+        for each in revoked:
+            key = (each.kind, each.project, each.value)
+            number = max(before.get(key, 0.0), fresh.get(key, 0.0), each.number)
+            if before.get(key) != number:
+                fresh[key] = number
+        if snapshot:
+            changed, self._known, self._times = fresh != self._known, fresh, {}
+        else:
+            changed = bool(fresh)
+            if changed:
+                self._known = self._known | fresh
+        for key in fresh:
+            if key[0] in _PASSING:
+                self._times.pop(key, None)
+                self._times[key] = now
+        return changed
+
+    def _prune(self, now: float) -> bool:
+        if now - self._pruned < _PRUNE_SECONDS:
+            return False
+        self._pruned = now
+        over: set[tuple[Kind, str, str]] = set()
+        for key, heard in self._times.items():
+            if now - heard <= KEPT_SECONDS:
+                break
+            over.add(key)
+        if over:
+            # No news for listeners: no token that this was about is good any more.
+            self._known = {key: number for key, number in self._known.items() if key not in over}
+            self._times = {key: heard for key, heard in self._times.items() if key not in over}
+        return bool(over)
+
+    def _start(self, path: Path) -> None:
+        try:
+            self._load(json.loads(path.read_text()))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            # Torn by a power cut or a full disk: as good as absent, and auth sends all anew.
+            log.warning("the kept revocations cannot be read and are asked for anew", extra={"path": str(path)})
+
     def _save(self) -> None:
         if self._path is None:
             return
         rows = [
-            asdict(Revoked(kind, value, project, number)) | {"kind": kind.value}
+            {"kind": kind.value, "value": value, "project": project, "number": number}
             for (kind, project, value), number in self._known.items()
         ]
         temporary = self._path.with_suffix(".new")
@@ -169,7 +228,10 @@ class Revocations:
 
     def _load(self, stored: dict[str, object]) -> None:
         rows = stored["revoked"]
-        assert isinstance(rows, list)
-        self._sequence = int(str(stored["sequence"]))
+        if not isinstance(rows, list):
+            raise TypeError("a list of revocations is expected")
+        sequence = int(str(stored["sequence"]))
         self._known = {(Kind(row["kind"]), row["project"], row["value"]): float(row["number"]) for row in rows}
+        self._sequence, now = sequence, self._clock.monotonic()
+        self._times = {key: now for key in self._known if key[0] in _PASSING}
         self.version = 1

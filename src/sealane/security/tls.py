@@ -59,6 +59,14 @@ class PeerIdentity:
             time.sleep(_PAIR_PAUSE_SECONDS)
         raise Unavailable(f"the certificate in {self.directory} does not fit its key; enroll again")
 
+    def fits(self) -> bool:
+        """Whether key and certificate belong together: a kill in the middle of a renewal leaves two that do not."""
+        try:
+            self.pair()
+        except Unavailable:
+            return False
+        return True
+
     @property
     def trust_bundle(self) -> bytes:
         """Roots, PEM."""

@@ -104,8 +104,11 @@ class WorkGrants:
             self._check_signature(parsed)
         except (Unauthenticated, InvalidSignature, ValueError, TypeError, verification.VerificationError) as error:
             raise _refused("the grant is not the scheduler's") from error
-        claims, expires = parsed.claims, parsed.claims.get("exp")
-        if type(expires) is not int or expires <= self._clock.now():
+        claims, now = parsed.claims, self._clock.now()
+        expires, issued = claims.get("exp"), claims.get("iat")
+        # Both times are the signer's to choose: a leaf that has ended must not sign for ever.
+        lives = type(expires) is int and type(issued) is int and 0 < expires - issued <= LIFETIME_SECONDS
+        if not lives or type(expires) is not int or expires <= now:
             raise _refused("the grant is over; connect to the scheduler")
         if claims.get("sub") != node:
             raise _refused("the grant is another node's")

@@ -63,6 +63,8 @@ class Authority:
         builder = self._builder(x509.Name([]), self._root.subject, key).add_extension(
             x509.SubjectAlternativeName(names), critical=True
         )
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = builder.add_extension(issuer, critical=False)
         chain = builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

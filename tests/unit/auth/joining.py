@@ -18,6 +18,7 @@ from sealane.security import device, jws, tls
 from sealane.security.keys import KeySet, Published
 from sealane.security.revocations import Revocations
 from sealane_auth import bootstrap
+from sealane_auth.accounts import AccountRules
 from sealane_auth.bootstrap import Secrets
 from sealane_auth.config import Config
 from sealane_auth.enrollment import Enrollment, IssuedCertificate
@@ -25,7 +26,7 @@ from sealane_auth.peer_store import JoinToken, Offline
 from sealane_auth.site_grants import SiteGrants
 from sealane_auth.store_sql import SqlStore
 
-WHO = Actor("projects/p/serviceAccounts/admin", "p")
+WHO = Actor("projects/platform/serviceAccounts/admin", "platform")
 PLACE = {"tier": "edge", "zone": "site-a", "region": "eu", "pool": "edge", "clearance": "restricted"}
 
 
@@ -76,6 +77,7 @@ def joining(folder: Path) -> Iterator[Site]:
     with engine.connect() as connection:
         prepare(connection)
         store = SqlStore(connection)
+        AccountRules(clock).create_first_admin(store, "platform")
         secrets.keyring.prepare(store.keys)
         clock.advance(1)
         rules = Enrollment(clock, secrets.authority, secrets.keyring)

@@ -123,10 +123,23 @@ def test_a_bearer_token_takes_no_administration_to_another_service(auth: Auth) -
     token = subject(auth, "admin")
     assert "admin" in auth.identity(narrow(auth, token).token).scopes
     moved = auth.identity(narrow(auth, token, audience="sealane-auth").token)
-    assert "admin" not in moved.scopes and "infer" in moved.scopes
+    assert moved.scopes == {"models:read", "jobs:read", "nodes:read", "reflect"}
     with pytest.raises(PermissionDenied) as caught:
         narrow(auth, token, audience="sealane-auth", scope="admin")
     assert caught.value.reason == "SCOPE_NOT_CARRIED"
+
+
+@pytest.mark.parametrize("actor", ["", "spiffe://sealane/node/edge-1"])
+def test_a_worker_that_sees_a_bearer_token_changes_nothing_with_it(auth: Auth, actor: str) -> None:
+    token = subject(auth, "publisher", "deployer", "invoker")
+    for audience, scope in (("sealane-registry", "models:write"), ("sealane-scheduler", "deploy")):
+        carried = auth.identity(narrow(auth, token, actor, audience).token).scopes
+        assert carried == {"models:read", "jobs:read", "nodes:read", "reflect"}
+        with pytest.raises(PermissionDenied) as caught:
+            narrow(auth, token, actor, audience, scope=scope)
+        assert caught.value.reason == "SCOPE_NOT_CARRIED"
+    bound = auth.identity(narrow(auth, token, actor, key_thumbprint=JKT).token).scopes
+    assert bound == {"models:read", "jobs:read", "nodes:read", "reflect", "infer"}
 
 
 def test_binding_first_helps_no_thief(auth: Auth) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import jwt
@@ -205,10 +206,29 @@ def test_inline_keys_are_never_fetched(auth: Auth) -> None:
         (None, "*", False),
         ({"a": 1}, "*", False),
         ("x\n", "x", False),
+        ("ab", "ab*ba", False),
+        ("aba", "a*b*a", True),
+        ("a" * 1024, "a*", True),
+        ("a" * 1025, "a*", False),
     ],
 )
 def test_patterns(value: object, pattern: str, fit: bool) -> None:
     assert fits({"claim": value}, "claim", pattern) is fit
+
+
+@given(st.text("a/*", max_size=10), st.text("ab/\n", max_size=12))
+def test_patterns_mean_what_they_say(pattern: str, value: str) -> None:
+    rest = pattern.endswith("**")
+    pattern = re.sub(r"\*+", "*", pattern) + ("*" if rest else "")
+    expression = "[^/]*".join(map(re.escape, pattern.removesuffix("**").split("*"))) + (".*" if rest else "")
+    assert fits({"c": value}, "c", pattern) is bool(re.fullmatch(expression, value, re.DOTALL))
+
+
+def test_no_pattern_takes_long() -> None:
+    """With backtracking the first alone would take hours."""
+    for pattern in ("*a" * 8 + "*b", "*" + "a*" * 127, "*aaaaaaaaab" * 8 + "**"):
+        assert not fits({"c": "a" * 1024 + "c"}, "c", pattern)
+        assert fits({"c": "a" * 1023}, "c", pattern) is (pattern == "*" + "a*" * 127)
 
 
 def test_claims_are_found_by_name_before_path() -> None:

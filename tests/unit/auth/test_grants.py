@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import pytest
 from auth_records import AUDIENCE, Auth, in_memory
 
-from sealane.errors import InvalidArgument, NotFound, PermissionDenied, SealaneError, Unauthenticated
+from sealane.errors import InvalidArgument, NotFound, PermissionDenied, ResourceExhausted, SealaneError, Unauthenticated
+from sealane.records.tables import Actor
 from sealane.security.permissions import Bound
 from sealane_auth.account_store import Account
 from sealane_auth.clients import Proof, Proven
+from sealane_auth.grants import MAX_REVOKED_TOKENS
 from sealane_auth.minting import Issued, Settings, Wanted
 from sealane_auth.passphrases import Passphrases
 from sealane_auth.sessions import ABSOLUTE_SECONDS, SLIDING_SECONDS
@@ -230,6 +232,25 @@ def test_revoking_by_id(auth: Auth) -> None:
         auth.identity(token)
     with pytest.raises(InvalidArgument):
         auth.tokens.revoke_id(auth.store, auth.admin, "p", "")
+
+
+def test_one_project_cannot_fill_the_memory_of_all_with_revoked_tokens(auth: Auth) -> None:
+    for number in range(MAX_REVOKED_TOKENS):
+        auth.store.revocations.revoke_token("p", str(number), auth.clock.now(), auth.clock.now())
+    with pytest.raises(ResourceExhausted, match="revoke the subject"):
+        auth.tokens.revoke_id(auth.store, auth.admin, "p", "one-more")
+    auth.tokens.revoke_id(auth.store, auth.admin, "q", "another-project")
+    auth.clock.advance(1000)
+    auth.tokens.revoke_id(auth.store, auth.admin, "p", "one-more")
+
+
+def test_nobody_revokes_the_tokens_of_his_betters(auth: Auth) -> None:
+    tenant, _ = auth.account("tenant", "admin")
+    actor = Actor(tenant.name, "p")
+    with pytest.raises(PermissionDenied) as caught:
+        auth.tokens.revoke_subject(auth.store, actor, auth.admin.subject)
+    assert caught.value.reason == "RIGHTS_EXCEEDED"
+    assert auth.tokens.revoke_subject(auth.store, actor, tenant.name) == 1
 
 
 def test_sessions_of_one_person_are_bounded(auth: Auth, person: Account) -> None:

@@ -22,7 +22,7 @@ from sealane_auth.accounts import AccountRules, NewAccount, NewCredential
 from sealane_auth.clients import ASSERTION_TYPE
 from sealane_auth.exchange import GRANT_TYPE
 from sealane_auth.minting import ACCESS_TOKEN
-from sealane_auth.passphrases import Passphrases
+from sealane_auth.passphrases import WRONG_TRIES, Passphrases
 from sealane_auth.store import Store
 
 PHRASE = "correct horse battery"
@@ -231,6 +231,8 @@ async def test_bad_dpop_proofs(face: Face) -> None:
         (face.proof(htm="GET"),),
         (face.proof(iat=int(face.clock.now()) - 120),),
         (face.proof(jti=None),),
+        (face.proof(jti="x" * 129),),
+        (face.proof(jti=""),),
         (face.proof(), face.proof()),
         (hmac_proof,),
         (("dpop", "nonsense"),),
@@ -251,6 +253,14 @@ async def test_a_person_logs_in_refreshes_and_logs_out(face: Face) -> None:
     assert (await face.post("/oauth2/revoke", {"token": str(second["refresh_token"])})).status == 200
     gone = await face.post("/oauth2/token", again | {"refresh_token": str(second["refresh_token"])})
     assert (gone.status, gone.body["error"]) == (400, "invalid_grant")
+
+
+async def test_a_client_id_that_nobody_can_have_is_refused_before_it_is_looked_at(face: Face) -> None:
+    """Ten wrong ones lock a client out, so its id is remembered; this one is not."""
+    for _ in range(WRONG_TRIES + 1):
+        form = GRANT | {"client_id": "x" * 151, "client_secret": "wrong pass phrase"}
+        answer = await face.post("/oauth2/token", form)
+        assert (answer.status, answer.body["error"]) == (401, "invalid_client")
 
 
 async def test_too_many_wrong_passphrases_are_429(face: Face) -> None:

@@ -174,6 +174,16 @@ def test_an_old_intermediate_is_followed_by_a_new_one_of_the_same_root(tmp_path:
         files.rotate(now)
 
 
+def test_a_clock_that_was_set_back_leaves_a_key_that_signs(site: Site) -> None:
+    kid = signing_kid(site)
+    site.secrets.keyring.retire(site.store.keys, site.store.revocations, kid)
+    fresh = signing_kid(site)
+    site.clock.advance(-3600)
+    assert signing_kid(site) == fresh
+    assert fresh in site.secrets.keyring.public_keys(site.store.keys)
+    assert site.secrets.keyring.tick(site.store.keys) is None
+
+
 def test_states_follow_from_times_alone() -> None:
     keys = [SigningKey("a", b"", b"", 0.0, 0.0, withdraw_time=30.0), SigningKey("b", b"", b"", 5.0, 10.0)]
     seen = [[state_of(key, keys, now) for key in keys] for now in (0.0, 9.9, 10.0, 29.9, 30.0)]

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from sealane.auth.v1 import identity_service_pb2 as pb
-from sealane.errors import AlreadyExists, NotFound, Unavailable
+from sealane.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
 from sealane.records import tables
 from sealane.records.database import Database
 from sealane.records.migrate import migrate
@@ -107,6 +107,32 @@ def test_a_request_id_runs_once(database: Database) -> None:
         once(pb.ListServiceAccountsRequest(parent="projects/other"))
     once(request, project="q")
     assert len(runs) == 2
+
+
+def test_request_ids_are_short_and_forgotten_after_a_week(database: Database) -> None:
+    def once(number: int, now: float, request_id: str = "") -> None:
+        message = pb.ListServiceAccountsRequest(parent=str(number))
+        wanted = request_id or str(number)
+        database.write(
+            lambda c: tables.once(c, project="p", request_id=wanted, request=message, now=now, run=lambda: b"a")
+        ).result(5)
+
+    def kept(connection: sa.Connection) -> set[str]:
+        return set(connection.scalars(sa.select(tables.request_ids.c.request_id)))
+
+    week = 7 * 86_400.0
+    for number in range(50):
+        once(number, 0.0)
+    for number in range(100, 200):
+        once(number, week - 1.0)
+    assert len(database.read(kept).result(5)) == 150, "none is forgotten early"
+    for number in range(200, 300):
+        once(number, week + 1.0)
+    assert database.read(kept).result(5) == {str(number) for number in range(100, 300)}
+    with pytest.raises(InvalidArgument) as caught:
+        once(1, 0.0, "x" * 129)
+    assert caught.value.field == "request_id"
+    once(1, 0.0, "x" * 128)
 
 
 @pytest.mark.parametrize("service", ["auth", "registry", "scheduler"])

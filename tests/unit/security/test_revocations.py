@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from sealane.clock import ManualClock
 from sealane.errors import Unauthenticated, Unavailable
@@ -54,6 +58,26 @@ def test_a_peer_without_a_certificate_is_no_concern_of_theirs() -> None:
     known.check_peer(Peer())
     with pytest.raises(Unauthenticated):
         known.check_peer(Peer(spiffe_id="spiffe://sealane/node/n"))
+
+
+def test_a_certificate_that_does_not_name_its_issuers_key_is_refused_always() -> None:
+    """The holder of a stolen intermediate writes what its leaves say; without the key identifier they are not known."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "registry.service.sealane")])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(7)
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=1))
+    )
+    by_name = x509.AuthorityKeyIdentifier(None, [x509.DirectoryName(name)], 7)
+    for made in (builder, builder.add_extension(by_name, critical=False)):
+        pem = made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        with pytest.raises(Unauthenticated, match="issuer"):
+            Revocations(ManualClock()).check_peer(Peer("spiffe://sealane/service/registry", certificate_pem=pem))
 
 
 def test_they_are_fresh_for_a_minute_after_each_word_from_auth() -> None:

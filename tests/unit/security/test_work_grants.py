@@ -48,6 +48,14 @@ def test_it_is_good_for_a_week_though_the_certificate_is_good_for_a_day(site: Si
         site.grants.verify(site.signed, "edge-1")
 
 
+def test_an_expired_leaf_does_not_sign_for_years(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_grants, "LIFETIME_SECONDS", 50 * 365 * 86_400)
+    signed = work_grants.issue(GRANT, site.scheduler, site.clock.now())
+    monkeypatch.undo()
+    with pytest.raises(PermissionDenied, match="over"):
+        site.grants.verify(signed, "edge-1")
+
+
 def test_another_nodes_and_none_are_refused(site: Site) -> None:
     for grant, node in ((site.signed, "edge-2"), ("", "edge-1"), ("a.b.c", "edge-1"), (site.signed[:-2], "edge-1")):
         with pytest.raises(PermissionDenied):

@@ -458,16 +458,22 @@ class RenewCertificateRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CERTIFICATE_REQUEST_FIELD_NUMBER: _builtins.int
+    DEVICE_PROOF_FIELD_NUMBER: _builtins.int
     certificate_request: _builtins.bytes
     """PKCS #10 certificate request with the new key, PEM."""
+    device_proof: _builtins.str
+    """Proof by the device key; see EnrollRequest.device_proof. Needed of who joined with one, so that a certificate that
+    was copied without it ends by itself.
+    """
     def __init__(
         self,
         *,
         certificate_request: _builtins.bytes = ...,
+        device_proof: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "device_proof", b"device_proof"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -389,16 +389,20 @@ class WatchRevocationsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    ERA_FIELD_NUMBER: _builtins.int
     after_sequence: _builtins.int
     """Sequence of the last update that was seen; 0 asks for a snapshot."""
+    era: _builtins.str
+    """The era of that update; another one than auth's present one is answered with a snapshot."""
     def __init__(
         self,
         *,
         after_sequence: _builtins.int = ...,
+        era: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "era", b"era"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -413,10 +417,15 @@ class RevocationUpdate(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     REVOCATIONS_FIELD_NUMBER: _builtins.int
+    ERA_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Sequence of the last revocation known to auth."""
     snapshot: _builtins.bool
     """Set where `revocations` replace all that was known before."""
+    era: _builtins.str
+    """Within an era sequences go on without a gap. A start of auth begins another one, since its database may have been
+    restored from a backup.
+    """
     @_builtins.property
     def revocations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Revocation]:
         """The revocations, oldest first."""
@@ -427,10 +436,11 @@ class RevocationUpdate(_message.Message):
         sequence: _builtins.int = ...,
         snapshot: _builtins.bool = ...,
         revocations: _abc.Iterable[Global___Revocation] | None = ...,
+        era: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revocations", b"revocations", "sequence", b"sequence", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["era", b"era", "revocations", b"revocations", "sequence", b"sequence", "snapshot", b"snapshot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -193,6 +193,9 @@ def test_a_token_for_some_models_sees_and_does_nothing_with_others(site: LightSi
                 site.client.models.get_version("digits@1").variants[0].files[0].sha256, site.data / "stolen"
             ),
         ]
+        with pytest.raises(SealaneError) as stolen:  # a file of another model, by its digest, in a version of one's own
+            limited.models.add_variant("fraud-eu@1", LIGHT / "litert-float.tflite", variant="stolen")
+        assert stolen.value.kind == "NOT_FOUND"
         for number, attempt in enumerate(absent):
             with pytest.raises(SealaneError) as caught:
                 attempt()
