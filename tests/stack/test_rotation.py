@@ -225,8 +225,17 @@ def test_a_distrusted_intermediate_is_replaced_everywhere_and_calls_go_on(standi
         assert answer["probabilities"].shape == (1, 10)
 
 
-def test_an_evicted_node_is_put_out_and_its_work_goes_elsewhere(standing: LightSite, tmp_path: Path) -> None:
+@pytest.fixture
+def leaving(tmp_path: Path) -> Iterator[LightSite]:
+    """A suite of its own: nothing else has changed in it."""
+    with running(tmp_path / "leaving") as site:
+        site.deploy_cameras(site.push())
+        yield site
+
+
+def test_an_evicted_node_is_put_out_and_its_work_goes_elsewhere(leaving: LightSite) -> None:
     """AUTH-6: a stolen device."""
+    standing = leaving
     client = standing.client
     assert {node for node, _ in standing.places(CAMERA_B)} == {EDGE}
     begun = time.monotonic()
