@@ -26,9 +26,9 @@ from sealane.client import (
     Rule,
     connect,
 )
-from sealane.client.logins import ISSUER, read_login, write_login
+from sealane.client.logins import read_login, write_login
 from sealane.errors import PermissionDenied, Unauthenticated
-from sealane.security import jws, tokens
+from sealane.security import jws
 
 PHRASE = "correct horse battery"
 
@@ -213,10 +213,6 @@ def test_a_pipeline_needs_no_secret_of_ours(sealane: Command, home: Path, issuer
         )
         assert len(made.rules) == 2
         admin.issuers.distrust("inline")
-
-
-def test_the_issuers_name_is_one() -> None:
-    assert ISSUER == tokens.ISSUER
 
 
 def test_no_file_of_a_login_is_open_to_others(tmp_path: Path) -> None:

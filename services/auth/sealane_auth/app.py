@@ -108,7 +108,7 @@ def _database(config: Config, secrets: Secrets, clock: Clock) -> Database:
     def prepare(connection: sa.Connection) -> None:
         migrate(connection, Path(__file__).parent / "migrations")
         admin = config.data_dir / "admin.json"
-        bootstrap.ensure_records(SqlStore(connection), secrets.keyring, config.project, admin, clock.now())
+        bootstrap.ensure_records(SqlStore(connection), secrets.keyring, config.project, admin, clock)
 
     database.start(prepare)
     return database

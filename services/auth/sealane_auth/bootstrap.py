@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 from sealane.clock import Clock
 from sealane.security import tls
-from sealane_auth.account_store import Account, Binding, Credential, Project
+from sealane_auth.accounts import ADMIN, AccountRules
 from sealane_auth.authority_files import Authority, CertificateLives
 from sealane_auth.config import Config
 from sealane_auth.enrollment import Enrollment
 from sealane_auth.keyfile import KeyFile, write_secret
 from sealane_auth.signing import Keyring, Lives
 from sealane_auth.store import Store
-
-ADMIN = "admin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +55,11 @@ def own_identity(directory: Path, enrollment: Enrollment, hosts: tuple[str, ...]
     return tls.store(directory, private_key, tls.Issued(issued.chain, enrollment.trust_bundle, issued.spiffe_id, {}))
 
 
-def ensure_records(store: Store, keyring: Keyring, project: str, admin_file: Path, now: float) -> None:
-    """Signing key, first project and admin account; the credential goes to `admin_file` before it becomes valid."""
+def ensure_records(store: Store, keyring: Keyring, project: str, admin_file: Path, clock: Clock) -> None:
+    """Signing key, first project and admin account; the credential is on disk before the transaction commits."""
     keyring.prepare(store.keys)
-    client_id = f"{ADMIN}@{project}"
-    if store.accounts.account_by_client(client_id) is not None:
+    if store.accounts.account_by_client(f"{ADMIN}@{project}") is not None:
         return
-    secret = secrets.token_urlsafe(32)
-    credential = {"client_id": client_id, "client_secret": secret, "project": project}
+    account, secret = AccountRules(clock).create_first_admin(store, project)
+    credential = {"client_id": account.client_id, "client_secret": secret, "project": project}
     write_secret(admin_file, json.dumps(credential).encode())
-    if project not in {each.project for each in store.accounts.projects("", 1000)}:
-        store.accounts.add_project(Project(project, now))
-    account = Account(project, ADMIN, client_id, (), now, secrets.token_hex(8))
-    store.accounts.put_account(account)
-    digest = hashlib.sha256(secret.encode()).hexdigest()
-    store.accounts.put_credential(Credential(account.name, secrets.token_hex(8), "secret", digest, now))
-    binding_id = secrets.token_hex(8)
-    store.accounts.put_binding(Binding(project, binding_id, account.name, "admin", "", platform=True, create_time=now))

@@ -23,8 +23,6 @@ from sealane.security import jws
 
 #: File of a data directory that keeps a login.
 LOGIN = "login.json"
-#: Issuer of our tokens (``sealane.security.tokens.ISSUER``, which needs more than the SDK's dependencies).
-ISSUER = "https://auth.service.sealane"
 _ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _JWT = "urn:ietf:params:oauth:token-type:jwt"
 _ASSERTION_SECONDS = 60
@@ -58,7 +56,7 @@ class PrivateKeyCredentials:
         claims = {
             "iss": self.client_id,
             "sub": self.client_id,
-            "aud": ISSUER,
+            "aud": jws.ISSUER,
             "iat": now,
             "exp": now + _ASSERTION_SECONDS,
             "jti": str(uuid.uuid4()),

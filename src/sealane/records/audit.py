@@ -8,11 +8,8 @@ no state that the table does not have, and can be killed at any point: a row is 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,26 +184,3 @@ def _append(path: Path, checkpoint: Checkpoint) -> None:
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
-
-
-class AuditKey:
-    """Records values that must not stand in the log in clear: whoever knows the value can find it, nobody can read it.
-
-    Args:
-        path: file beside the database; made at first use, readable by its owner alone.
-    """
-
-    def __init__(self, path: Path) -> None:
-        if not path.exists():
-            temporary = path.with_name(path.name + ".new")
-            temporary.unlink(missing_ok=True)
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(secrets.token_bytes(32))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        self._key = path.read_bytes()
-
-    def hidden(self, value: str) -> str:
-        """``hmac-sha256:`` and the value's HMAC-SHA256 under this service's key, hexadecimal."""
-        return "hmac-sha256:" + hmac.digest(self._key, value.encode(), hashlib.sha256).hex()

@@ -44,7 +44,7 @@ def standard(
     every_call: bool = True,
 ) -> list[Middleware]:
     """The list, the same everywhere, outermost first. Errors are translated around it by the adapter."""
-    live: list[Middleware] = [] if guard.revocations is None else [LiveStreams(guard.revocations)]
+    live: list[Middleware] = [] if guard.revocations is None else [LiveStreams(guard.revocations, guard.clock)]
     return [
         Limits(max_in_flight),
         Tracing(telemetry_, every_call=every_call),

@@ -232,9 +232,9 @@ def test_a_statement_carries_the_join_tokens_attributes(site: Site) -> None:
 
 def test_the_first_start_makes_one_admin_and_later_ones_none(site: Site, tmp_path: Path) -> None:
     path = tmp_path / "admin.json"
-    bootstrap.ensure_records(site.store, site.secrets.keyring, "p", path, 0.0)
+    bootstrap.ensure_records(site.store, site.secrets.keyring, "p", path, site.clock)
     first = path.read_bytes()
     assert path.stat().st_mode & 0o777 == 0o600
     path.unlink()  # the operator took it away
-    bootstrap.ensure_records(site.store, site.secrets.keyring, "p", path, 0.0)
+    bootstrap.ensure_records(site.store, site.secrets.keyring, "p", path, site.clock)
     assert first and not path.exists()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
-import stat
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from sealane.clock import ManualClock
 from sealane.errors import DataLoss, InvalidArgument, Unavailable
 from sealane.records import audit as sealing
 from sealane.records import tables
-from sealane.records.audit import AuditKey, Sealer
+from sealane.records.audit import Sealer
 from sealane.records.audit_servicer import AuditServicer
 from sealane.records.database import Database
 from sealane.records.tables import Actor
@@ -321,13 +319,3 @@ async def test_an_idle_service_commits_nothing(service: Service, monkeypatch: py
     monkeypatch.setattr(service.database, "write", forbidden)
     await service.sealer.seal()
     await service.sealer.mark()
-
-
-def test_a_hidden_value_can_be_found_by_who_knows_it(tmp_path: Path) -> None:
-    path = tmp_path / "audit.key"
-    key = AuditKey(path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert key.hidden("secret") == AuditKey(path).hidden("secret")
-    assert key.hidden("secret") != AuditKey(tmp_path / "other.key").hidden("secret")
-    assert "secret" not in json.dumps(key.hidden("secret"))
-    assert len(key.hidden("")) == len("hmac-sha256:") + 64
