@@ -7,6 +7,7 @@ import datetime
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -48,11 +49,12 @@ class Outcome:
 def run(promise: Promise) -> Outcome:
     """Run one command: exit status 0 holds, but not where every test was skipped."""
     done = subprocess.run(
-        [sys.executable, *promise.command.split()], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, *shlex.split(promise.command)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     lines = done.stdout.strip().splitlines()
-    figures = [line.removeprefix("figure: ") for line in lines if line.startswith("figure: ")]
-    figure = figures[-1] if figures else (lines[-1] if lines else "printed nothing").strip("= ")
+    # pytest's dots may stand before what a test prints.
+    figures = [line.partition("figure: ")[2] for line in lines if "figure: " in line]
+    figure = "; ".join(figures) if figures else (lines[-1] if lines else "printed nothing").strip("= ")
     if done.returncode == 0 and "skipped" in figure and " passed" not in figure:
         return Outcome("not shown here", figure)
     if done.returncode != 0:
