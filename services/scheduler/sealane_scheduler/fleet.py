@@ -56,6 +56,8 @@ class NodeState:
     seen: float = 0.0
     lost: float = 0.0
     """When the stream broke; meaningless while there is one."""
+    evicted: bool = False
+    """Put out for good: its work goes elsewhere at once."""
     grace: float = 0.0
     """Extra seconds before a substitute is placed, after a restart of the scheduler."""
     rtt_ms: float = 0.0
@@ -115,12 +117,13 @@ class Fleet:
         state = self._nodes.get(node)
         return state is not None and state.session == session
 
-    def disconnect(self, node: str, session: int) -> bool:
-        """A stream ended; False where a newer one has replaced it."""
+    def disconnect(self, node: str, session: int, *, evicted: bool = False) -> bool:
+        """A stream ended; False where a newer one has replaced it. Who was evicted is not waited for."""
         state = self._nodes.get(node)
         if state is None or state.session != session:
             return False
-        state.session, state.lost, state.state = 0, self._clock.monotonic(), SUSPECT
+        state.session, state.lost, state.evicted = 0, self._clock.monotonic(), evicted
+        state.state = self._judge(state)
         return True
 
     def heartbeat(self, node: str, rtt_ms: float | None, statement: str) -> None:
@@ -149,6 +152,8 @@ class Fleet:
         return self._clock.monotonic() - since - state.grace
 
     def _judge(self, state: NodeState) -> str:
+        if state.evicted:
+            return DEAD
         silent = self._clock.monotonic() - (state.seen if state.session else state.lost)
         if state.session and silent < _SUSPECT_SECONDS[state.tier]:
             return READY

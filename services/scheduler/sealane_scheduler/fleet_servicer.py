@@ -17,6 +17,7 @@ from sealane.scheduler.v1 import deployment_service_pb2 as deployment_pb
 from sealane.scheduler.v1 import fleet_service_pb2 as pb
 from sealane.security import statements
 from sealane.security.keys import KeySet
+from sealane.security.revocations import PEER_EVICTED
 from sealane_scheduler import present
 from sealane_scheduler.cluster import Copy, Told
 from sealane_scheduler.controller import Controller
@@ -63,7 +64,8 @@ class FleetServicer:
                 yield message
         finally:
             reader.cancel()
-            if self._controller.fleet.disconnect(node, session):
+            evicted = call.revoked is not None and call.revoked.reason == PEER_EVICTED
+            if self._controller.fleet.disconnect(node, session, evicted=evicted):
                 self._changed()
 
     async def RenewTask(self, request: pb.RenewTaskRequest, call: Call) -> pb.RenewTaskResponse:

@@ -22,6 +22,8 @@ log = logging.getLogger("sealane.revocations")
 
 #: Who has not heard of auth for so long refuses calls of high risk (SECURITY 3.5).
 STALE_SECONDS = 60.0
+#: Reason of the refusal of a peer that was put out.
+PEER_EVICTED = "PEER_EVICTED"
 #: Tokens live 900 seconds at most, so what is about tokens alone is over then, clocks that differ included.
 KEPT_SECONDS = 1200.0
 #: The file is written at most so often; signs of life, which come every five seconds, bring what was left.
@@ -166,7 +168,7 @@ class Revocations:
             return
         begin = known.get((Kind.PEER, "", peer.spiffe_id))
         if begin is not None and (not begin or peer.certificate.not_before < begin):
-            raise Unauthenticated("the certificate's holder was evicted; join again", reason="PEER_EVICTED")
+            raise Unauthenticated("the certificate's holder was evicted; join again", reason=PEER_EVICTED)
         if (Kind.ISSUER, "", peer.certificate.issuer_key_id) in known:
             raise Unauthenticated(
                 "the certificate's issuer is no longer trusted; enroll again with the device key",

@@ -145,6 +145,19 @@ async def test_a_broken_stream_stops_routes_at_once_and_moves_work_after_a_momen
     assert world.endpoints("b") == ["cloud-1"]
 
 
+async def test_work_of_an_evicted_node_goes_elsewhere_without_waiting(world: World) -> None:
+    await deployed(world)
+    world.fleet.disconnect("edge-1", world.edge, evicted=True)  # type: ignore[attr-defined]
+    assert next(state.state for state in world.fleet if state.node == "edge-1") == DEAD
+    for _ in range(2):
+        world.fleet.heartbeat("cloud-1", None, "")
+        await world.settle()
+        world.serve()
+    assert world.endpoints("b") == ["cloud-1"]
+    world.fleet.connect("edge-1", facts("edge", "site-a"), "")  # a join token let it back
+    assert next(state.state for state in world.fleet if state.node == "edge-1") == READY
+
+
 async def test_a_node_that_comes_back_is_not_restarted_and_its_substitute_goes(world: World) -> None:
     await deployed(world)
     world.fleet.disconnect("edge-1", world.edge)  # type: ignore[attr-defined]
