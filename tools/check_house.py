@@ -12,6 +12,7 @@ MODULE_LINES, FUNCTION_LINES, PARAMETERS = 400, 60, 5
 FORBIDDEN_IMPORTS = {"pickle", "dill", "joblib", "tarfile", "shelve", "marshal"}
 FORBIDDEN_CALLS = {"eval", "exec"}
 BROAD_EXCEPT = {  # the translator, and the supervisors of loops
+    "src/sealane/rpc/async_dispatch.py",
     "src/sealane/rpc/dispatch.py",
     "src/sealane/rpc/server.py",
     "src/sealane/records/database.py",

@@ -12,6 +12,7 @@
     ├── Aborted              lost a race or a lease; read again
     ├── ResourceExhausted    your quota or our load (carries retry_after)
     ├── DeadlineExceeded     the time is over
+    ├── Cancelled            the caller does not wait any more
     ├── Unavailable          try again, or elsewhere, now
     ├── DataLoss             a stored digest does not match
     ├── Unimplemented        not in this installation (says what to install)
@@ -109,6 +110,12 @@ class DeadlineExceeded(SealaneError):
     kind = "DEADLINE_EXCEEDED"
 
 
+class Cancelled(SealaneError):
+    """The caller does not wait for the answer any more."""
+
+    kind = "CANCELLED"
+
+
 class Unavailable(SealaneError):
     """Not served here now; retry, or go elsewhere."""
 
@@ -145,6 +152,7 @@ BY_KIND: dict[str, type[SealaneError]] = {
         Aborted,
         ResourceExhausted,
         DeadlineExceeded,
+        Cancelled,
         Unavailable,
         DataLoss,
         Unimplemented,

@@ -63,6 +63,8 @@ class Signature:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     name: str = "serving_default"
+    method: str = ""
+    """What a SavedModel says that it is for, such as ``tensorflow/serving/classify``; empty elsewhere."""
 
     def check_inputs(self, arrays: Mapping[str, Array]) -> None:
         """Refuse inputs that this signature can never run.

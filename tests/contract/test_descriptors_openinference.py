@@ -7,6 +7,7 @@ of its own (requirements/triton.lock) and gives us its descriptors as bytes.
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,23 @@ from sealane.protocols.foreign import foreign_files
 PYTHON = Path(__file__).resolve().parents[2] / ".venv-triton" / "bin" / "python"
 DUMP = """
 import sys
-from tritonclient.grpc import service_pb2
-sys.stdout.buffer.write(service_pb2.DESCRIPTOR.serialized_pb)
+from google.protobuf import descriptor_pb2
+from tritonclient.grpc import model_config_pb2, service_pb2
+files = descriptor_pb2.FileDescriptorSet()
+for module in (model_config_pb2, service_pb2):
+    files.file.add().ParseFromString(module.DESCRIPTOR.serialized_pb)
+sys.stdout.buffer.write(files.SerializeToString())
 """
+#: Messages of which only some fields are declared; model_config.proto says why.
+PARTIAL = {
+    "ModelConfig", "ModelInput", "ModelOutput", "ModelInstanceGroup", "ModelDynamicBatching", "ModelSequenceBatching",
+    "ModelSequenceBatching.Control", "ModelSequenceBatching.State", "ModelEnsembling", "ModelEnsembling.Step",
+}  # fmt: skip
+#: Fields of KServe's dialect, which Triton's proto does not have.
+KSERVE = {
+    "RepositoryModelLoadResponse": {"model_name", "isLoaded"},
+    "RepositoryModelUnloadResponse": {"model_name", "isUnloaded"},
+}
 
 pytestmark = pytest.mark.skipif(
     not PYTHON.exists(), reason="tritonclient's environment .venv-triton is not built from requirements/triton.lock"
@@ -30,12 +45,23 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def official() -> descriptor_pb2.FileDescriptorProto:
     run = subprocess.run([PYTHON, "-c", DUMP], capture_output=True, check=True, timeout=60)
-    return descriptor_pb2.FileDescriptorProto.FromString(run.stdout)
+    return together(descriptor_pb2.FileDescriptorSet.FromString(run.stdout).file)
+
+
+def together(files: Iterable[descriptor_pb2.FileDescriptorProto]) -> descriptor_pb2.FileDescriptorProto:
+    """One file that declares what these do."""
+    whole = descriptor_pb2.FileDescriptorProto(package="inference")
+    for file in files:
+        assert file.package == "inference"
+        whole.message_type.extend(file.message_type)
+        whole.enum_type.extend(file.enum_type)
+        whole.service.extend(file.service)
+    return whole
 
 
 @pytest.fixture(scope="module")
 def ours() -> descriptor_pb2.FileDescriptorProto:
-    return next(proto for proto in foreign_files() if proto.package == "inference")
+    return together(proto for proto in foreign_files() if proto.package == "inference")
 
 
 def facts(message: descriptor_pb2.DescriptorProto) -> dict[str, tuple[object, ...]]:
@@ -66,7 +92,24 @@ def test_fields(official: descriptor_pb2.FileDescriptorProto, ours: descriptor_p
     mine = by_name(list(ours.message_type))
     assert len(mine) >= 20
     for name, message in mine.items():
-        assert facts(message) == facts(theirs[name]), name
+        wanted, declared = facts(theirs[name]), facts(message)
+        extra = KSERVE.get(name, set())
+        assert set(declared) - set(wanted) == extra, name
+        if name in PARTIAL:
+            wanted = {field: value for field, value in wanted.items() if field in declared}
+        assert {field: value for field, value in declared.items() if field not in extra} == wanted, name
+
+
+def test_enum_values(official: descriptor_pb2.FileDescriptorProto, ours: descriptor_pb2.FileDescriptorProto) -> None:
+    theirs = {enum.name: {value.name: value.number for value in enum.value} for enum in official.enum_type}
+    assert ours.enum_type
+    for enum in ours.enum_type:
+        assert {value.name: value.number for value in enum.value} == theirs[enum.name]
+    for name, message in by_name(list(ours.message_type)).items():
+        twins = {enum.name: enum for enum in by_name(list(official.message_type))[name].enum_type}
+        for enum in message.enum_type:
+            wanted = {value.name: value.number for value in twins[enum.name].value}
+            assert {value.name: value.number for value in enum.value} == wanted
 
 
 def test_methods(official: descriptor_pb2.FileDescriptorProto, ours: descriptor_pb2.FileDescriptorProto) -> None:
@@ -76,7 +119,8 @@ def test_methods(official: descriptor_pb2.FileDescriptorProto, ours: descriptor_
     for method in ours.service[0].method:
         twin = theirs[method.name]
         assert (method.input_type, method.output_type) == (twin.input_type, twin.output_type)
-        assert not twin.client_streaming and not twin.server_streaming
+        streams = (method.client_streaming, method.server_streaming)
+        assert streams == (twin.client_streaming, twin.server_streaming)
 
 
 def test_disputed_fields_are_not_declared() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
-from sealane.compat.tfserving.v1 import tensorflow_pb2, tfserving_pb2
+from sealane.compat.tfserving.v1 import example_pb2, tensorflow_pb2, tfserving_pb2
 from sealane.protocols.foreign import FOREIGN_SERVICES
 
 pytestmark = pytest.mark.tensorflow
@@ -13,6 +13,13 @@ pytestmark = pytest.mark.tensorflow
 OURS = "sealane.compat.tfserving.v1."
 #: Official fields that our partial messages leave out on purpose.
 LEFT_OUT = {
+    "ModelConfig": {"logging_config"},
+    "FileSystemStoragePathSourceConfig": {
+        "servables",
+        "file_system_poll_wait_seconds",
+        "fail_if_zero_versions_at_startup",
+        "servable_versions_always_present",
+    },
     "TensorInfo": {"composite_tensor"},
     "MetaGraphDef": {"graph_def", "saver_def", "collection_def", "asset_file_def", "object_graph_def"},
     "MetaGraphDef.MetaInfoDef": {
@@ -27,13 +34,27 @@ LEFT_OUT = {
 
 
 def official_messages() -> dict[str, Descriptor]:
+    from tensorflow.core.example import example_pb2 as tf_example_pb2
+    from tensorflow.core.example import feature_pb2
     from tensorflow.core.framework import (
         resource_handle_pb2,
         tensor_pb2,
         tensor_shape_pb2,
     )
     from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
-    from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2, status_pb2
+    from tensorflow_serving.apis import (
+        classification_pb2,
+        get_model_metadata_pb2,
+        get_model_status_pb2,
+        inference_pb2,
+        input_pb2,
+        model_management_pb2,
+        model_pb2,
+        predict_pb2,
+        regression_pb2,
+        status_pb2,
+    )
+    from tensorflow_serving.config import file_system_storage_path_source_pb2, model_server_config_pb2
 
     found: dict[str, Descriptor] = {}
     pending = []
@@ -48,6 +69,15 @@ def official_messages() -> dict[str, Descriptor]:
         model_pb2,
         predict_pb2,
         status_pb2,
+        tf_example_pb2,
+        feature_pb2,
+        classification_pb2,
+        inference_pb2,
+        input_pb2,
+        model_management_pb2,
+        regression_pb2,
+        file_system_storage_path_source_pb2,
+        model_server_config_pb2,
     ):
         pending.extend(module.DESCRIPTOR.message_types_by_name.values())
     while pending:
@@ -61,6 +91,7 @@ def our_messages() -> list[Descriptor]:
     pending = [
         *tensorflow_pb2.DESCRIPTOR.message_types_by_name.values(),
         *tfserving_pb2.DESCRIPTOR.message_types_by_name.values(),
+        *example_pb2.DESCRIPTOR.message_types_by_name.values(),
     ]
     found = []
     while pending:

@@ -26,7 +26,15 @@ ROOT = Path(__file__).parents[2]
 LIGHT = ROOT / "examples" / "digits" / "light"
 LOCAL_BASE, PUBLIC_BASE = "sealane-base:bookworm", "python:3.11-slim-bookworm"
 SERVING = ("auth", "registry", "scheduler", "inference", "worker-cloud", "worker-edge")
-PORTS = ("PORT_AUTH", "PORT_AUTH_HTTP", "PORT_REGISTRY", "PORT_SCHEDULER", "PORT_INFERENCE", "PORT_EDGE")
+PORTS = (
+    "PORT_AUTH",
+    "PORT_AUTH_HTTP",
+    "PORT_REGISTRY",
+    "PORT_SCHEDULER",
+    "PORT_INFERENCE",
+    "PORT_INFERENCE_HTTP",
+    "PORT_EDGE",
+)
 HEALTHY_SECONDS = 120.0
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]

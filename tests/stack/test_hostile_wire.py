@@ -182,7 +182,8 @@ def test_a_client_with_more_calls_than_streams_is_served(site: LightSite, place:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_rapid_reset_fails_no_call_of_somebody_else(site: LightSite, place: str) -> None:
-    with peak_below(pid(site, place), 20):
+    # Without its limits the server grows by hundreds of megabytes here.
+    with peak_below(pid(site, place), 40):
         felt = attacked(door(site, place), (CALLS[place], BODIES[place], token(site, place)))
     print(f"{place}: {felt.resets} resets, {len(felt.times_ms)} calls, p99 {felt.p99_ms:.0f} ms")
     assert felt.failures == []

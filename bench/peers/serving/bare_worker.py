@@ -27,7 +27,8 @@ from sealane.rpc.health import Health
 from sealane.security import suites
 from sealane.security.envelope import Opener
 from sealane_worker.app import MAX_IN_FLIGHT, THREADS, services
-from sealane_worker.engine import Assignment, Engine
+from sealane_worker.deployment import Assignment
+from sealane_worker.engine import Engine
 from sealane_worker.introduction import Introduction
 from sealane_worker.manifest import read_serving
 from sealane_worker.sealed import SealedServicer

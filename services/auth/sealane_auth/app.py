@@ -26,6 +26,7 @@ from sealane.records.migrate import migrate
 from sealane.records.transactions import Transactions
 from sealane.rpc import host, middleware, order
 from sealane.rpc.dispatch import Served
+from sealane.rpc.http_listener import HttpListener
 from sealane.security import jws, tls
 from sealane.security.keys import KeySet, Published
 from sealane.security.revocations import Revocations
@@ -39,7 +40,6 @@ from sealane_auth.enrollment_servicer import EnrollmentServicer
 from sealane_auth.federation import FederationRules
 from sealane_auth.federation_servicer import FederationServicer
 from sealane_auth.grants import Settings, TokenRules
-from sealane_auth.http_listener import HttpListener
 from sealane_auth.identity_servicer import IdentityServicer
 from sealane_auth.revocations import Hub
 from sealane_auth.signing_key_servicer import SealingKeyServicer, SigningKeyServicer

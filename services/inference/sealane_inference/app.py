@@ -13,44 +13,53 @@ from sealane.compat.tfserving.v1 import tfserving_pb2
 from sealane.inference.v1 import lane_service_pb2, sealed_inference_service_pb2
 from sealane.protocols.foreign import FOREIGN_SERVICES
 from sealane.rpc import host, limits, middleware, order
-from sealane.rpc.dispatch import Served
+from sealane.rpc.async_dispatch import AsyncDispatcher
+from sealane.rpc.call_metrics import CallMetrics
+from sealane.rpc.dispatch import Served, routes_of
 from sealane.rpc.quota import QuotaLimits
 from sealane.rpc.quota_shares import SharedQuotas
+from sealane.rpc.reflection import Reflection, ReflectionServicer
 from sealane.scheduler.v1 import routing_service_pb2
 from sealane.security import enroll
 from sealane.security.membership import Membership, Place
-from sealane_inference import foreign, sealed
+from sealane_inference import collector, foreign_openinference, foreign_tfserving, sealed
 from sealane_inference.certificate_tokens import CertificateTokens
+from sealane_inference.chains import Chains
 from sealane_inference.config import Config
 from sealane_inference.forward import Forwarder
+from sealane_inference.http_face import Face
+from sealane_inference.http_listeners import HttpServer
+from sealane_inference.http_metrics import MetricsFace, token_of
 from sealane_inference.lane_servicer import LaneServicer
 from sealane_inference.loads import Loads
 from sealane_inference.present import Present
-from sealane_inference.reflection import ReflectionServicer
+from sealane_inference.repository import Repository
+from sealane_inference.streams import Streams
 from sealane_inference.watch import Watch
+from sealane_inference.way import Way
 
 AUDIENCE = "sealane-inference"
 
 
-def services(present: Present, loads: Loads, forwarder: Forwarder) -> list[Served]:
+def services(way: Way) -> list[Served]:
     """Everything that both listeners serve, health aside."""
     oip = openinference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
     tfs = tfserving_pb2.DESCRIPTOR.services_by_name
     sealed_service = sealed_inference_service_pb2.DESCRIPTOR.services_by_name["SealedInferenceService"]
     lane_service = lane_service_pb2.DESCRIPTOR.services_by_name["LaneService"]
-    reflection = ReflectionServicer(
+    reflection = Reflection(
         (sealed_inference_service_pb2.DESCRIPTOR,), (*FOREIGN_SERVICES.values(), sealed_service.full_name)
     )
     servicers = (
-        (foreign.OpenInferenceServicer(present, forwarder), oip),
-        (foreign.PredictionServicer(present, forwarder), tfs["PredictionService"]),
-        (foreign.ModelServicer(present), tfs["ModelService"]),
-        (sealed.SealedServicer(present, loads, forwarder), sealed_service),
-        (LaneServicer(present, loads), lane_service),
-        (reflection, reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]),
+        (foreign_openinference.OpenInferenceServicer(way), oip),
+        (foreign_tfserving.PredictionServicer(way), tfs["PredictionService"]),
+        (foreign_tfserving.ModelServicer(way), tfs["ModelService"]),
+        (sealed.SealedServicer(way.present, way.loads, way.forwarder), sealed_service),
+        (LaneServicer(way.present, way.loads), lane_service),
+        (ReflectionServicer(reflection), reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]),
     )
     return [
-        Served(servicer, descriptor, FOREIGN_SERVICES.get(descriptor.full_name, ""))
+        Served(servicer, descriptor, FOREIGN_SERVICES.get(descriptor.full_name, ""), frozenset({"ModelStreamInfer"}))
         for servicer, descriptor in servicers
     ]
 
@@ -63,17 +72,27 @@ def build(config: Config, member: Membership, present: Present, quotas: QuotaLim
     )
     loads = Loads(clock)
     certificates = CertificateTokens(member.channel("auth", config.auth_mesh), clock, member.revocations)
-    chain = middleware.Chain(
-        order.standard(
-            telemetry_=telemetry_,
-            guard=member.guard(clock, certificates=certificates, quota=[quotas or QuotaLimits(clock)]),
-            max_in_flight=config.max_in_flight,
-            raw=foreign.RAW | sealed.RAW,
-            every_call=False,
-        )
+    usual = order.standard(
+        telemetry_=telemetry_,
+        guard=member.guard(clock, certificates=certificates, quota=[quotas or QuotaLimits(clock)]),
+        max_in_flight=config.max_in_flight,
+        raw=foreign_openinference.RAW | foreign_tfserving.RAW | sealed.RAW,
+        every_call=False,
     )
+    metrics = CallMetrics()
+    chain = middleware.Chain([metrics, *usual])
+    repository = Repository(member.channel("scheduler", config.scheduler_mesh))
+    forwarder = Forwarder(present, loads, telemetry_)
+    way = Way(present, loads, forwarder, Chains(present, forwarder), repository, Streams())
+    served = services(way)
+    dispatcher = AsyncDispatcher(routes_of(served), chain)
+    way.streams.attach(dispatcher)
     listeners = host.Listeners(config.listen, config.mesh_listen, limits.DATA_MESSAGE_BYTES)
-    return host.Host(services(present, loads, Forwarder(present, loads, telemetry_)), chain, listeners)
+    faces = [HttpServer("http", config.http_listen, Face(dispatcher, present, config.hosts))]
+    if config.metrics_listen:
+        token = token_of(config.metrics_listen, config.metrics_token_file)
+        faces.append(HttpServer("metrics", config.metrics_listen, MetricsFace(metrics, present, token)))
+    return host.Host(served, chain, listeners, faces)
 
 
 async def serve(config: Config) -> None:
@@ -98,6 +117,7 @@ async def serve(config: Config) -> None:
     watch.start(asyncio.get_running_loop())
     shares.start(quotas.take_demand)
     gateway.health.set(True)
+    collector.settle()
     host.announce(config.data_dir, ports)
     try:
         await host.until_terminated(gateway)

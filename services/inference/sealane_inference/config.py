@@ -39,6 +39,19 @@ class Config:
     mesh_listen: str = "127.0.0.1:0"
     """Where workers open their lanes."""
 
+    http_listen: str = "127.0.0.1:0"
+    """Where clients call over HTTPS."""
+
+    hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
+    """Names and addresses by which clients call `http_listen`; proofs of possession are good for these alone."""
+
+    metrics_listen: str = "127.0.0.1:0"
+    """Where Prometheus scrapes, over HTTPS; empty for nowhere."""
+
+    metrics_token_file: Path | None = None
+    """File with the bearer token that scrapers send; needed where others than this machine can reach
+    `metrics_listen`."""
+
     advertise_mesh: str = ""
     """Mesh address that workers are told; empty takes the host of `mesh_listen` with the bound port."""
 

@@ -7,23 +7,50 @@ import contextlib
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from sealane import telemetry
-from sealane.errors import FailedPrecondition, ResourceExhausted, SealaneError, Unavailable
+from sealane.errors import DeadlineExceeded, FailedPrecondition, ResourceExhausted, SealaneError, Unavailable
 from sealane.rpc.authentication import FORWARDED_BINDING, binding_of
 from sealane.rpc.call import Call
+from sealane.rpc.transport import OWN_LIMITS
 from sealane.telemetry import Telemetry
-from sealane_inference.lanes import LANE_LOST, LaneCall
+from sealane_inference.lanes import LANE_FULL, LANE_LOST, LANE_UNSENT, LaneCall
 from sealane_inference.loads import Loads
 from sealane_inference.present import Present
-from sealane_inference.routing import Endpoint, Route, pick, refusal
+from sealane_inference.routing import Endpoint, Route, keeper, pick, refusal
 
 #: Longest wait for a worker that is not there yet, within the call's own deadline.
 WAIT_SECONDS = 10.0
 #: Pause before the same workers are tried again where nothing has changed.
 RETRY_SECONDS = 0.2
 
+#: Of the calls so many may go to a second worker because the first had too much to do, and a few beside.
+RETRY_SHARE = 0.1
+RETRIES_AT_REST = 10.0
+
+#: A worker that is at another epoch has not run the call.
+STALE_ROUTE = "STALE_ROUTE"
+
 FindRoute = Callable[[], Route]
+
+
+@dataclass(slots=True)
+class RetryBudget:
+    """Second tries after a refusal for overload: where all workers have too much to do, they must not double it."""
+
+    tokens: float = RETRIES_AT_REST
+
+    def earn(self) -> None:
+        """A call came."""
+        self.tokens = min(self.tokens + RETRY_SHARE, RETRIES_AT_REST)
+
+    def spend(self) -> bool:
+        """Whether there may be a second try."""
+        if self.tokens < 1.0:
+            return False
+        self.tokens -= 1.0
+        return True
 
 
 class Forwarder:
@@ -33,6 +60,7 @@ class Forwarder:
         self._present = present
         self._loads = loads
         self._telemetry = telemetry_
+        self._budget = RetryBudget()
 
     async def repeatable(self, call: Call, find: FindRoute) -> bytes:
         """Forward a call that may run more than once: every failure to reach an answer is retried.
@@ -41,8 +69,10 @@ class Forwarder:
 
         Raises:
             Unavailable: no worker answered in the time there was.
+            ResourceExhausted: those who serve it have too much to do.
             SealaneError: what `find` raises, or what a worker answered.
         """
+        self._budget.earn()
         patience = min(call.deadline, time.monotonic() + WAIT_SECONDS)
         tried: set[tuple[str, int]] = set()
         failure: SealaneError | None = None
@@ -59,6 +89,8 @@ class Forwarder:
                 try:
                     return await self._send(call, route, endpoint)
                 except (Unavailable, ResourceExhausted) as error:
+                    if not self._elsewhere(error):
+                        raise
                     failure = error
                     tried.add((endpoint.node, endpoint.epoch))
                     continue
@@ -66,6 +98,57 @@ class Forwarder:
                 raise failure or _nobody(route)
             await _wait(change, patience)
             tried.clear()
+
+    def _elsewhere(self, error: SealaneError) -> bool:
+        """Whether another worker may be asked after this refusal."""
+        if not isinstance(error, ResourceExhausted) or error.reason == LANE_FULL:  # no worker has seen that one
+            return True
+        return error.reason not in OWN_LIMITS and self._budget.spend()
+
+    async def kept(self, call: Call, find: FindRoute, key: str) -> bytes:
+        """Forward a call to the worker that keeps what belongs to `key`; it is never run twice.
+
+        Raises:
+            Unavailable: that worker is out of reach, or was lost while it may have run the call.
+            SealaneError: what `find` raises, or what the worker answered.
+        """
+        patience = min(call.deadline, time.monotonic() + WAIT_SECONDS)
+        while True:
+            change = self._present.change()
+            route = find()
+            if (refused := refusal(route)) is not None:
+                raise refused
+            endpoint = keeper(route.endpoints, key)
+            failure = _nobody(route)
+            if endpoint is not None and self._present.lane(endpoint.node) is not None:
+                try:
+                    return await self._send(call, route, endpoint, once=True)
+                except Unavailable as error:
+                    if error.reason not in (LANE_UNSENT, STALE_ROUTE):
+                        raise
+                    failure = error
+            if time.monotonic() >= patience:
+                raise failure
+            await _wait(change, patience)
+
+    async def everywhere(self, call: Call, route: Route) -> list[bytes]:
+        """Ask all workers of a route; those that cannot be reached are left out.
+
+        Raises:
+            Unavailable: none can be reached.
+            SealaneError: what a worker answered.
+        """
+        endpoints = self._present.reachable(route)
+        outcomes = await asyncio.gather(
+            *(self._send(call, route, endpoint) for endpoint in endpoints), return_exceptions=True
+        )
+        answers = [outcome for outcome in outcomes if isinstance(outcome, bytes)]
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and (not answers or not isinstance(outcome, Unavailable)):
+                raise outcome
+        if not answers:
+            raise _nobody(route)
+        return answers
 
     async def once(self, call: Call, route: Route, key_ids: tuple[str, ...]) -> bytes:
         """Forward a sealed call to one of its recipients; another one only where the first did not run it.
@@ -89,24 +172,29 @@ class Forwarder:
             endpoint = pick(recipients, self._loads, random.choice)
             recipients.remove(endpoint)
             try:
-                return await self._send(call, route, endpoint)
-            except Unavailable as error:
+                return await self._send(call, route, endpoint, once=True)
+            except (Unavailable, ResourceExhausted) as error:
                 # Lost after it was sent: the envelope may have run, so the sender has to seal anew.
-                if error.reason == LANE_LOST or not recipients:
+                if error.reason == LANE_LOST or not recipients or not self._elsewhere(error):
                     raise
 
-    async def _send(self, call: Call, route: Route, endpoint: Endpoint) -> bytes:
+    async def _send(self, call: Call, route: Route, endpoint: Endpoint, *, once: bool = False) -> bytes:
+        remaining = call.remaining
+        if remaining <= 0:
+            raise DeadlineExceeded("the deadline was over before a worker was asked; allow more time")
         lane = self._present.lane(endpoint.node)
         if lane is None:
             raise _nobody(route)
-        facts = {telemetry.NODE: endpoint.node, telemetry.DEPLOYMENT: route.name}
-        with self._telemetry.span(telemetry.SPAN_LANE, **facts):
-            outgoing = LaneCall(call.method.path, route.name, endpoint.epoch, _metadata(call), call.body or b"")
-            begun = self._loads.begin(endpoint.node)
-            try:
-                return await lane.call(outgoing, max(0.0, call.remaining))
-            finally:
-                self._loads.end(endpoint.node, begun)
+        outgoing = LaneCall(call.method.path, route.name, endpoint.epoch, _metadata(call), call.body or b"", once)
+        begun = self._loads.begin(endpoint.node)
+        try:
+            if not telemetry.sampled():  # most are not, and a span that is none costs as much as the lane itself
+                return await lane.call(outgoing, remaining)
+            facts = {telemetry.NODE: endpoint.node, telemetry.DEPLOYMENT: route.name}
+            with self._telemetry.span(telemetry.SPAN_LANE, **facts):
+                return await lane.call(replace(outgoing, metadata=_metadata(call)), remaining)
+        finally:
+            self._loads.end(endpoint.node, begun)
 
 
 def _metadata(call: Call) -> dict[str, str]:

@@ -32,6 +32,11 @@ class Present:
         return self._table is not None
 
     @property
+    def has_chains(self) -> bool:
+        """Whether a route is a chain of models."""
+        return self._table is not None and self._table.has_chains
+
+    @property
     def table(self) -> RouteTable:
         """The last table.
 
@@ -43,6 +48,11 @@ class Present:
         if self._lost is not None and self._clock.monotonic() - self._lost > HOLD_SECONDS:
             raise Unavailable("the routes are older than a day; bring the scheduler back", reason="STALE_ROUTES")
         return self._table
+
+    def models(self) -> list[tuple[str, str, str]]:
+        """Project, deployment and version of every route."""
+        routes = self._table.routes if self._table is not None else {}
+        return [(item.project, item.deployment, item.version) for known in routes.values() for item in known.values()]
 
     def replace(self, table: RouteTable) -> None:
         """Take over a newer table."""

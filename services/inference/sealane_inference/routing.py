@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from sealane.ensembles import Chain
 from sealane.errors import Unavailable
 from sealane.protocols import naming
 from sealane.protocols.call import Target
+from sealane.tensors import Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +29,20 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainRoute:
+    """What a route of a chain has beside others: the chain, what callers send and get, the ids of its models."""
+
+    chain: Chain
+    signature: Signature
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """The workers of one deployment, or why there are none.
 
-    `constraint` names what forbids every placement; empty while a placement may still come.
+    `constraint` names what forbids every placement; empty while a placement may still come. `served_name` is a name of
+    several versions, each a route of its own, and `labels` are those of this version under it.
     """
 
     project: str
@@ -39,6 +52,14 @@ class Route:
     endpoints: tuple[Endpoint, ...] = ()
     unavailable_reason: str = ""
     constraint: str = ""
+    served_name: str = ""
+    labels: tuple[str, ...] = ()
+    chain: ChainRoute | None = None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Ids of the models that it runs."""
+        return (self.model,) if self.chain is None else self.chain.models
 
     @property
     def name(self) -> str:
@@ -52,31 +73,49 @@ class RouteTable:
 
     revision: int = 0
     routes: Mapping[str, Mapping[str, Route]] = field(default_factory=dict)
+    has_chains: bool = False
 
     @classmethod
     def of(cls, revision: int, routes: Iterable[Route]) -> RouteTable:
         """A table of these routes."""
         by_project: defaultdict[str, dict[str, Route]] = defaultdict(dict)
+        has_chains = False
         for route in routes:
             by_project[route.project][route.deployment] = route
-        return cls(revision, dict(by_project))
+            has_chains |= route.chain is not None
+        return cls(revision, dict(by_project), has_chains)
 
 
 def resolve(table: RouteTable, project: str, target: Target) -> Route | None:
     """The route that `target` means in a project; None where the model, version or label is not there.
 
-    A deployment serves one version, so a version is a check and never a choice. Labels are the
-    registry's aliases, which a deployment has followed already; none can be asked for here.
+    A deployment serves one version, so a version is a check and not a choice; a served name has several versions, of
+    which the one that is asked for is meant, by its number or its label, and else the highest that is available.
 
     Raises:
         FailedPrecondition: a model id with several deployments.
     """
     routes = table.routes.get(project, {})
+    named = served(routes.values(), target.model)
+    if named:
+        return next((route for route in named if _is_wanted(route, target)), None)
     deployment = naming.resolve(target.model, {route.deployment: route.model for route in routes.values()})
     if deployment is None or target.label:
         return None
     route = routes[deployment]
     return None if target.version and target.version != route.version else route
+
+
+def served(routes: Iterable[Route], name: str) -> list[Route]:
+    """The versions of a served name: those with a worker first, then by their number, the highest first."""
+    named = [route for route in routes if route.served_name and route.served_name == name]
+    return sorted(named, key=lambda route: (not route.endpoints, -int(route.version)))
+
+
+def _is_wanted(route: Route, target: Target) -> bool:
+    if target.label:
+        return target.label in route.labels
+    return target.version in ("", route.version)
 
 
 class Costs(Protocol):
@@ -94,6 +133,15 @@ def pick(endpoints: Sequence[Endpoint], costs: Costs, choose: Callable[[Sequence
     priced = [(costs.of(endpoint.node), endpoint) for endpoint in endpoints]
     least = min(price for price, _ in priced)
     return choose([endpoint for price, endpoint in priced if price == least])
+
+
+def keeper(endpoints: Sequence[Endpoint], key: str) -> Endpoint | None:
+    """The endpoint that keeps what belongs to `key`: the same while it is there (rendezvous hashing, Thaler 1996)."""
+    return max(endpoints, key=lambda endpoint: _weight(endpoint.node, key), default=None)
+
+
+def _weight(node: str, key: str) -> bytes:
+    return hashlib.blake2b(f"{node}\0{key}".encode(), digest_size=8).digest()
 
 
 def refusal(route: Route) -> Unavailable | None:

@@ -7,6 +7,7 @@ from sealane.inference.v1 import sealed_inference_service_pb2 as pb
 from sealane.protocols.call import Target
 from sealane.protocols.peek import peek_sealed
 from sealane.rpc.call import Call
+from sealane_inference.finder import may_use
 from sealane_inference.forward import Forwarder
 from sealane_inference.loads import Loads
 from sealane_inference.present import Present
@@ -27,7 +28,7 @@ class SealedServicer:
     async def GetSealingContext(self, request: pb.GetSealingContextRequest, call: Call) -> pb.SealingContext:
         """Deployment, version and the workers to seal to, cheapest first."""
         route = resolve(self._present.table, call.caller.project, Target(request.model))
-        if route is None or not call.caller.may_use("infer", route.model):
+        if route is None or not may_use(call, route):
             raise _absent(request.model)
         if (refused := refusal(route)) is not None:
             raise refused
@@ -49,7 +50,7 @@ class SealedServicer:
         """Forwarded, to a worker that the sender sealed to."""
         wanted = peek_sealed(call.body or b"")
         route = _named(self._present.table, call.caller.project, wanted.deployment)
-        if route is None or not call.caller.may_use("infer", route.model):
+        if route is None or not may_use(call, route):
             raise _absent(wanted.deployment)
         return await self._forwarder.once(call, route, wanted.key_ids)
 

@@ -12,13 +12,15 @@ import random
 import threading
 from collections.abc import Callable
 
+from sealane import ensemble_messages
 from sealane.errors import SealaneError, Unauthenticated
 from sealane.rpc.channel import Target, connect
+from sealane.scheduler.v1 import deployment_service_pb2 as deployment_pb
 from sealane.scheduler.v1 import routing_service_pb2 as pb
 from sealane.scheduler.v1 import routing_service_pb2_grpc
 from sealane.security import jws
 from sealane_inference.present import Present
-from sealane_inference.routing import Endpoint, Route, RouteTable
+from sealane_inference.routing import ChainRoute, Endpoint, Route, RouteTable
 
 log = logging.getLogger("sealane.inference.watch")
 
@@ -97,6 +99,9 @@ def to_plain(table: pb.RouteTable) -> RouteTable:
 def _route(route: pb.Route) -> Route | None:
     deployment = route.deployment.split("/")
     version = route.model_version.split("/")
+    if route.HasField("ensemble"):
+        # A chain is a model of its own, of one version.
+        version = ["projects", "", "models", deployment[-1], "versions", "1"]
     if len(deployment) != 4 or len(version) != 6 or not version[5].isdigit():
         return None
     return Route(
@@ -107,7 +112,15 @@ def _route(route: pb.Route) -> Route | None:
         endpoints=tuple(_endpoint(endpoint) for endpoint in route.endpoints),
         unavailable_reason=route.unavailable_reason,
         constraint=route.binding_constraint,
+        served_name=route.served_name,
+        labels=tuple(route.labels),
+        chain=_chain(route.ensemble) if route.HasField("ensemble") else None,
     )
+
+
+def _chain(message: deployment_pb.Ensemble) -> ChainRoute:
+    signature = ensemble_messages.signature_of(message.signature)
+    return ChainRoute(ensemble_messages.chain_of(message), signature, tuple(message.models))
 
 
 def _endpoint(endpoint: pb.Endpoint) -> Endpoint:

@@ -16,7 +16,7 @@ _PORTS = {
     "auth": ("client", "mesh", "http"),
     "registry": ("client", "mesh"),
     "scheduler": ("client", "mesh"),
-    "inference": ("client", "mesh"),
+    "inference": ("client", "mesh", "http", "metrics"),
 }
 #: glibc maps and unmaps memory for every large message as it comes; these keep it (PERFORMANCE 2.1b).
 MALLOC = {
@@ -102,7 +102,8 @@ def endpoints(ports: Ports) -> dict[str, str]:
     """``DIR/endpoints.json``: name to address."""
     named = {f"{service}_mesh": ports.address(f"{service}_mesh") for service in _PORTS}
     named |= {service: ports.address(f"{service}_client") for service in _PORTS}
-    return named | {"auth_http": ports.address("auth_http")}
+    others = ("auth_http", "inference_http", "inference_metrics")
+    return named | {name: ports.address(name) for name in others}
 
 
 def service_environment(options: Options, ports: Ports, service: str) -> dict[str, str]:
@@ -132,7 +133,11 @@ def service_environment(options: Options, ports: Ports, service: str) -> dict[st
             "SANDBOX_EDGE": "none",
         }
     if service == "inference":
-        settings |= {"SCHEDULER_MESH": ports.address("scheduler_mesh")}
+        settings |= {
+            "SCHEDULER_MESH": ports.address("scheduler_mesh"),
+            "HTTP_LISTEN": ports.address("inference_http"),
+            "METRICS_LISTEN": ports.address("inference_metrics"),
+        }
     settings |= options.settings.get(service, {})
     return _environment({prefix + name: value for name, value in settings.items()})
 

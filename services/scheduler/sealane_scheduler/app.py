@@ -23,11 +23,15 @@ from sealane.scheduler.v1 import (
     node_service_pb2,
     placement_service_pb2,
     routing_service_pb2,
+    served_model_service_pb2,
 )
 from sealane.security.membership import Membership, Place
 from sealane_scheduler import servicer
 from sealane_scheduler.config import Config
 from sealane_scheduler.controller import Controller
+from sealane_scheduler.deployment_servicer import DeploymentServicer
+from sealane_scheduler.desired import DesiredStates
+from sealane_scheduler.ensembles import Ensembles
 from sealane_scheduler.filters import SANDBOX
 from sealane_scheduler.fleet import Fleet, Patience
 from sealane_scheduler.fleet_servicer import FleetServicer
@@ -38,8 +42,24 @@ from sealane_scheduler.job_servicer import JobServicer
 from sealane_scheduler.jobs import JobRules
 from sealane_scheduler.quota_shares import QuotaShares
 from sealane_scheduler.registry_port import RegistryPort
+from sealane_scheduler.served_model_servicer import ServedModelServicer
+from sealane_scheduler.served_models import ServedModels
 from sealane_scheduler.store import Store
 from sealane_scheduler.store_sql import SqlStore
+
+
+def _sandbox(config: Config) -> dict[str, str]:
+    """Tier -> least sandbox of its workers.
+
+    Raises:
+        InvalidArgument: a level that does not exist.
+    """
+    levels = {"cloud": config.sandbox_cloud, "edge": config.sandbox_edge}
+    if unknown := sorted(set(levels.values()) - SANDBOX.keys()):
+        raise InvalidArgument(
+            f"sandbox level {unknown} is unknown; use one of {list(SANDBOX)}", reason="SETTING_INVALID"
+        )
+    return levels
 
 
 async def run(config: Config) -> None:
@@ -54,25 +74,28 @@ async def run(config: Config) -> None:
     sealer = Sealer(database, "scheduler", identity, clock, config.audit_checkpoint_file)
     records: Transactions[Store] = Transactions(database, SqlStore, clock)
     registry = RegistryPort(member.channel("registry", config.registry_mesh))
-    sandbox = {"cloud": config.sandbox_cloud, "edge": config.sandbox_edge}
-    if unknown := sorted(set(sandbox.values()) - SANDBOX.keys()):
-        raise InvalidArgument(
-            f"sandbox level {unknown} is unknown; use one of {list(SANDBOX)}", reason="SETTING_INVALID"
-        )
-    fleet = Fleet(clock, Patience(config.cloud_lost_after, config.edge_lost_after), sandbox)
+    fleet = Fleet(clock, Patience(config.cloud_lost_after, config.edge_lost_after), _sandbox(config))
     controller = Controller(records, fleet, clock)
     await controller.load()
+    chains = Ensembles(records, controller)
+    await chains.load()
     rules, gateways = JobRules(clock, config.task_lease), Gateways()
     loop = JobLoop(records, rules, controller, registry)
     await loop.prepare()
+    desired = DesiredStates(controller, chains, loop, gateways, Grants(identity, clock))
     served = {
-        deployment_service_pb2: servicer.DeploymentServicer(records, controller, registry, clock),
+        deployment_service_pb2: DeploymentServicer(records, controller, chains, registry, clock),
         placement_service_pb2: servicer.PlacementServicer(records, controller, registry, clock),
         node_service_pb2: servicer.NodeServicer(controller, clock),
-        routing_service_pb2: servicer.RoutingServicer(controller, gateways, QuotaShares(clock.monotonic()), clock),
+        routing_service_pb2: servicer.RoutingServicer(
+            controller, chains, gateways, QuotaShares(clock.monotonic()), clock
+        ),
         job_service_pb2: JobServicer(records, rules, registry, controller.changes),
+        served_model_service_pb2: ServedModelServicer(
+            ServedModels(records, controller, registry, clock), member.keys, member.revocations, clock
+        ),
         audit_service_pb2: AuditServicer(sealer),
-        fleet_service_pb2: FleetServicer(controller, loop, gateways, member.keys, Grants(identity, clock)),
+        fleet_service_pb2: FleetServicer(controller, loop, desired, member.keys, clock),
     }
     services = [
         Served(implementation, next(iter(module.DESCRIPTOR.services_by_name.values())))

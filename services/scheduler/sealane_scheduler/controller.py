@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -81,6 +82,16 @@ class Controller:
         item = self._deployed.setdefault(row.name, _deployed(row))
         self.wake()
         return item
+
+    async def relabel(self, name: str, labels: str, now: float) -> None:
+        """Change the labels of a deployment that is there."""
+        async with self._lock:
+            item = self._deployed.get(name)
+            if item is not None and item.row.labels != labels:
+                row = replace(item.row, labels=labels, update_time=now, etag=secrets.token_hex(8))
+                await self._records.write(partial(_put, row=row))
+                item.row = row
+        self.changes.announce()
 
     async def delete(self, name: str, etag: str, drop: Callable[[Store], None]) -> None:
         """Delete a deployment; nothing is placed meanwhile.

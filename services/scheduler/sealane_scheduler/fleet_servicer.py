@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 from google.protobuf import empty_pb2
 
+from sealane.clock import Clock
 from sealane.errors import Aborted, InvalidArgument, PermissionDenied
 from sealane.names import parse
-from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.rpc.call import Call
 from sealane.rpc.times import duration_of
 from sealane.scheduler.v1 import deployment_service_pb2 as deployment_pb
@@ -21,9 +21,8 @@ from sealane.security.revocations import PEER_EVICTED
 from sealane_scheduler import present
 from sealane_scheduler.cluster import Copy, Told
 from sealane_scheduler.controller import Controller
+from sealane_scheduler.desired import DesiredStates
 from sealane_scheduler.fleet import HEARTBEAT_SECONDS
-from sealane_scheduler.gateways import Gateways
-from sealane_scheduler.grants import Grants
 from sealane_scheduler.job_loop import JobLoop
 from sealane_scheduler.store import JobRow, PlacementRow
 
@@ -34,13 +33,14 @@ _PINGS_KEPT = 10
 class FleetServicer:
     """FleetService."""
 
-    def __init__(self, controller: Controller, loop: JobLoop, gateways: Gateways, keys: KeySet, grants: Grants) -> None:
+    def __init__(
+        self, controller: Controller, loop: JobLoop, desired: DesiredStates, keys: KeySet, clock: Clock
+    ) -> None:
         self._controller = controller
         self._loop = loop
-        self._gateways = gateways
+        self._desired = desired
         self._keys = keys
-        self._grants = grants
-        self._clock = grants.clock
+        self._clock = clock
 
     async def Connect(self, requests: AsyncIterator[pb.NodeMessage], call: Call) -> AsyncIterator[pb.SchedulerMessage]:
         node = call.peer.node
@@ -109,7 +109,7 @@ class FleetServicer:
             changes, now = self._controller.changes, self._clock.monotonic()
             if changes.revision > revision:
                 revision = changes.revision
-                yield pb.SchedulerMessage(desired=await self._desired(node, revision))
+                yield pb.SchedulerMessage(desired=await self._desired.of(node, revision))
             if now >= next_ping:
                 sequence, next_ping = sequence + 1, now + interval
                 pings[sequence] = self._clock.monotonic()
@@ -121,32 +121,6 @@ class FleetServicer:
             with contextlib.suppress(asyncio.CancelledError):
                 await waiter
         reader.result()
-
-    async def _desired(self, node: str, revision: int) -> pb.DesiredState:
-        message = pb.DesiredState(revision=revision, gateways=self._gateways.addresses())
-        for item in self._controller.all():
-            version = model_pb.Version.FromString(item.row.version)
-            for copy in item.copies:
-                variant = next((v for v in version.variants if v.name.endswith(f"/{copy.row.variant}")), None)
-                if copy.row.node == node and variant is not None:
-                    demand = deployment_pb.Demand.FromString(item.row.demand)
-                    message.assignments.append(
-                        pb.Assignment(
-                            deployment=item.row.name,
-                            model_version=item.row.model_version,
-                            variant=variant,
-                            signatures=version.signatures,
-                            epoch=copy.row.epoch,
-                            data_class=demand.data_class,
-                            pinned=demand.pinned,
-                            grant=self._grants.to_serve(node, variant.name),
-                        )
-                    )
-        for task in await self._loop.tasks_of(node):
-            held = message.tasks.add()
-            held.CopyFrom(task)
-            held.grant = self._grants.to_work(node, task)
-        return message
 
     def _report(self, node: str, report: pb.AssignmentReport) -> None:
         if report.state not in deployment_pb.Placement.State.values():

@@ -18,7 +18,7 @@ from sealane_scheduler.cluster import Deployed
 from sealane_scheduler.filters import Demand, VariantView
 from sealane_scheduler.fleet import READY, Facts, Fleet, NodeState, RuntimeFacts
 from sealane_scheduler.placement import Decision
-from sealane_scheduler.store import JobRow
+from sealane_scheduler.store import DeploymentRow, EnsembleRow, JobRow
 
 _TIERS = {pb.TIER_PREFERENCE_CLOUD: "cloud", pb.TIER_PREFERENCE_EDGE: "edge"}
 _CLASSES = {pb.DATA_CLASS_PUBLIC: "public", pb.DATA_CLASS_RESTRICTED: "restricted"}
@@ -135,6 +135,11 @@ def decision(plain: Decision, epoch: int, now: float) -> pb.Decision:
     )
 
 
+def labels_of(row: DeploymentRow) -> list[str]:
+    """Labels of a deployment's version."""
+    return [label for label in row.labels.split(",") if label]
+
+
 def deployment(deployed: Deployed, fleet: Fleet) -> pb.Deployment:
     """A deployment as it stands."""
     row = deployed.row
@@ -146,6 +151,8 @@ def deployment(deployed: Deployed, fleet: Fleet) -> pb.Deployment:
         create_time=time_of(row.create_time),
         update_time=time_of(row.update_time),
         etag=row.etag,
+        served_name=row.served_name,
+        labels=labels_of(row),
     )
     for copy in deployed.copies:
         node = fleet.get(copy.row.node)
@@ -165,6 +172,18 @@ def deployment(deployed: Deployed, fleet: Fleet) -> pb.Deployment:
         )
     message.decision.MergeFromString(deployed.placed if deployed.refusal is None else deployed.refused)
     return message
+
+
+def chain(row: EnsembleRow, state: str) -> pb.Deployment:
+    """A chain as it stands."""
+    return pb.Deployment(
+        name=row.name,
+        ensemble=pb.Ensemble.FromString(row.ensemble),
+        state=pb.Deployment.State.Value(f"STATE_{state}"),
+        create_time=time_of(row.create_time),
+        update_time=time_of(row.create_time),
+        etag=row.etag,
+    )
 
 
 def facts(attributes: dict[str, str], message: fleet_pb.Register) -> Facts:

@@ -28,6 +28,12 @@ class RegistryPort:
         stub = model_service_pb2_grpc.ModelServiceStub(self._channel())
         return stub.GetVersion(model_pb.GetVersionRequest(name=name), timeout=_SECONDS)
 
+    def latest(self, model: str, count: int) -> list[model_pb.Version]:
+        """The latest versions of a model, the newest first."""
+        stub = model_service_pb2_grpc.ModelServiceStub(self._channel())
+        request = model_pb.ListVersionsRequest(parent=model, page_size=count)
+        return list(stub.ListVersions(request, timeout=_SECONDS).versions)
+
     def register(self, job: job_pb.Job) -> list[str]:
         """Register what a job made and record what it measured; safe to repeat. Returns the variants."""
         source = job.optimise.source_variant
@@ -58,6 +64,11 @@ class RegistryPort:
                 timeout=_SECONDS,
             )
         return made
+
+
+def version_number(version: str) -> int:
+    """The number in a version's name."""
+    return int(version.rpartition("/")[2])
 
 
 def version_of(variant: str) -> str:

@@ -5,15 +5,39 @@ from __future__ import annotations
 from sealane.scheduler.v1 import routing_service_pb2 as pb
 from sealane_scheduler.cluster import Deployed
 from sealane_scheduler.controller import Controller
+from sealane_scheduler.ensembles import Chained, Ensembles
 from sealane_scheduler.fleet import Fleet
+from sealane_scheduler.present import labels_of
 
 
-def table(controller: Controller) -> pb.RouteTable:
+def table(controller: Controller, chains: Ensembles) -> pb.RouteTable:
     """All routes as they are now."""
-    return pb.RouteTable(
-        revision=controller.changes.revision,
-        routes=[route(item, controller.fleet) for item in controller.all()],
-    )
+    routes = [route(item, controller.fleet) for item in controller.all()]
+    routes += [chain_route(chained, chains, controller.fleet) for chained in chains.all()]
+    return pb.RouteTable(revision=controller.changes.revision, routes=routes)
+
+
+def chain_route(chained: Chained, chains: Ensembles, fleet: Fleet) -> pb.Route:
+    """The route of a chain; it has endpoints where a worker serves all models of it."""
+    message = pb.Route(deployment=chained.row.name, ensemble=chained.message)
+    for name in chains.nodes(chained):
+        node = fleet.get(name)
+        if node is not None:
+            message.endpoints.append(
+                pb.Endpoint(
+                    node=node.node,
+                    address=node.facts.endpoint,
+                    tls_name=node.facts.tls_name,
+                    epoch=chained.row.epoch,
+                    tier=node.tier,
+                    zone=node.facts.attributes.get("zone", ""),
+                )
+            )
+    missing = chains.unserved(chained)
+    if missing is not None and missing.refusal is not None:
+        message.unavailable_reason = f"{missing.row.deployment}: {missing.refusal.unavailable_reason}"
+        message.binding_constraint = missing.refusal.binding_constraint
+    return message
 
 
 def route(item: Deployed, fleet: Fleet) -> pb.Route:
@@ -22,7 +46,12 @@ def route(item: Deployed, fleet: Fleet) -> pb.Route:
     While a copy is being prepared, or its node may come back, there is no endpoint and no constraint:
     callers wait. When nothing can serve it, the constraint says so: callers are refused at once.
     """
-    message = pb.Route(deployment=item.row.name, model_version=item.row.model_version)
+    message = pb.Route(
+        deployment=item.row.name,
+        model_version=item.row.model_version,
+        served_name=item.row.served_name,
+        labels=labels_of(item.row),
+    )
     for copy in item.serving(fleet):
         node, variant = fleet.get(copy.row.node), item.variant(copy.row.variant)
         if node is None or variant is None:

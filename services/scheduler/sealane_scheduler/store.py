@@ -10,7 +10,11 @@ from sealane.records.tables import Actor
 
 @dataclass(frozen=True, slots=True)
 class DeploymentRow:
-    """A deployment. `demand` and `version` are opaque to the store: serialized messages."""
+    """A deployment. `demand` and `version` are opaque to the store: serialized messages.
+
+    `served_name` is set where a compatible protocol made it, which `origin` then names; `labels` are those of its
+    version under that name, with commas between them.
+    """
 
     project: str
     deployment: str
@@ -20,11 +24,35 @@ class DeploymentRow:
     create_time: float
     update_time: float
     etag: str
+    served_name: str = ""
+    origin: str = ""
+    labels: str = ""
 
     @property
     def name(self) -> str:
         """Resource name."""
         return f"projects/{self.project}/deployments/{self.deployment}"
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleRow:
+    """A chain of deployments. `ensemble` is opaque to the store: a serialized message."""
+
+    project: str
+    deployment: str
+    ensemble: bytes
+    create_time: float
+    etag: str
+
+    @property
+    def name(self) -> str:
+        """Resource name."""
+        return f"projects/{self.project}/deployments/{self.deployment}"
+
+    @property
+    def epoch(self) -> int:
+        """Tells it apart from an earlier one of the same name."""
+        return int(self.create_time * 1e6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +149,22 @@ class Deployments(Protocol):
         ...
 
 
+class Ensembles(Protocol):
+    """Chains, inside one transaction."""
+
+    def add_ensemble(self, row: EnsembleRow) -> None:
+        """Add; a name that a chain or a deployment has raises AlreadyExists."""
+        ...
+
+    def drop_ensemble(self, project: str, deployment: str) -> None:
+        """Remove."""
+        ...
+
+    def ensembles(self) -> list[EnsembleRow]:
+        """All chains of all projects."""
+        ...
+
+
 class Jobs(Protocol):
     """Jobs and their tasks, inside one transaction."""
 
@@ -145,7 +189,7 @@ class Jobs(Protocol):
         ...
 
 
-class Store(Deployments, Jobs, Protocol):
+class Store(Deployments, Ensembles, Jobs, Protocol):
     """All of it."""
 
     def record(self, actor: Actor, action: str, resource: str, now: float, **details: str) -> None:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sealane.errors import AlreadyExists
 from sealane.records import tables
 from sealane.records.tables import Actor
-from sealane_scheduler.store import DecisionRow, DeploymentRow, JobRow, PlacementRow
+from sealane_scheduler.store import DecisionRow, DeploymentRow, EnsembleRow, JobRow, PlacementRow
 
 metadata = sa.MetaData()
 
@@ -34,6 +34,18 @@ deployments = sa.Table(
     _value("version", sa.LargeBinary),
     _value("create_time", sa.Float),
     _value("update_time", sa.Float),
+    _value("etag"),
+    _value("served_name"),
+    _value("origin"),
+    _value("labels"),
+)
+ensembles = sa.Table(
+    "ensembles",
+    metadata,
+    _key("project"),
+    _key("deployment"),
+    _value("ensemble", sa.LargeBinary),
+    _value("create_time", sa.Float),
     _value("etag"),
 )
 #: Outlives the deployment: an epoch is never used twice, even where the name is.
@@ -92,9 +104,7 @@ class SqlStore:
 
     def add_deployment(self, row: DeploymentRow) -> None:
         """Add; a taken name raises AlreadyExists."""
-        query = sa.select(deployments.c.etag).where(_of(deployments, row.project, row.deployment))
-        if self._connection.execute(query).first() is not None:
-            raise AlreadyExists(f"deployment {row.deployment} exists; delete it first, or choose another id")
+        self._refuse_taken(row.project, row.deployment)
         self._connection.execute(placements.delete().where(_of(placements, row.project, row.deployment)))
         self._connection.execute(deployments.insert().values(asdict(row)))
 
@@ -112,6 +122,26 @@ class SqlStore:
         """All deployments of all projects."""
         query = sa.select(deployments).order_by(deployments.c.project, deployments.c.deployment)
         return [DeploymentRow(**row._mapping) for row in self._connection.execute(query)]
+
+    def add_ensemble(self, row: EnsembleRow) -> None:
+        """Add; a name that a chain or a deployment has raises AlreadyExists."""
+        self._refuse_taken(row.project, row.deployment)
+        self._connection.execute(ensembles.insert().values(asdict(row)))
+
+    def drop_ensemble(self, project: str, deployment: str) -> None:
+        """Remove."""
+        self._connection.execute(ensembles.delete().where(_of(ensembles, project, deployment)))
+
+    def ensembles(self) -> list[EnsembleRow]:
+        """All chains of all projects."""
+        query = sa.select(ensembles).order_by(ensembles.c.project, ensembles.c.deployment)
+        return [EnsembleRow(**row._mapping) for row in self._connection.execute(query)]
+
+    def _refuse_taken(self, project: str, deployment: str) -> None:
+        for table in (deployments, ensembles):
+            query = sa.select(table.c.etag).where(_of(table, project, deployment))
+            if self._connection.execute(query).first() is not None:
+                raise AlreadyExists(f"deployment {deployment} exists; delete it first, or choose another id")
 
     def bind(self, row: PlacementRow) -> int:
         """Add a placement under the deployment's next epoch, which is returned."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from sealane import telemetry
 from sealane.clock import SystemClock
@@ -23,11 +24,12 @@ from sealane.rpc.fairness import FairShare
 from sealane.rpc.health import Health
 from sealane.rpc.quota import QuotaLimits
 from sealane.rpc.quota_shares import SharedQuotas
+from sealane.rpc.reflection import Reflection, SyncReflectionServicer
 from sealane.security import enroll, suites, tls
 from sealane.security.envelope import Opener
 from sealane.security.membership import Membership, Place
 from sealane.telemetry import Telemetry
-from sealane_worker import front
+from sealane_worker import front, front_tfserving
 from sealane_worker.agent import Agent, Hooks
 from sealane_worker.artifacts import Artifacts
 from sealane_worker.assignments import Assignments
@@ -35,7 +37,8 @@ from sealane_worker.cache import ArtifactCache
 from sealane_worker.config import Config
 from sealane_worker.engine import Engine
 from sealane_worker.introduction import Introduction
-from sealane_worker.lanes import Lanes, LaneWork
+from sealane_worker.lane_session import LaneWork
+from sealane_worker.lanes import Lanes
 from sealane_worker.machine import memory_limit_bytes
 from sealane_worker.memory import protect_memory, raise_descriptor_limit
 from sealane_worker.model import confine
@@ -50,6 +53,7 @@ from sealane_worker.sealed import SealedServicer
 from sealane_worker.sealing import SealingKey
 from sealane_worker.serving import Serving
 from sealane_worker.spec import HostPolicy
+from sealane_worker.streams import Streams
 from sealane_worker.worker import Parts, Worker, take_desired
 
 AUDIENCE = "sealane-inference"
@@ -61,17 +65,25 @@ THREADS = 64
 UNUSED_SECONDS = 24 * 3600.0
 
 
-def services(serving: Serving, sealed: SealedServicer, health: Health) -> list[Served]:
+def services(serving: Serving, sealed: SealedServicer, health: Health, streams: Streams) -> list[Served]:
     """Everything that the listener and the lanes serve."""
     oip = openinference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
     tfs = tfserving_pb2.DESCRIPTOR.services_by_name
-    servicers = (
-        (front.OpenInferenceServicer(serving, health), oip),
-        (front.PredictionServicer(serving), tfs["PredictionService"]),
-        (front.ModelServicer(serving), tfs["ModelService"]),
-        (sealed, sealed_inference_service_pb2.DESCRIPTOR.services_by_name["SealedInferenceService"]),
+    sealed_service = sealed_inference_service_pb2.DESCRIPTOR.services_by_name["SealedInferenceService"]
+    reflection = Reflection(
+        (sealed_inference_service_pb2.DESCRIPTOR,), (*FOREIGN_SERVICES.values(), sealed_service.full_name)
     )
-    served = [Served(item, service, FOREIGN_SERVICES.get(service.full_name, "")) for item, service in servicers]
+    servicers = (
+        (front.OpenInferenceServicer(serving, health, streams), oip),
+        (front_tfserving.PredictionServicer(serving), tfs["PredictionService"]),
+        (front_tfserving.ModelServicer(serving), tfs["ModelService"]),
+        (sealed, sealed_service),
+        (SyncReflectionServicer(reflection), reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]),
+    )
+    served = [
+        Served(item, service, FOREIGN_SERVICES.get(service.full_name, ""), frozenset({"ModelStreamInfer"}))
+        for item, service in servicers
+    ]
     return [*served, health.served_sync()]
 
 
@@ -82,9 +94,7 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
         return lambda: connect(enroll.mesh_target(identity, service, address))
 
     identity, clock = member.identity, SystemClock()
-    telemetry_ = telemetry.configure(
-        telemetry.TelemetryConfig("worker", config.trace_file, config.otlp_endpoint, config.sample_ratio)
-    )
+    telemetry_ = _telemetry(config)
     engine, cache = Engine(host=_host(config)), ArtifactCache(config.data_dir / "artifacts")
     artifacts = Artifacts(dial("registry", config.registry_mesh))
     sealing = SealingKey(_key_pair(config), dial("auth", config.auth_mesh), clock)
@@ -96,8 +106,10 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     health = Health(tuple(FOREIGN_SERVICES.values()))
     serving = Serving(engine, telemetry_, introduction.node)
     sealed = SealedServicer(serving, Opener(sealing.pair, clock), introduction, telemetry_)
-    dispatcher = Dispatcher(services(serving, sealed, health), middleware.Chain(chain))
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lane-call")
+    streams = Streams(pool)
+    dispatcher = Dispatcher(services(serving, sealed, health, streams), middleware.Chain(chain))
+    streams.attach(dispatcher)
     work = LaneWork(dispatcher, engine, pool, MAX_IN_FLIGHT)
     runtimes = {name: offer.info for name, offer in introduction.runtimes.items()}
     prepare = Preparation(cache, artifacts, config.threads, runtimes)
@@ -135,6 +147,12 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     port = parts.server.add_secure_port(config.listen, tls.server_credentials(identity, mesh=False))
     introduction.endpoint = config.advertise or f"{config.listen.rpartition(':')[0]}:{port}"
     return Worker(parts, agent), port
+
+
+def _telemetry(config: Config) -> Telemetry:
+    return telemetry.configure(
+        telemetry.TelemetryConfig("worker", config.trace_file, config.otlp_endpoint, config.sample_ratio)
+    )
 
 
 def _key_pair(config: Config) -> suites.KeyPair:

@@ -14,10 +14,13 @@ from pathlib import Path
 
 from google.protobuf import json_format
 
+from sealane import ensemble_messages
 from sealane.errors import Aborted, DataLoss, DeadlineExceeded, Internal, ResourceExhausted, SealaneError, Unavailable
 from sealane.scheduler.v1 import deployment_service_pb2, fleet_service_pb2
 from sealane_worker.box import BoxState
-from sealane_worker.engine import Assignment, Engine, Served
+from sealane_worker.chains import ServedChain
+from sealane_worker.deployment import Assignment, Served
+from sealane_worker.engine import Engine
 
 log = logging.getLogger("sealane.worker.assignments")
 
@@ -64,8 +67,8 @@ class Assignments:
     def start(self) -> None:
         """Load what the disk remembers, and go on with what :meth:`apply` brings."""
         remembered = self._read()
-        if remembered:
-            log.info("serving remembered assignments", extra={"count": len(remembered)})
+        if remembered.assignments:
+            log.info("serving remembered assignments", extra={"count": len(remembered.assignments)})
             self._set(remembered)
         else:
             self._settled.set()
@@ -75,9 +78,13 @@ class Assignments:
         """Wait until what the disk remembers has been tried once; whether it has."""
         return self._settled.wait(seconds)
 
-    def apply(self, assignments: Iterable[fleet_service_pb2.Assignment]) -> None:
+    def apply(
+        self,
+        assignments: Iterable[fleet_service_pb2.Assignment],
+        ensembles: Iterable[fleet_service_pb2.ServedEnsemble] = (),
+    ) -> None:
         """Replace the whole desired state; loading happens in the background."""
-        wanted = list(assignments)
+        wanted = fleet_service_pb2.DesiredState(assignments=assignments, ensembles=ensembles)
         self._write(wanted)
         self._set(wanted)
 
@@ -92,10 +99,11 @@ class Assignments:
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
 
-    def _set(self, wanted: list[fleet_service_pb2.Assignment]) -> None:
-        self._wanted = {item.deployment: item for item in wanted}
+    def _set(self, wanted: fleet_service_pb2.DesiredState) -> None:
+        self._wanted = {item.deployment: item for item in wanted.assignments}
         self._generation += 1
         self._expect()
+        self._engine.chain(_chain(item) for item in wanted.ensembles)
         self._changed.set()
 
     def _expect(self) -> None:
@@ -189,18 +197,17 @@ class Assignments:
             )
         )
 
-    def _read(self) -> list[fleet_service_pb2.Assignment]:
+    def _read(self) -> fleet_service_pb2.DesiredState:
         try:
-            state = json_format.Parse(self._path.read_text(), fleet_service_pb2.DesiredState())
+            return json_format.Parse(self._path.read_text(), fleet_service_pb2.DesiredState())
         except FileNotFoundError:
-            return []
+            return fleet_service_pb2.DesiredState()
         except (json_format.ParseError, OSError):
             log.warning("remembered assignments cannot be read; waiting for the scheduler")
-            return []
-        return list(state.assignments)
+            return fleet_service_pb2.DesiredState()
 
-    def _write(self, wanted: list[fleet_service_pb2.Assignment]) -> None:
-        text = json_format.MessageToJson(fleet_service_pb2.DesiredState(assignments=wanted))
+    def _write(self, wanted: fleet_service_pb2.DesiredState) -> None:
+        text = json_format.MessageToJson(wanted)
         temporary = self._path.with_suffix(".new")
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "w") as file:
@@ -208,6 +215,16 @@ class Assignments:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self._path)
+
+
+def _chain(item: fleet_service_pb2.ServedEnsemble) -> ServedChain:
+    return ServedChain(
+        deployment=item.deployment,
+        epoch=item.epoch,
+        chain=ensemble_messages.chain_of(item.ensemble),
+        signature=ensemble_messages.signature_of(item.ensemble.signature),
+        models=tuple(item.ensemble.models),
+    )
 
 
 def _report(served: Served) -> fleet_service_pb2.AssignmentReport:

@@ -6,104 +6,16 @@ Loading a new version of a deployment starts it beside the old one; the old one 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-from sealane.errors import FailedPrecondition, InvalidArgument, NotFound, SealaneError, Unavailable
-from sealane.tensors import Array, Signature
+from sealane.errors import FailedPrecondition, NotFound, SealaneError, Unavailable
 from sealane_worker.box import BoxLimits, BoxState
-from sealane_worker.child import LoadedModel
-from sealane_worker.pool import Host, Pool, PooledModel
-from sealane_worker.signatures import pick_signature
-from sealane_worker.spec import ModelSpec, Ran, Run
-from sealane_worker.statistics import RunStatistics, StatisticsRecorder
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """What the scheduler wants served here.
-
-    Attributes:
-        deployment: resource name of the deployment.
-        model: resource name of the model.
-        version: number of the model's version.
-        variant: name of the variant (``savedmodel``, ``litert-int8``, ...).
-        digest: the variant's manifest digest, ``sha256:`` and hex.
-        epoch: placement epoch; a call that carries another was routed by an outdated table.
-        spec: runtime, local path, threads, how it is served.
-        pinned: whether it stays in memory however long nobody calls it.
-    """
-
-    deployment: str
-    model: str
-    version: int
-    variant: str
-    digest: str
-    epoch: int
-    spec: ModelSpec
-    pinned: bool = False
-
-    @property
-    def model_id(self) -> str:
-        """Last part of the model's name."""
-        return self.model.rpartition("/")[2]
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A deployment that this worker has loaded."""
-
-    assignment: Assignment
-    signatures: Mapping[str, Signature]
-    state: BoxState
-    footprint_bytes: int
-    statistics: RunStatistics
-    loaded: LoadedModel
-    resident: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """What answering a request needs to know of a loaded deployment."""
-
-    assignment: Assignment
-    signatures: Mapping[str, Signature]
-
-
-@dataclass(frozen=True, slots=True)
-class Inference:
-    """One inference asked of a deployment.
-
-    Attributes:
-        deployment: resource name.
-        inputs: tensors by name.
-        deadline: ``time.monotonic()`` value.
-        signature: signature name; empty for the default one.
-        outputs: names wanted; empty for all.
-        epoch: the placement epoch that the caller's route carries; none where there is no route.
-        priority: 1 is the highest; 0 takes the model's default.
-        flow: number of the project that asks.
-        checked: set where inputs and outputs were checked against the signature already, as the
-            adapters of the foreign protocols do in their own words.
-    """
-
-    deployment: str
-    inputs: Mapping[str, Array]
-    deadline: float
-    signature: str = ""
-    outputs: tuple[str, ...] = ()
-    epoch: int | None = None
-    priority: int = 0
-    flow: int = 0
-    checked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    model: Model
-    pooled: PooledModel
-    recorder: StatisticsRecorder
+from sealane_worker.chains import LoadedChain, ServedChain
+from sealane_worker.deployment import Assignment, Inference, Model, Served
+from sealane_worker.loaded import Loaded, entry_of, infer
+from sealane_worker.pool import Host, Pool
+from sealane_worker.spec import ModelSpec, Ran
 
 
 class Engine:
@@ -111,7 +23,8 @@ class Engine:
 
     def __init__(self, limits: BoxLimits | None = None, host: Host | None = None) -> None:
         self._pool = Pool(host or Host(limits))
-        self._loaded: dict[str, _Loaded] = {}
+        self._loaded: dict[str, Loaded] = {}
+        self._chains: dict[str, LoadedChain] = {}
         self._expected: Mapping[str, str] = {}
         self._lock = threading.Lock()  # guards the table only; never held while a model loads or runs
         self.changes = 0
@@ -132,12 +45,15 @@ class Engine:
             _refuse_older(before.model.assignment, assignment)
             if _same_model(before, assignment):
                 before.pooled.pinned = assignment.pinned
-                entry = _Loaded(Model(assignment, before.model.signatures), before.pooled, before.recorder)
+                entry = replace(before, model=Model(assignment, before.model.signatures))
                 self._put(entry)
                 return _served(entry)
         pooled = self._pool.add(assignment.spec, pinned=assignment.pinned)
-        signatures = {signature.name: signature for signature in pooled.loaded.signatures}
-        entry = _Loaded(Model(assignment, signatures), pooled, StatisticsRecorder())
+        try:
+            entry = entry_of(assignment, pooled)
+        except SealaneError:
+            pooled.close()
+            raise
         replaced = self._put(entry)
         if replaced is not None:
             replaced.pooled.close()
@@ -161,21 +77,34 @@ class Engine:
         """All loaded deployments, in order of their names."""
         return tuple(_served(entry) for _, entry in sorted(self._loaded.items()))
 
+    def chain(self, chains: Iterable[ServedChain]) -> None:
+        """Serve these chains and no others; those that are served already go on."""
+        with self._lock:
+            before = self._chains
+            self._chains = {}
+            for wanted in chains:
+                known = before.get(wanted.deployment)
+                same = known is not None and known.model.assignment.epoch == wanted.epoch
+                self._chains[wanted.deployment] = known if known and same else LoadedChain.of(wanted)
+            self.changes += 1
+
     def get(self, deployment: str) -> Served:
-        """One loaded deployment.
+        """One loaded deployment, or chain.
 
         Raises:
             NotFound: not served here.
         """
-        return _served(self._find(deployment))
+        chained = self._chains.get(deployment)
+        return chained.served() if chained is not None else _served(self._find(deployment))
 
     def model(self, deployment: str) -> Model:
-        """A loaded deployment without its figures; costs nothing.
+        """A loaded deployment, or chain, without its figures; costs nothing.
 
         Raises:
             NotFound: not served here.
         """
-        return self._find(deployment).model
+        chained = self._chains.get(deployment)
+        return chained.model if chained is not None else self._find(deployment).model
 
     def expect(self, deployments: Mapping[str, str]) -> None:
         """Say which deployments (name -> model name) are on their way, so that callers are told to wait."""
@@ -191,6 +120,10 @@ class Engine:
         """All loaded deployments without their figures."""
         return tuple(entry.model for entry in list(self._loaded.values()))
 
+    def offered(self) -> tuple[Model, ...]:
+        """All that can be called: loaded deployments and chains."""
+        return (*self.models(), *(chained.model for chained in self._chains.values()))
+
     def processes(self) -> tuple[list[int], bool]:
         """Process ids of the models in memory, and whether each runs an inference on one thread."""
         pooled = [entry.pooled for entry in list(self._loaded.values())]
@@ -200,6 +133,8 @@ class Engine:
 
     def state(self, deployment: str) -> BoxState:
         """What a deployment would do with a call; CLOSED where it is not served."""
+        if deployment in self._chains:
+            return BoxState.READY
         entry = self._loaded.get(deployment)
         return entry.pooled.state if entry is not None else BoxState.CLOSED
 
@@ -212,16 +147,19 @@ class Engine:
             FailedPrecondition: unknown signature (SIGNATURE_UNKNOWN), wrong epoch (STALE_ROUTE), quarantined.
             DeadlineExceeded, Unavailable: see :meth:`sealane_worker.box.Box.run`.
         """
+        chained = self._chains.get(inference.deployment)
+        if chained is not None:
+            return chained.infer(inference, self.infer)
         entry = self._find(inference.deployment)
         try:
-            return _infer(entry, inference)
+            return infer(entry, inference)
         except Unavailable as error:
             # Replaced between the look-up and the run: the new one is there already.
             if error.reason != "MODEL_CLOSED":
                 raise
-            return _infer(self._find(inference.deployment), inference)
+            return infer(self._find(inference.deployment), inference)
 
-    def _find(self, deployment: str) -> _Loaded:
+    def _find(self, deployment: str) -> Loaded:
         entry = self._loaded.get(deployment)
         if entry is None:
             raise NotFound(
@@ -230,7 +168,7 @@ class Engine:
             )
         return entry
 
-    def _put(self, entry: _Loaded) -> _Loaded | None:
+    def _put(self, entry: Loaded) -> Loaded | None:
         with self._lock:
             replaced = self._loaded.get(entry.model.assignment.deployment)
             self._loaded[entry.model.assignment.deployment] = entry
@@ -251,7 +189,7 @@ def _refuse_older(served: Assignment, wanted: Assignment) -> None:
         )
 
 
-def _same_model(before: _Loaded, wanted: Assignment) -> bool:
+def _same_model(before: Loaded, wanted: Assignment) -> bool:
     had = before.model.assignment
     same = (had.digest, had.version, had.variant, had.spec) == (
         wanted.digest,
@@ -263,7 +201,7 @@ def _same_model(before: _Loaded, wanted: Assignment) -> bool:
     return same and before.pooled.state is not BoxState.QUARANTINED
 
 
-def _served(entry: _Loaded) -> Served:
+def _served(entry: Loaded) -> Served:
     return Served(
         assignment=entry.model.assignment,
         signatures=entry.model.signatures,
@@ -273,38 +211,3 @@ def _served(entry: _Loaded) -> Served:
         loaded=entry.pooled.loaded,
         resident=entry.pooled.resident,
     )
-
-
-def _infer(entry: _Loaded, inference: Inference) -> Ran:
-    assignment = entry.model.assignment
-    if inference.epoch is not None and inference.epoch != assignment.epoch:
-        raise FailedPrecondition(
-            f"the route is of epoch {inference.epoch}, this worker serves epoch {assignment.epoch}; "
-            "ask for a new route",
-            reason="STALE_ROUTE",
-        )
-    signature = pick_signature(entry.model.signatures, inference.signature)
-    if not inference.checked:
-        signature.check_inputs(inference.inputs)
-        _check_outputs(signature, inference.outputs)
-    run = Run(
-        inference.inputs, signature.name, inference.deadline, inference.outputs, inference.priority, inference.flow
-    )
-    try:
-        ran = entry.pooled.run(run)
-    except SealaneError:
-        entry.recorder.failed()
-        raise
-    entry.recorder.succeeded(ran.seconds, time.time())
-    return ran
-
-
-def _check_outputs(signature: Signature, wanted: tuple[str, ...]) -> None:
-    known = {spec.name for spec in signature.outputs}
-    unknown = sorted(set(wanted) - known)
-    if unknown or len(set(wanted)) != len(wanted):
-        raise InvalidArgument(
-            f"outputs {unknown or sorted(wanted)} are unknown or asked for twice; choose from {sorted(known)}",
-            reason="OUTPUT_UNKNOWN",
-            field="outputs",
-        )

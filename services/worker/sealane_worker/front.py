@@ -1,19 +1,22 @@
-"""Servicers of the foreign protocols on a worker: TensorFlow Serving and Open Inference. Translation only."""
+"""Servicer of the Open Inference Protocol on a worker. Translation only."""
 
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Iterator
 
 from grpc_health.v1 import health_pb2
 
 from sealane.compat.openinference.v2 import openinference_pb2 as oip
-from sealane.compat.tfserving.v1 import tfserving_pb2 as tfs
-from sealane.protocols import openinference, tfserving
+from sealane.errors import Unimplemented
+from sealane.protocols import openinference, openinference_model
 from sealane.protocols.call import Target
 from sealane.rpc.call import Call
 from sealane.rpc.health import Health
-from sealane_worker.engine import Model
+from sealane_worker.deployment import Model
 from sealane_worker.serving import Serving, describe, signature_of
+from sealane_worker.settings import counts_of, settings_of
+from sealane_worker.streams import Streams
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -21,10 +24,11 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 class OpenInferenceServicer:
     """``inference.GRPCInferenceService``."""
 
-    def __init__(self, serving: Serving, health: Health) -> None:
+    def __init__(self, serving: Serving, health: Health, streams: Streams) -> None:
         self._serving = serving
         self._health = health
         self._version = importlib.metadata.version("sealane")
+        self._streams = streams
 
     def ServerLive(self, request: oip.ServerLiveRequest, call: Call) -> oip.ServerLiveResponse:
         """Whether the process answers."""
@@ -36,7 +40,9 @@ class OpenInferenceServicer:
 
     def ServerMetadata(self, request: oip.ServerMetadataRequest, call: Call) -> oip.ServerMetadataResponse:
         """What this server is; only extensions that are real."""
-        return oip.ServerMetadataResponse(name="sealane", version=self._version, extensions=openinference.EXTENSIONS)
+        # Which models a worker serves is the scheduler's to say: what loads and unloads is at the gateway.
+        extensions = [name for name in openinference.EXTENSIONS if not name.startswith("model_repository")]
+        return oip.ServerMetadataResponse(name="sealane", version=self._version, extensions=extensions)
 
     def ModelReady(self, request: oip.ModelReadyRequest, call: Call) -> oip.ModelReadyResponse:
         """Whether the model would answer now; an unknown one is not ready."""
@@ -47,6 +53,40 @@ class OpenInferenceServicer:
         wanted = openinference.target(request)
         return openinference.encode_metadata(describe(self._find(call, wanted), wanted.model))
 
+    def ModelConfig(self, request: oip.ModelConfigRequest, call: Call) -> oip.ModelConfigResponse:
+        """How the model is served."""
+        wanted = openinference.target(request)
+        model = self._find(call, wanted)
+        settings = settings_of(model, self._serving.served(model).loaded.signatures)
+        return openinference_model.encode_config(describe(model, wanted.model), settings)
+
+    def ModelStatistics(self, request: oip.ModelStatisticsRequest, call: Call) -> oip.ModelStatisticsResponse:
+        """What one model has done, or each of the caller's."""
+        if request.name:
+            wanted = openinference.target(request)
+            named = [(wanted.model, self._find(call, wanted))]
+        else:
+            named = [(model.assignment.deployment.rpartition("/")[2], model) for model in self._serving.mine(call)]
+        return oip.ModelStatisticsResponse(model_stats=[self._statistics(name, model) for name, model in named])
+
+    def RepositoryIndex(self, request: oip.RepositoryIndexRequest, call: Call) -> oip.RepositoryIndexResponse:
+        """The caller's deployments on this worker."""
+        entries = [self._entry(model) for model in self._serving.mine(call)]
+        entries += [openinference_model.IndexEntry(name, "", "LOADING") for name in self._serving.coming(call)]
+        return openinference_model.encode_index(entries, ready=request.ready)
+
+    def RepositoryModelLoad(
+        self, request: oip.RepositoryModelLoadRequest, call: Call
+    ) -> oip.RepositoryModelLoadResponse:
+        """Not here: the scheduler says what a worker serves."""
+        raise _at_the_gateway()
+
+    def RepositoryModelUnload(
+        self, request: oip.RepositoryModelUnloadRequest, call: Call
+    ) -> oip.RepositoryModelUnloadResponse:
+        """Not here: the scheduler says what a worker serves."""
+        raise _at_the_gateway()
+
     def ModelInfer(self, request: oip.ModelInferRequest, call: Call) -> oip.ModelInferResponse:
         """One inference."""
         inference = openinference.decode_request(request)
@@ -54,50 +94,26 @@ class OpenInferenceServicer:
         outputs = openinference.check(inference, signature_of(model, inference.target.signature))
         return openinference.encode_response(self._serving.run(model, call, inference, outputs))
 
+    def ModelStreamInfer(self, bodies: Iterator[bytes], call: Call) -> Iterator[bytes]:
+        """Inferences over one stream."""
+        return self._streams.run(bodies, call)
+
     def _find(self, call: Call, wanted: Target) -> Model:
         model = self._serving.find(call, wanted)
         if model is None:
             raise openinference.unknown_model(wanted)
         return model
 
+    def _statistics(self, name: str, model: Model) -> oip.ModelStatistics:
+        counts = counts_of(self._serving.served(model))
+        return openinference_model.encode_statistics(name, str(model.assignment.version), counts)
 
-class PredictionServicer:
-    """``tensorflow.serving.PredictionService``."""
-
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
-
-    def Predict(self, request: tfs.PredictRequest, call: Call) -> tfs.PredictResponse:
-        """One inference."""
-        inference = tfserving.decode_request(request)
-        model = self._find(call, inference.target)
-        outputs = tfserving.check(inference, signature_of(model, inference.target.signature))
-        return tfserving.encode_response(self._serving.run(model, call, inference, outputs))
-
-    def GetModelMetadata(self, request: tfs.GetModelMetadataRequest, call: Call) -> tfs.GetModelMetadataResponse:
-        """Signatures of the version served."""
-        wanted = tfserving.check_metadata_request(request)
-        model = self._find(call, wanted)
-        return tfserving.encode_metadata(describe(model, wanted.model), str(model.assignment.version))
-
-    def _find(self, call: Call, wanted: Target) -> Model:
-        model = self._serving.find(call, wanted)
-        if model is None:
-            raise tfserving.unknown_model(wanted)
-        return model
+    def _entry(self, model: Model) -> openinference_model.IndexEntry:
+        name, version = model.assignment.deployment.rpartition("/")[2], str(model.assignment.version)
+        if self._serving.alive(model):
+            return openinference_model.IndexEntry(name, version, "READY")
+        return openinference_model.IndexEntry(name, version, "UNAVAILABLE", "it crashed too often; deploy it anew")
 
 
-class ModelServicer:
-    """``tensorflow.serving.ModelService``."""
-
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
-
-    def GetModelStatus(self, request: tfs.GetModelStatusRequest, call: Call) -> tfs.GetModelStatusResponse:
-        """State of the one version that a deployment serves."""
-        wanted = tfserving.target(request)
-        model = self._serving.resolve(call, wanted.model)
-        if model is None:
-            raise tfserving.unknown_model(wanted)
-        state = "AVAILABLE" if self._serving.alive(model) else "END"
-        return tfserving.encode_status(wanted, [tfserving.VersionStatus(model.assignment.version, state)])
+def _at_the_gateway() -> Unimplemented:
+    return Unimplemented("a worker serves what the scheduler assigns to it; call this method at the gateway")

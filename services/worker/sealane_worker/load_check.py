@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sealane.errors import SealaneError
+from sealane.tensors import Signature
 from sealane_worker.box import Box, BoxLimits
 from sealane_worker.manifest import read_serving, read_warm_up
 from sealane_worker.runtimes import installed_runtimes, runtime_for
@@ -83,10 +84,17 @@ def check(path: Path, model_format: str, runtime: str = "", policy: HostPolicy |
             load_seconds=round(box.loaded.load_seconds, 4),
             memory_bytes=box.footprint_bytes(),
             warmed_requests=box.loaded.warmed_requests,
-            signatures=tuple(asdict(signature) for signature in box.loaded.signatures),
+            signatures=tuple(_told(signature) for signature in box.loaded.signatures),
         )
     finally:
         box.close()
+
+
+def _told(signature: Signature) -> dict[str, object]:
+    """What callers send and get; what it is for is read from the model itself."""
+    fields = asdict(signature)
+    del fields["method"]
+    return fields
 
 
 def main() -> int:

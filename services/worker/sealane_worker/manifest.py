@@ -18,7 +18,8 @@ from sealane.errors import FailedPrecondition, InvalidArgument
 from sealane.protocols import openinference_tensors, peek, tfserving
 from sealane.type.v1 import manifest_pb2 as pb
 from sealane_worker.model.queueing import DELAY, REJECT, Batching
-from sealane_worker.spec import Serving, Step, WarmRequest
+from sealane_worker.sequences import CORRID, END, MAX_IDLE_SECONDS, READY, START
+from sealane_worker.spec import Sequencing, Serving, Step, WarmRequest
 
 MANIFEST = "sealane.json"
 WARM_UP = "warmup.binpb"
@@ -30,6 +31,12 @@ MAX_INSTANCES = 64
 MAX_MANIFEST_BYTES = 8 << 20
 _PREDICT_LOG, _REQUEST = 6, 1
 _LENGTH_DELIMITED = 2
+_CONTROLS = {
+    pb.SequenceBatching.CONTROL_START: START,
+    pb.SequenceBatching.CONTROL_READY: READY,
+    pb.SequenceBatching.CONTROL_END: END,
+    pb.SequenceBatching.CONTROL_CORRID: CORRID,
+}
 
 
 def read_serving(folder: Path) -> Serving:
@@ -60,6 +67,8 @@ def read_serving(folder: Path) -> Serving:
         before=tuple(_step(step) for step in message.before),
         after=tuple(_step(step) for step in message.after),
         memory_limit_bytes=message.memory_limit_bytes,
+        deterministic=message.deterministic,
+        sequencing=_sequencing(message.sequence_batching) if message.HasField("sequence_batching") else None,
     )
 
 
@@ -139,6 +148,19 @@ def _batching(message: pb.DynamicBatching) -> Batching:
         max_queue_bytes=message.max_queue_bytes,
         latency_objective_ms=message.latency_objective_ms,
     )
+
+
+def _sequencing(message: pb.SequenceBatching) -> Sequencing:
+    idle = message.max_sequence_idle_microseconds
+    if not 0 <= idle <= 86_400_000_000:
+        raise _invalid("sequence_batching.max_sequence_idle_microseconds must be from 0 to a day")
+    controls = {name: _CONTROLS.get(kind, "") for name, kind in message.control_inputs.items()}
+    if not all(controls.values()):
+        raise _invalid("a control input of sequence_batching says nothing")
+    states = {state.input_name: state.output_name for state in message.states}
+    if len(states) < len(message.states) or controls.keys() & states.keys():
+        raise _invalid("sequence_batching fills an input twice")
+    return Sequencing(idle / 1e6 or MAX_IDLE_SECONDS, controls, states)
 
 
 def _step(message: pb.Step) -> Step:

@@ -11,7 +11,7 @@ from sealane.registry.v1 import variant_service_pb2 as registry
 from sealane.scheduler.v1 import fleet_service_pb2
 from sealane_worker.artifacts import Artifacts
 from sealane_worker.cache import ArtifactCache, Blob
-from sealane_worker.engine import Assignment
+from sealane_worker.deployment import Assignment
 from sealane_worker.manifest import read_serving, read_warm_up
 from sealane_worker.runtimes import RuntimeInfo, runtime_for
 from sealane_worker.spec import ModelSpec

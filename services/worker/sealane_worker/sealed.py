@@ -13,7 +13,7 @@ from sealane.rpc.call import Call
 from sealane.rpc.status import to_status
 from sealane.security.envelope import Opened, Opener
 from sealane.telemetry import Telemetry
-from sealane_worker.engine import Model
+from sealane_worker.deployment import Model
 from sealane_worker.introduction import Introduction
 from sealane_worker.serving import Serving, signature_of
 

@@ -12,7 +12,8 @@ from sealane.rpc.call import Call
 from sealane.telemetry import Telemetry
 from sealane.tensors import Array, Signature
 from sealane_worker.box import BoxState
-from sealane_worker.engine import Assignment, Engine, Inference, Model
+from sealane_worker.deployment import Assignment, Inference, Model, Served
+from sealane_worker.engine import Engine
 
 #: Deployment that the gateway routed a call to; honoured on lanes alone.
 ROUTED_DEPLOYMENT = "x-sealane-deployment"
@@ -56,7 +57,7 @@ class Serving:
 
     def _look_up(self, project: str, name: str) -> Model | None:
         prefix = f"projects/{project}/deployments/"
-        mine = {model.assignment.deployment: model for model in self._engine.models()}
+        mine = {model.assignment.deployment: model for model in self._engine.offered()}
         coming = self._engine.expected()
         names = {**coming, **{key: model.assignment.model for key, model in mine.items()}}
         known = {key.removeprefix(prefix): names[key].rpartition("/")[2] for key in names if key.startswith(prefix)}
@@ -100,6 +101,25 @@ class Serving:
             return False
         return model is not None and self.alive(model)
 
+    def mine(self, call: Call) -> list[Model]:
+        """The loaded deployments of the caller's project that its token may use, by name."""
+        prefix = f"projects/{call.caller.project}/deployments/"
+        found = [model for model in self._engine.offered() if model.assignment.deployment.startswith(prefix)]
+        return sorted(
+            (model for model in found if _may_use(call, model)), key=lambda model: model.assignment.deployment
+        )
+
+    def coming(self, call: Call) -> list[str]:
+        """Ids of the caller's deployments that are on their way."""
+        prefix = f"projects/{call.caller.project}/deployments/"
+        expected = self._engine.expected()
+        names = [name for name, model in expected.items() if name.startswith(prefix) and _may_name(call, model)]
+        return sorted(name.removeprefix(prefix) for name in names)
+
+    def served(self, model: Model) -> Served:
+        """A loaded deployment with its figures."""
+        return self._engine.get(model.assignment.deployment)
+
     def alive(self, model: Model) -> bool:
         """Whether the model would answer: its process is up, comes up again, or comes with the next call."""
         return self._engine.state(model.assignment.deployment) in _ALIVE
@@ -116,12 +136,15 @@ class Serving:
         asked = Inference(
             deployment=assignment.deployment,
             inputs=inference.inputs,
-            deadline=call.deadline,
+            deadline=_deadline(call, inference),
             signature=signature.name,
             outputs=() if everything else outputs,
             priority=inference.priority,
             flow=zlib.crc32(call.caller.project.encode()),
             checked=True,
+            on_cancel=call.on_cancel,
+            caller=call.caller.subject,
+            sequence=inference.sequence,
         )
         answer = self._traced(assignment, asked) if telemetry.sampled() else self._engine.infer(asked).outputs
         return InferenceAnswer(inference, str(assignment.version), signature.name, answer)
@@ -140,12 +163,21 @@ class Serving:
             return ran.outputs
 
 
+def _deadline(call: Call, inference: InferenceCall) -> float:
+    if not inference.timeout_us:
+        return call.deadline
+    return min(call.deadline, call.started + inference.timeout_us / 1e6)
+
+
 def _may_use(call: Call, model: Model) -> bool:
     """Whether the caller's token, if it is limited to some models, is for this one."""
     identity = call.caller
-    if not identity.models:
-        return True
-    return identity.may_use(call.method.access.permission, model.assignment.model.rpartition("/")[2])
+    permission = call.method.access.permission
+    return not identity.models or all(identity.may_use(permission, name) for name in model.model_ids)
+
+
+def _may_name(call: Call, model: str) -> bool:
+    return call.caller.may_use(call.method.access.permission, model.rpartition("/")[2])
 
 
 def signature_of(model: Model, name: str) -> Signature:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from sealane.errors import BY_KIND, DeadlineExceeded, Internal
 from sealane.tensors import Array
 from sealane_worker import wire
+from sealane_worker.callers import Bell, Caller
 from sealane_worker.control import Disconnected
 from sealane_worker.rings import FrontRings
 from sealane_worker.spec import Ran, Run
@@ -28,8 +29,9 @@ _TIMEVAL = struct.Struct("@ll")
 #: What a box says of itself; a model that says the same must not steer the front with it.
 _OUR_REASONS = {"MODEL_CLOSED", "MODEL_CRASHED", "MODEL_RESTARTING", "MODEL_QUARANTINED", "MODEL_LOADING"}
 _LONGEST_RETRY = 60.0
-#: Uninterrupted waits of a reader in seconds; a shorter rest is waited for exactly.
-_WAITS = (5.0, 1.0, 0.2)
+#: How long a reader waits in the kernel before it asks to hear of a caller that leaves: most answers are there by then,
+#: and have paid nothing for it.
+_FIRST_WAIT = 0.005
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +42,7 @@ class _Slot:
     offset: int = wire.INLINE
     due: float = math.inf
     wait: float = 0.0
+    bell: Bell | None = None
 
 
 class Slots:
@@ -73,7 +76,7 @@ class Slots:
     def run(self, run: Run) -> Ran:
         """One request and its answer; see :meth:`sealane_worker.child.Child.run`."""
         body = self._packer.pack(run.inputs, run.signature, run.outputs)
-        slot = self._take(run.deadline)
+        slot = self._take(run)
         sent = answered = False
         try:
             slot.last_id += 1
@@ -84,7 +87,7 @@ class Slots:
             self._owed.add(slot)
             sent = True
             self._send(slot, run, body)
-            packet = self._read(slot, run.deadline)
+            packet = self._read(slot, run)
             answered = True
             return self._ran(slot, packet)
         finally:
@@ -127,10 +130,12 @@ class Slots:
                 continue
             finally:
                 slot.sock.close()
+                if slot.bell is not None:
+                    slot.bell.close()
         with self._changed:
             self._changed.notify_all()
 
-    def _take(self, deadline: float) -> _Slot:
+    def _take(self, run: Run) -> _Slot:
         if self._left:
             self.reclaim()
         try:
@@ -139,11 +144,13 @@ class Slots:
             pass
         with self._changed:
             self._waiting += 1
+            caller = Caller(run, self._wake_all)
             try:
                 while not self._free:
                     if self._closed:
                         raise Disconnected
-                    wait = deadline - time.monotonic()
+                    caller.check()
+                    wait = run.deadline - time.monotonic()
                     if wait <= 0:
                         raise DeadlineExceeded(
                             "the model was busy with other requests until the deadline; allow more time or add "
@@ -154,7 +161,12 @@ class Slots:
                     self.reclaim()
                 return self._free.pop()
             finally:
+                caller.end()
                 self._waiting -= 1
+
+    def _wake_all(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _give(self, slot: _Slot) -> None:
         if slot.offset != wire.INLINE:
@@ -183,27 +195,42 @@ class Slots:
         except OSError as error:
             raise Disconnected from error
 
-    def _read(self, slot: _Slot, deadline: float) -> bytes:
-        while True:
-            wait = deadline - time.monotonic()
-            if wait <= 0:
-                raise DeadlineExceeded("the model did not answer before the deadline; allow more time")
-            # A receive timeout in the kernel costs less than a poll before every read; one that lies before the
-            # deadline is as good as the next, so it is seldom set.
-            step = next((step for step in _WAITS if step <= wait), wait)
-            try:
-                if slot.wait != step:
-                    slot.wait = step
-                    timeout = _TIMEVAL.pack(int(step), int(step % 1 * 1e6) + 1)
-                    slot.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
-                packet = slot.sock.recv(wire.PACKET_BYTES)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise Disconnected from error
-            if not packet:
-                raise Disconnected
-            return packet
+    def _read(self, slot: _Slot, run: Run) -> bytes:
+        # A receive timeout in the kernel costs less than a poll before every read, and is seldom set anew.
+        step = min(_FIRST_WAIT, run.deadline - time.monotonic())
+        if step <= 0:
+            raise _late()
+        try:
+            if slot.wait != step:
+                slot.wait = step
+                slot.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(0, int(step * 1e6) + 1))
+            packet = slot.sock.recv(wire.PACKET_BYTES)
+        except BlockingIOError:
+            packet = self._read_slowly(slot, run)
+        except OSError as error:
+            raise Disconnected from error
+        if not packet:
+            raise Disconnected
+        return packet
+
+    def _read_slowly(self, slot: _Slot, run: Run) -> bytes:
+        """The rest of a wait that is worth to be ended when the caller leaves."""
+        bell = slot.bell = slot.bell or Bell(slot.sock)
+        caller = Caller(run, bell.ring)
+        try:
+            while not self._closed:
+                caller.check()
+                wait = run.deadline - time.monotonic()
+                if wait <= 0:
+                    raise _late()
+                bell.wait(wait)
+                with contextlib.suppress(BlockingIOError):
+                    return slot.sock.recv(wire.PACKET_BYTES, socket.MSG_DONTWAIT)
+        except OSError as error:
+            raise Disconnected from error
+        finally:
+            caller.end()
+        raise Disconnected
 
     def _ran(self, slot: _Slot, packet: bytes) -> Ran:
         if len(packet) < wire.REPLY.size:
@@ -230,6 +257,10 @@ class Slots:
         if offset + size > len(self._rings.replies) or layout.size > size:
             raise Internal("the model process points outside its memory")
         return wire.unpack(layout, memoryview(bytes(self._rings.replies[offset : offset + layout.size])))
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("the model did not answer before the deadline; allow more time")
 
 
 def _told(encoded: bytes) -> Exception:

@@ -14,6 +14,25 @@ Step = Mapping[str, Json]
 
 
 @dataclass(frozen=True, slots=True)
+class Sequencing:
+    """How a variant keeps sequences; see ``sealane.type.v1.SequenceBatching``.
+
+    Attributes:
+        max_idle_seconds: a sequence of which nothing is heard for so long is over.
+        controls: input of the model -> what it tells: START, READY, END or CORRID.
+        states: input of the model -> output that it takes its value from.
+    """
+
+    max_idle_seconds: float
+    controls: Mapping[str, str] = field(default_factory=dict)
+    states: Mapping[str, str] = field(default_factory=dict)
+
+
+#: Has a function called, once and on any thread, when nobody waits any more; at once where nobody does already.
+OnCancel = Callable[[Callable[[], None]], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Serving:
     """How a variant wants to be served; see ``sealane.type.v1.Manifest``.
 
@@ -25,6 +44,8 @@ class Serving:
         before: steps before the model.
         after: steps after the model.
         memory_limit_bytes: most memory of the process; 0 takes the worker's setting.
+        deterministic: whether equal requests of one caller may share a run.
+        sequencing: how sequences are kept; None for a model without.
     """
 
     device: str = "cpu"
@@ -34,6 +55,8 @@ class Serving:
     before: tuple[Step, ...] = ()
     after: tuple[Step, ...] = ()
     memory_limit_bytes: int = 0
+    deterministic: bool = False
+    sequencing: Sequencing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +123,7 @@ class Run:
         outputs: names wanted; empty for all.
         priority: 1 is the highest; 0 takes the model's default.
         flow: number of the project that asks; the queue is fair between them.
+        on_cancel: where to hear that nobody waits for it any more.
     """
 
     inputs: Mapping[str, Array]
@@ -108,6 +132,7 @@ class Run:
     outputs: tuple[str, ...] = ()
     priority: int = 0
     flow: int = 0
+    on_cancel: OnCancel | None = None
 
 
 @dataclass(frozen=True, slots=True)

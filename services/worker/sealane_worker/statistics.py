@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from sealane_worker.spec import Ran
 
 #: Run times kept; enough for a p99 that five samples stand behind.
 WINDOW = 512
+#: Sizes of runs that are told apart.
+MAX_BATCHES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,12 @@ class RunStatistics:
         p50_us: median run time of the last `WINDOW` successes, in microseconds; 0 before the first.
         p99_us: 99th percentile of the same.
         last_time: Unix time of the last success, 0 before the first.
+        failed_seconds: time until the failures, together.
+        queue_seconds: time in the model's queue, of all successes.
+        run_seconds: time that the model took, of all successes.
+        rows: rows of all successes.
+        shared: answers that were another caller's too.
+        batches: rows of a run -> share of the runs of that size that these requests were, and their seconds.
     """
 
     succeeded: int = 0
@@ -27,6 +38,12 @@ class RunStatistics:
     p50_us: float = 0.0
     p99_us: float = 0.0
     last_time: float = 0.0
+    failed_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    run_seconds: float = 0.0
+    rows: int = 0
+    shared: int = 0
+    batches: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -42,28 +59,53 @@ class StatisticsRecorder:
         self._seconds: deque[float] = deque(maxlen=WINDOW)
         self._succeeded = 0
         self._failed = 0
-        self._last_time = 0.0
+        self._shared = self._rows = 0
+        self._last_time = self._failed_seconds = self._queue_seconds = self._run_seconds = 0.0
+        self._batches: dict[int, list[float]] = {}
 
-    def succeeded(self, seconds: float, now: float) -> None:
-        """One inference took `seconds` and ended at Unix time `now`."""
+    def succeeded(self, ran: Ran, rows: int, now: float) -> None:
+        """One inference of so many rows ran and ended at Unix time `now`."""
         with self._lock:
-            self._seconds.append(seconds)
+            self._seconds.append(ran.seconds)
             self._succeeded += 1
             self._last_time = now
+            self._queue_seconds += ran.queue_seconds
+            self._run_seconds += ran.seconds
+            self._rows += rows
+            if ran.batch_rows in self._batches or len(self._batches) < MAX_BATCHES:
+                # A run that several requests share is counted by each of them for its part.
+                part = rows / ran.batch_rows if ran.batch_rows > rows else 1.0
+                batch = self._batches.setdefault(ran.batch_rows, [0.0, 0.0])
+                batch[0] += part
+                batch[1] += ran.seconds * part
 
-    def failed(self) -> None:
-        """One inference ended in an error."""
+    def failed(self, seconds: float = 0.0) -> None:
+        """One inference ended in an error after `seconds`."""
         with self._lock:
             self._failed += 1
+            self._failed_seconds += seconds
+
+    def shared(self) -> None:
+        """One request got the answer of an equal one."""
+        with self._lock:
+            self._shared += 1
 
     def snapshot(self) -> RunStatistics:
         """What has been taken in so far."""
         with self._lock:
             ordered = sorted(self._seconds)
-            counts = (self._succeeded, self._failed)
-            last_time = self._last_time
-        p50, p99 = percentile(ordered, 0.5) * 1e6, percentile(ordered, 0.99) * 1e6
-        return RunStatistics(*counts, p50, p99, last_time)
+            taken = RunStatistics(
+                succeeded=self._succeeded,
+                failed=self._failed,
+                last_time=self._last_time,
+                failed_seconds=self._failed_seconds,
+                queue_seconds=self._queue_seconds,
+                run_seconds=self._run_seconds,
+                rows=self._rows,
+                shared=self._shared,
+                batches={size: (count, seconds) for size, (count, seconds) in self._batches.items()},
+            )
+        return replace(taken, p50_us=percentile(ordered, 0.5) * 1e6, p99_us=percentile(ordered, 0.99) * 1e6)
 
 
 def percentile(ordered: list[float], fraction: float) -> float:

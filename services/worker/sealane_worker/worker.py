@@ -104,6 +104,6 @@ class Worker:
 
 def take_desired(parts: Parts, desired: fleet_service_pb2.DesiredState) -> None:
     """Pass a desired state to those who bring it about; returns at once."""
-    parts.assignments.apply(desired.assignments)
+    parts.assignments.apply(desired.assignments, desired.ensembles)
     parts.lanes.keep(desired.gateways)
     parts.runner.apply(desired.tasks)

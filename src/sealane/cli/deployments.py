@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, BinaryIO, TypedDict, TypeVar, Unpack
 
 import click
 
@@ -11,6 +11,7 @@ from sealane.cli.context import Cli, common, enum_word, note
 
 if TYPE_CHECKING:
     from sealane.client.demand import DemandFields
+    from sealane.ensembles import Step
     from sealane.scheduler.v1 import deployment_service_pb2 as pb
 
 C = TypeVar("C", bound=Callable[..., None])
@@ -99,6 +100,25 @@ def list_deployments(cli: Cli) -> None:
 
 @deployments.command()
 @click.argument("deployment")
+@click.argument("file", type=click.File("rb"))
+@click.option("--wait", type=float, default=0.0, metavar="SECONDS", help="Wait until it serves.")
+@common
+def chain(cli: Cli, deployment: str, file: BinaryIO, wait: float) -> None:
+    """Chain deployments as DEPLOYMENT, as the JSON FILE says.
+
+    FILE holds {"steps": [{"deployment": ID, "inputs": {INPUT: TENSOR}, "outputs": {OUTPUT: TENSOR}}], "outputs":
+    [TENSOR]}: each input of a step's model takes a tensor that another step gives, or that callers send.
+    """
+    steps, outputs = _chain(file.read())
+    with cli.client() as client:
+        made = client.deployments.create_chain(deployment, steps, outputs)
+        if wait:
+            made = client.deployments.wait(deployment, wait)
+    _show(cli, made)
+
+
+@deployments.command()
+@click.argument("deployment")
 @common
 def get(cli: Cli, deployment: str) -> None:
     """Show DEPLOYMENT: state, place, the last decision."""
@@ -152,6 +172,7 @@ def _show(cli: Cli, found: pb.Deployment) -> None:
         (
             ("deployment", found.name),
             ("version", found.model_version),
+            ("chain of", ", ".join(step.deployment for step in found.ensemble.steps)),
             ("state", _state(found)),
             ("runs on", _where(found)),
             ("in memory", "; ".join(filter(None, map(_memory, found.placements)))),
@@ -160,6 +181,21 @@ def _show(cli: Cli, found: pb.Deployment) -> None:
         ),
         found,
     )
+
+
+def _chain(content: bytes) -> tuple[list[Step], list[str]]:
+    """Steps and outputs of a chain's JSON file."""
+    from google.protobuf import json_format
+
+    from sealane import ensemble_messages
+    from sealane.scheduler.v1 import deployment_service_pb2 as pb
+
+    try:
+        message = json_format.Parse(content, pb.Ensemble())
+    except (json_format.ParseError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"the file is no chain: {str(error).splitlines()[0]}; see --help") from error
+    chain = ensemble_messages.chain_of(message)
+    return list(chain.steps), list(chain.outputs)
 
 
 def _decision(decision: pb.Decision) -> None:
@@ -194,6 +230,8 @@ def _where(found: pb.Deployment) -> str:
 
 
 def _model(found: pb.Deployment) -> str:
+    if found.HasField("ensemble"):
+        return f"chain of {len(found.ensemble.steps)}"
     parts = found.model_version.split("/")
     return f"{parts[3]}@{parts[5]}" if len(parts) > 5 else found.model_version
 

@@ -22,6 +22,7 @@ from sealane.client.inference import Inference, PredictOptions, WorkerModel
 from sealane.client.issuers import Rule
 from sealane.client.logins import CertificateCredentials, ExternalToken, PrivateKeyCredentials, RefreshTokenFile
 from sealane.client.operations import NodePlace
+from sealane.ensembles import Step
 
 __all__ = [
     "CertificateCredentials",
@@ -37,6 +38,7 @@ __all__ = [
     "RefreshTokenFile",
     "Rule",
     "StaticToken",
+    "Step",
     "WorkerModel",
     "connect",
 ]

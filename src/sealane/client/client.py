@@ -34,7 +34,8 @@ class Client:
     """Everything that the suite offers, synchronous and safe to share among threads.
 
     Args:
-        endpoints: service -> client port ``host:port``; ``auth``, ``registry``, ``scheduler``, ``inference``.
+        endpoints: service -> client port ``host:port``; ``auth``, ``registry``, ``scheduler``, ``inference``. Of
+            ``inference`` there may be several, with commas between them: where one is away, calls go to the next.
         trust_bundle: root certificates, PEM, or the file that holds them.
         credentials: who calls: :class:`ClientCredentials`, :class:`PrivateKeyCredentials`, :class:`RefreshTokenFile`,
             :class:`CertificateCredentials`, :class:`ExternalToken` or :class:`StaticToken`.

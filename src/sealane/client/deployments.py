@@ -7,10 +7,12 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Unpack
 
+from sealane import ensemble_messages
 from sealane.client import references
 from sealane.client.demand import DemandFields, demand
 from sealane.client.paging import pages
 from sealane.client.session import Session
+from sealane.ensembles import Chain, Step
 from sealane.errors import Unavailable
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane.scheduler.v1 import deployment_service_pb2_grpc, placement_service_pb2, placement_service_pb2_grpc
@@ -39,6 +41,26 @@ class Deployments:
             deployment=pb.Deployment(
                 model_version=references.version(self._session.project, model_version), demand=demand(demands)
             ),
+            request_id=str(uuid.uuid4()),
+        )
+        return self._stub().CreateDeployment(request, timeout=self._session.timeout)
+
+    def create_chain(self, deployment: str, steps: Sequence[Step], outputs: Sequence[str] = ()) -> pb.Deployment:
+        """Create a deployment that chains models; they are deployments that are there.
+
+        Args:
+            deployment: its id.
+            steps: the models, and which tensors go from one to the next.
+            outputs: tensors that callers get; empty for those that no step takes.
+
+        Raises:
+            InvalidArgument: the steps do not fit together; the message says where.
+            NotFound: a deployment that is not there.
+        """
+        request = pb.CreateDeploymentRequest(
+            parent=self._session.parent,
+            deployment_id=deployment,
+            deployment=pb.Deployment(ensemble=ensemble_messages.message_of(Chain(tuple(steps), tuple(outputs)))),
             request_id=str(uuid.uuid4()),
         )
         return self._stub().CreateDeployment(request, timeout=self._session.timeout)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ from sealane.tensors import NUMPY_OF, Array, Signature
 
 if TYPE_CHECKING:
     from sealane.client.sealing import Sealing
+
+T = TypeVar("T")
 
 INFER_PATH = "/inference.GRPCInferenceService/ModelInfer"
 METADATA_PATH = "/inference.GRPCInferenceService/ModelMetadata"
@@ -80,7 +82,8 @@ class Inference:
         self._caller = Caller(session)
         self._routes = Routes(session)
         self._sealing: Sealing | None = None
-        self._gateway: Target | None = None
+        self._gateways: tuple[Target, ...] = ()
+        self._turn = 0
         self._signatures: dict[str, Signature] = {}
 
     def predict(self, model: str, inputs: Inputs, **options: Unpack[PredictOptions]) -> dict[str, Array]:
@@ -106,10 +109,10 @@ class Inference:
         """
         prediction = self.prepare(model, inputs, options)
         if options.get("via", "gateway") == "gateway":
-            return self.run(prediction, self._gateway_target())
+            return self._by_gateway(prediction)
         if prediction.sealed:
             # The gateway settles who may be sealed to; the payload goes to the worker itself.
-            return self.run(prediction, self._gateway_target(), direct=True)
+            return self._by_gateway(prediction, direct=True)
         return self._caller.repeat(lambda: self._on_workers(prediction), prediction.deadline)
 
     def predict_traced(
@@ -132,7 +135,7 @@ class Inference:
 
     def signature(self, model: str, timeout: float = DEFAULT_SECONDS) -> Signature:
         """What a model takes and gives by default, from the gateway; remembered."""
-        return self._signature(model, self._gateway_target(), time.monotonic() + timeout)
+        return self._signature(model, None, time.monotonic() + timeout)
 
     def at(self, address: str, tls_name: str, model: str) -> WorkerModel:
         """A model on a worker that the caller knows: needs neither gateway nor scheduler.
@@ -162,7 +165,7 @@ class Inference:
             arrays = {name: value for name, value in inputs.items() if isinstance(value, np.ndarray)}
             if len(arrays) == len(inputs):
                 return arrays
-        signature = self._signature(model, source or self._gateway_target(), deadline)
+        signature = self._signature(model, source, deadline)
         if not isinstance(inputs, Mapping):
             if len(signature.inputs) != 1:
                 names = [spec.name for spec in signature.inputs]
@@ -174,20 +177,44 @@ class Inference:
             for name, value in inputs.items()
         }
 
-    def _signature(self, model: str, source: Target, deadline: float) -> Signature:
-        key = f"{source.address}/{model}"
+    def _signature(self, model: str, source: Target | None, deadline: float) -> Signature:
+        """From `source`, or from a gateway."""
+        key = f"{source.address if source else ''}/{model}"
         if key not in self._signatures:
             request = Request(METADATA_PATH, oip.ModelMetadataRequest(name=model).SerializeToString())
-            answer = self._caller.repeat(lambda: self._caller.send(source, request, deadline), deadline)
+
+            def ask(target: Target) -> bytes:
+                return self._caller.send(target, request, deadline)
+
+            answer = self._caller.repeat(lambda: ask(source) if source else self._at_gateway(ask), deadline)
             found = openinference.decode_metadata(oip.ModelMetadataResponse.FromString(answer)).signature()
             if found is None:
                 raise NotFound(f"{model!r} has no default signature; give a dict of arrays", reason="NO_SIGNATURE")
             self._signatures[key] = found
         return self._signatures[key]
 
-    def run(self, prediction: Prediction, target: Target, *, direct: bool = False) -> dict[str, Array]:
-        """Run at one target, again while it is UNAVAILABLE and there is time; `direct`: see :class:`SealedCall`."""
-        return self._caller.repeat(lambda: self._once(prediction, target, direct=direct), prediction.deadline)
+    def run(self, prediction: Prediction, target: Target) -> dict[str, Array]:
+        """Run at one target, again while it is UNAVAILABLE and there is time."""
+        return self._caller.repeat(lambda: self._once(prediction, target, direct=False), prediction.deadline)
+
+    def _by_gateway(self, prediction: Prediction, *, direct: bool = False) -> dict[str, Array]:
+        """The same at the gateways; `direct`: see :class:`SealedCall`."""
+        return self._caller.repeat(
+            lambda: self._at_gateway(lambda target: self._once(prediction, target, direct=direct)), prediction.deadline
+        )
+
+    def _at_gateway(self, attempt: Callable[[Target], T]) -> T:
+        """One attempt; where the gateway is away, the next one is at another."""
+        if not self._gateways:
+            self._gateways = self._session.targets("inference")
+            self._turn = random.randrange(len(self._gateways))  # noqa: S311  # only so that clients spread
+        turn = self._turn
+        try:
+            return attempt(self._gateways[turn % len(self._gateways)])
+        except Unavailable:
+            if self._turn == turn:  # else another thread has seen it before
+                self._turn = turn + 1
+            raise
 
     def _on_workers(self, prediction: Prediction) -> dict[str, Array]:
         """One try at each worker of the lease, in random order so that callers spread."""
@@ -241,11 +268,6 @@ class Inference:
         request = Request(PREDICT_PATH, tfserving.encode_request(call).SerializeToString())
         answer = self._caller.send(target, request, deadline)
         return tfserving.decode_response(tfs.PredictResponse.FromString(answer))
-
-    def _gateway_target(self) -> Target:
-        if self._gateway is None:
-            self._gateway = self._session.target("inference")
-        return self._gateway
 
 
 class WorkerModel:

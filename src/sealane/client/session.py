@@ -27,7 +27,8 @@ class Site:
     """One installation.
 
     Args:
-        endpoints: service -> client port ``host:port``; ``auth``, ``registry``, ``scheduler``, ``inference``.
+        endpoints: service -> client port ``host:port``; ``auth``, ``registry``, ``scheduler``, ``inference``, of which
+            there may be several with commas between them.
         trust_bundle: root certificates, PEM.
         timeout: seconds for each control call.
         telemetry: records the client's own spans.
@@ -96,12 +97,22 @@ class Session:
         Raises:
             FailedPrecondition: its endpoint is not known.
         """
-        address = self.site.endpoints.get(service, "")
-        if not address:
+        return self.targets(service)[0]
+
+    def targets(self, service: str) -> tuple[Target, ...]:
+        """The same where a service has several addresses; at least one.
+
+        Raises:
+            FailedPrecondition: no endpoint is known.
+        """
+        named = (address.strip() for address in self.site.endpoints.get(service, "").split(","))
+        addresses = [address for address in named if address]
+        if not addresses:
             raise FailedPrecondition(
                 f"the endpoint of {service} is not known; name it in the endpoints of the client", reason="NO_ENDPOINT"
             )
-        return Target(address, self.site.trust_bundle, f"{service}.service.sealane")
+        bundle, name = self.site.trust_bundle, f"{service}.service.sealane"
+        return tuple(Target(address, bundle, name) for address in addresses)
 
     def close(self) -> None:
         """Close all channels."""

@@ -26,12 +26,21 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class SequencePlace:
+    """The sequence that a request belongs to, and whether it begins or ends it."""
+
+    id: str
+    start: bool = False
+    end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class InferenceCall:
     """One run of a model.
 
     `outputs` empty means all of them; `classify` gives, per output, the number of classes wanted
     instead of the tensor (an extension of the Open Inference Protocol). `priority` 1 is the highest, 0 leaves it
-    to the model.
+    to the model. `timeout_us` is the longest time that the caller waits, 0 sets none beside the call's own deadline.
     """
 
     target: Target
@@ -40,6 +49,8 @@ class InferenceCall:
     request_id: str = ""
     classify: Mapping[str, int] = field(default_factory=dict)
     priority: int = 0
+    timeout_us: int = 0
+    sequence: SequencePlace | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 
 from google.protobuf import descriptor_pb2
 
-from sealane.compat.openinference.v2 import openinference_pb2
-from sealane.compat.tfserving.v1 import tensorflow_pb2, tfserving_pb2
+from sealane.compat.openinference.v2 import model_config_pb2, openinference_pb2
+from sealane.compat.tfserving.v1 import example_pb2, tensorflow_pb2, tfserving_pb2
 
 #: Full name of our service -> name under which it is served.
 FOREIGN_SERVICES = {
@@ -21,8 +21,10 @@ FOREIGN_SERVICES = {
 }
 
 _PACKAGES = (
+    (model_config_pb2, "inference"),
     (openinference_pb2, "inference"),
     (tensorflow_pb2, "tensorflow"),
+    (example_pb2, "tensorflow"),
     (tfserving_pb2, "tensorflow.serving"),
 )
 _ACCESS = "sealane/type/v1/access.proto"

@@ -16,6 +16,7 @@ from sealane.protocols.call import (
     InferenceAnswer,
     InferenceCall,
     ModelDescription,
+    SequencePlace,
     Target,
 )
 from sealane.protocols.elements import check_count
@@ -24,11 +25,22 @@ from sealane.protocols.peek import target_of
 from sealane.tensors import Array, Signature, TensorSpec, datatype_of
 
 #: Protocol extensions that really work here.
-EXTENSIONS = ("classification", "binary_tensor_data")
+EXTENSIONS = (
+    "classification",
+    "sequence",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+)
 
+_64_BITS = (1 << 64) - 1
 #: Reserved request parameter -> kinds that it may have.
 _RESERVED = {
-    "sequence_id": ("int64_param", "string_param"),
+    "sequence_id": ("int64_param", "uint64_param", "string_param"),
     "sequence_start": ("bool_param",),
     "sequence_end": ("bool_param",),
     "priority": ("int64_param", "uint64_param"),
@@ -39,7 +51,11 @@ _RESERVED = {
 
 
 def target(
-    request: oip.ModelInferRequest | oip.ModelMetadataRequest | oip.ModelReadyRequest,
+    request: oip.ModelInferRequest
+    | oip.ModelMetadataRequest
+    | oip.ModelReadyRequest
+    | oip.ModelConfigRequest
+    | oip.ModelStatisticsRequest,
 ) -> Target:
     """Which model a parsed request is for.
 
@@ -92,7 +108,19 @@ def decode_request(request: oip.ModelInferRequest) -> InferenceCall:
         if classes := _classes(output, where):
             classify[output.name] = classes
     inputs = decode_tensors(request.inputs, request.raw_input_contents, request.model_name, "inputs")
-    return InferenceCall(wanted, inputs, tuple(outputs), request.id, classify, _priority(request.parameters))
+    parameters = request.parameters
+    if not parameters:
+        return InferenceCall(wanted, inputs, tuple(outputs), request.id, classify)
+    return InferenceCall(
+        wanted,
+        inputs,
+        tuple(outputs),
+        request.id,
+        classify,
+        _priority(parameters),
+        parameters["timeout"].int64_param if "timeout" in parameters else 0,
+        _sequence(parameters),
+    )
 
 
 def check(call: InferenceCall, signature: Signature) -> tuple[str, ...]:
@@ -186,6 +214,19 @@ def _priority(parameters: Mapping[str, oip.InferParameter]) -> int:
     return min(parameter.int64_param or parameter.uint64_param, 255)
 
 
+def _sequence(parameters: Mapping[str, oip.InferParameter]) -> SequencePlace | None:
+    """The sequence of a request; 0 and the empty text are none."""
+    if "sequence_id" not in parameters:
+        return None
+    parameter = parameters["sequence_id"]
+    number = parameter.int64_param or parameter.uint64_param
+    name = str(number & _64_BITS) if number else parameter.string_param
+    if not name:
+        return None
+    flags = (key in parameters and parameters[key].bool_param for key in ("sequence_start", "sequence_end"))
+    return SequencePlace(name, *flags)
+
+
 def _check_parameters(parameters: Mapping[str, oip.InferParameter]) -> None:
     """Reserved parameters must have the type that the protocol gives them."""
     for name, parameter in parameters.items():
@@ -207,9 +248,10 @@ def _check_parameters(parameters: Mapping[str, oip.InferParameter]) -> None:
                 reason="PARAMETER_TYPE",
                 field=where,
             )
-        if name == "priority" and parameter.int64_param < 0:
+        if name in ("priority", "timeout") and parameter.int64_param < 0:
             raise InvalidArgument(
-                "invalid value for 'priority' parameter, expected value >= 0.",
+                f"invalid value for '{name}' parameter, expected value >= 0.",
+                reason="PARAMETER_RANGE",
                 field=where,
             )
 

@@ -22,16 +22,20 @@ MAX_RECIPIENTS = 8
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _FIXED = {_FIXED64: 8, _FIXED32: 4}
 
+_OIP = "/inference.GRPCInferenceService/"
+_PREDICTION = "/tensorflow.serving.PredictionService/"
 _NAME_AND_VERSION = frozenset(
-    f"/inference.GRPCInferenceService/{method}" for method in ("ModelReady", "ModelMetadata", "ModelInfer")
+    _OIP + method for method in ("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "ModelInfer")
 )
 _MODEL_SPEC = frozenset(
     {
-        "/tensorflow.serving.PredictionService/Predict",
-        "/tensorflow.serving.PredictionService/GetModelMetadata",
+        *(_PREDICTION + method for method in ("Predict", "Classify", "Regress", "GetModelMetadata")),
         "/tensorflow.serving.ModelService/GetModelStatus",
     }
 )
+_TASKS = _PREDICTION + "MultiInference"
+#: Field of a ModelInferRequest -> what it holds.
+_ID, _PARAMETERS = 3, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class Field:
 
 def names_model(path: str) -> bool:
     """Whether requests of the foreign method at `path` name a model."""
-    return path in _NAME_AND_VERSION or path in _MODEL_SPEC
+    return path in _NAME_AND_VERSION or path in _MODEL_SPEC or path == _TASKS
 
 
 def peek(path: str, body: bytes) -> Target:
@@ -59,7 +63,9 @@ def peek(path: str, body: bytes) -> Target:
     if path in _NAME_AND_VERSION:
         return _name_and_version(body)
     if path in _MODEL_SPEC:
-        return _model_spec(body)
+        return _model_spec(body, 0, len(body))
+    if path == _TASKS:
+        return _first_task(body)
     raise InvalidArgument(f"method {path!r} names no model", reason="METHOD_WITHOUT_MODEL")
 
 
@@ -110,10 +116,61 @@ def _name_and_version(body: bytes) -> Target:
     return target_of(model, version)
 
 
-def _model_spec(body: bytes) -> Target:
+@dataclass(frozen=True, slots=True)
+class InferOptions:
+    """What the way of an inference depends on, besides its model; `sequence` is empty outside of one."""
+
+    request_id: str = ""
+    sequence: str = ""
+
+
+_NO_OPTIONS = InferOptions()
+
+
+def peek_options(body: bytes) -> InferOptions:
+    """Id and sequence of a serialized ModelInferRequest.
+
+    Raises:
+        InvalidArgument: a body that is no well-formed message.
+    """
+    request_id, sequence = "", ""
+    for field in fields(body, 0, len(body)):
+        if field.wire_type != _LENGTH:
+            continue
+        if field.number == _ID:
+            request_id = _text(body, field, "id")
+        elif field.number == _PARAMETERS and body.find(b"sequence_id", field.start, field.end) >= 0:
+            sequence = _sequence(body, field, sequence)
+    return InferOptions(request_id, sequence) if request_id or sequence else _NO_OPTIONS
+
+
+def _sequence(body: bytes, entry: Field, before: str) -> str:
+    """The sequence of a map entry, if it is that of `sequence_id`; 0 and the empty text are none."""
+    key, value = "", ""
+    for field in fields(body, entry.start, entry.end):
+        if (field.number, field.wire_type) == (1, _LENGTH):
+            key = _text(body, field, "parameters")
+        elif (field.number, field.wire_type) == (2, _LENGTH):
+            for choice in fields(body, field.start, field.end):
+                if (choice.number, choice.wire_type) in ((2, _VARINT), (5, _VARINT)):
+                    value = str(choice.value) if choice.value else ""
+                elif (choice.number, choice.wire_type) == (3, _LENGTH):
+                    value = _text(body, choice, "parameters")
+    return value if key == "sequence_id" else before
+
+
+def _first_task(body: bytes) -> Target:
+    """The model of the first task; the worker refuses tasks for another one."""
+    for task in fields(body, 0, len(body)):
+        if (task.number, task.wire_type) == (1, _LENGTH):
+            return _model_spec(body, task.start, task.end)
+    return Target("")
+
+
+def _model_spec(body: bytes, start: int, end: int) -> Target:
     name = label = signature = ""
     version: int | None = None
-    for outer in fields(body, 0, len(body)):
+    for outer in fields(body, start, end):
         if (outer.number, outer.wire_type) != (1, _LENGTH):
             continue
         for field in fields(body, outer.start, outer.end):

@@ -40,6 +40,15 @@ def read_signatures(directory: Path) -> tuple[Signature, ...]:
     return parse_signatures(content)
 
 
+def read_methods(directory: Path) -> dict[str, str]:
+    """Signature name -> method, of the signatures that are a classification or a regression.
+
+    Raises:
+        NotFound, InvalidArgument: see :func:`read_signatures`.
+    """
+    return {signature.name: signature.method for signature in read_signatures(directory) if signature.method}
+
+
 def parse_signatures(content: bytes) -> tuple[Signature, ...]:
     """The signatures in the content of a saved_model.pb; see :func:`read_signatures`."""
     try:

@@ -44,7 +44,12 @@ class VersionStatus:
 
 
 def target(
-    request: tfs.PredictRequest | tfs.GetModelMetadataRequest | tfs.GetModelStatusRequest,
+    request: tfs.PredictRequest
+    | tfs.GetModelMetadataRequest
+    | tfs.GetModelStatusRequest
+    | tfs.ClassificationRequest
+    | tfs.RegressionRequest
+    | tfs.InferenceTask,
 ) -> Target:
     """Which model a parsed request is for.
 
@@ -152,7 +157,7 @@ def check(call: InferenceCall, signature: Signature) -> tuple[str, ...]:
 
 def encode_response(answer: InferenceAnswer) -> tfs.PredictResponse:
     """The response for an answer; it echoes the name with the version and signature that ran."""
-    response = tfs.PredictResponse(model_spec=_spec(answer.call.target.model, answer.version, answer.signature))
+    response = tfs.PredictResponse(model_spec=spec_of(answer.call.target.model, answer.version, answer.signature))
     for name, array in answer.outputs.items():
         response.outputs[name].CopyFrom(encode_tensor(array))
     return response
@@ -162,7 +167,7 @@ def encode_request(call: InferenceCall) -> tfs.PredictRequest:
     """The request for a call."""
     wanted = call.target
     request = tfs.PredictRequest(
-        model_spec=_spec(wanted.model, wanted.version, wanted.signature),
+        model_spec=spec_of(wanted.model, wanted.version, wanted.signature),
         output_filter=call.outputs,
     )
     if wanted.label:
@@ -210,7 +215,7 @@ def encode_metadata(model: ModelDescription, version: str) -> tfs.GetModelMetada
     signatures = tfs.SignatureDefMap()
     for signature in model.signatures:
         signatures.signature_def[signature.name].CopyFrom(encode_signature(signature))
-    response = tfs.GetModelMetadataResponse(model_spec=_spec(model.name, version))
+    response = tfs.GetModelMetadataResponse(model_spec=spec_of(model.name, version))
     content = response.metadata[METADATA_FIELD]
     content.type_url = METADATA_TYPE
     content.value = signatures.SerializeToString(deterministic=True)
@@ -275,7 +280,8 @@ def decode_status(response: tfs.GetModelStatusResponse) -> tuple[VersionStatus, 
     )
 
 
-def _spec(model: str, version: str, signature: str = "") -> tfs.ModelSpec:
+def spec_of(model: str, version: str, signature: str = "") -> tfs.ModelSpec:
+    """A model spec; an empty version is left out."""
     spec = tfs.ModelSpec(name=model, signature_name=signature)
     if version:
         spec.version.value = int(version)

@@ -60,6 +60,8 @@ _LIST_OF = {
 }
 _NO_LIST = frozenset({"dtype", "tensor_shape", "version_number", "tensor_content"})
 METHOD = "tensorflow/serving/predict"
+CLASSIFY = "tensorflow/serving/classify"
+REGRESS = "tensorflow/serving/regress"
 
 
 def decode_tensor(proto: tf.TensorProto, budget: Budget, path: str) -> Array:
@@ -114,7 +116,7 @@ def encode_tensor(array: Array) -> tf.TensorProto:
 
 def encode_signature(signature: Signature) -> tf.SignatureDef:
     """The SignatureDef of a signature; the graph tensor names are the aliases, as no graph is known."""
-    result = tf.SignatureDef(method_name=METHOD)
+    result = tf.SignatureDef(method_name=signature.method or METHOD)
     for specs, infos in (
         (signature.inputs, result.inputs),
         (signature.outputs, result.outputs),
@@ -139,6 +141,7 @@ def decode_signature(name: str, definition: tf.SignatureDef) -> Signature:
         inputs=tuple(_spec(alias, definition.inputs[alias]) for alias in sorted(definition.inputs)),
         outputs=tuple(_spec(alias, definition.outputs[alias]) for alias in sorted(definition.outputs)),
         name=name,
+        method=definition.method_name if definition.method_name in (CLASSIFY, REGRESS) else "",
     )
 
 

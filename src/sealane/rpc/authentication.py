@@ -61,6 +61,10 @@ class Authenticate(Inward):
         access = call.method.access
         if call.method.public:
             return
+        if call.within is not None:
+            # Its stream ends when its token does (LiveStreams); a proof is good for one call and was used for it.
+            call.identity = call.within.identity
+            return
         if self._revocations is not None and call.peer.spiffe_id:
             self._revocations.check_peer(call.peer)
         if call.peer.kind and call.peer.kind in access.callers and not call.peer.via_gateway:
@@ -106,9 +110,16 @@ class Authenticate(Inward):
         if identity.key_thumbprint and not proven_in_body:
             if "dpop" in call.duplicates:  # RFC 9449 section 4.3, check 1
                 raise Unauthenticated("send exactly one proof in metadata 'dpop'", reason="PROOF_REFUSED")
+            http_method, target = call.proves or ("POST", call.method.path)
+            if not target:
+                raise Unauthenticated(
+                    "this server does not go by the host that was called; call it by one of its own names",
+                    reason="PROOF_REFUSED",
+                )
             self._proofs.verify(
                 call.metadata.get("dpop", ""),
-                method_path=call.method.path,
+                http_method=http_method,
+                method_path=target,
                 token=token,
                 thumbprint=identity.key_thumbprint,
             )

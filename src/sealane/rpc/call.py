@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -134,6 +135,31 @@ class Identity:
         return limits is None or model.startswith(limits)
 
 
+class Cancellation:
+    """Says once, from any thread, that nobody waits for an answer any more."""
+
+    __slots__ = ("_callbacks", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] | None = []
+
+    def watch(self, callback: Callable[[], None]) -> bool:
+        """Have `callback` called; false, and it is not, where nobody waits already."""
+        with self._lock:
+            if self._callbacks is None:
+                return False
+            self._callbacks.append(callback)
+            return True
+
+    def cancel(self) -> None:
+        """Nobody waits any more. The callbacks run here, once."""
+        with self._lock:
+            callbacks, self._callbacks = self._callbacks, None
+        for callback in callbacks or ():
+            callback()
+
+
 @dataclass(slots=True)
 class Call:
     """State of one call. Middleware fills it from the outside in."""
@@ -158,13 +184,33 @@ class Call:
     revoked: SealaneError | None = None
     """Why a stream was ended before its time."""
 
+    watch: Callable[[Callable[[], None]], bool] | None = None
+    """Has a function called when nobody waits any more, as :meth:`Cancellation.watch`; unset where nobody can tell."""
+
+    within: Call | None = None
+    """The stream that carries this call; who may make the one was found out for the other."""
+
+    proves: tuple[str, str] | None = None
+    """Over HTTP: the method and URL that a proof of possession must name; unset: POST and the method's path."""
+    model: tuple[str, str, str] | None = None
+    """Project, deployment and version that the call is for, once they are known; for metrics."""
+
     _request_id: str = ""
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, on any thread, when the caller is gone; at once where he is gone already.
+
+        It may also be called after the call has ended. It must be quick, and asking for it costs little, but not
+        nothing: ask when there is something to wait for.
+        """
+        if self.watch is not None and not self.watch(callback):
+            callback()
 
     @property
     def request_id(self) -> str:
         """The caller's, else one that is made when it is first asked for."""
         if not self._request_id:
-            self._request_id = self.metadata.get("x-request-id", "")[:64] or str(uuid.uuid4())
+            self._request_id = self.metadata.get("x-request-id", "")[:64] or f"{random.getrandbits(128):032x}"
         return self._request_id
 
     @property

@@ -6,15 +6,19 @@ No transport in here: the same dispatcher serves a worker's own listener and the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
 from sealane.errors import SealaneError
+from sealane.rpc import limits
+from sealane.rpc.authorisation import check_resource
 from sealane.rpc.call import Call
-from sealane.rpc.middleware import Blocking, Chain
+from sealane.rpc.middleware import Blocking, Chain, parse_body
 from sealane.rpc.policy import Method, methods_of, not_served, unserved
 from sealane.rpc.status import translate
 
@@ -27,11 +31,19 @@ Handler = Callable[..., object]
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A servicer and the contract it serves; `foreign_name` replaces the service's own in the path."""
+    """A servicer and the contract it serves.
+
+    Args:
+        servicer: has a function for each method.
+        descriptor: of the service.
+        foreign_name: replaces the service's own in the path.
+        raw: streaming methods whose function takes the bodies as they come, to pass them on.
+    """
 
     servicer: object
     descriptor: ServiceDescriptor
     foreign_name: str = ""
+    raw: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +52,7 @@ class Route:
 
     method: Method
     handler: Handler
+    raw: bool = False
 
 
 def routes_of(services: Iterable[Served]) -> dict[str, Route]:
@@ -49,8 +62,22 @@ def routes_of(services: Iterable[Served]) -> dict[str, Route]:
         for method in methods_of(served.descriptor, served.foreign_name):
             if method.server_streaming and not hasattr(served.servicer, method.name):
                 continue  # the synchronous front leaves streams (health's Watch) to the gateway
-            routes[method.path] = Route(method, getattr(served.servicer, method.name))
+            handler = getattr(served.servicer, method.name)
+            routes[method.path] = Route(method, handler, method.name in served.raw)
     return routes
+
+
+def carried(stream: Call, method: Method, body: bytes) -> Call:
+    """A unary call that a stream of the same caller carries: what it costs and asks is looked at for itself."""
+    return Call(
+        method=method,
+        metadata={**stream.metadata, "traceparent": stream.traceparent},
+        peer=stream.peer,
+        deadline=min(stream.deadline, time.monotonic() + limits.UNARY_SECONDS),
+        body=body,
+        watch=stream.watch,
+        within=stream,
+    )
 
 
 def unserved_route(path: str) -> Route:
@@ -63,7 +90,7 @@ def unserved_route(path: str) -> Route:
 
 
 class Dispatcher:
-    """Runs unary calls synchronously."""
+    """Runs calls synchronously."""
 
     def __init__(self, services: Iterable[Served], chain: Chain) -> None:
         self.routes = routes_of(services)
@@ -95,6 +122,31 @@ class Dispatcher:
             raise failure from error
         finally:
             self.chain.leave(call, failure)
+
+    def stream(self, route: Route, call: Call, bodies: Iterator[bytes]) -> Iterator[bytes]:
+        """Run one stream; gives the serialized answers.
+
+        Raises:
+            SealaneError: whatever went wrong, translated.
+        """
+        failure: SealaneError | None = None
+        try:
+            enter_blocking(self.chain, call)
+            requests = bodies if route.raw else _messages(call, bodies)
+            for response in cast(Iterator[object], route.handler(requests, call)):
+                yield serialize(response)
+        except Exception as error:  # the translator: the one place that may catch all
+            failure = call.revoked or explain(error, call)
+            raise failure from error
+        finally:
+            self.chain.leave(call, failure)
+
+
+def _messages(call: Call, bodies: Iterator[bytes]) -> Iterator[Message]:
+    for body in bodies:
+        message = parse_body(call, body)
+        check_resource(call, message)
+        yield message
 
 
 def enter_blocking(chain: Chain, call: Call) -> None:

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import grpc.aio
 
@@ -38,16 +39,42 @@ class Listeners:
     drain_seconds: float = 5.0
 
 
-class Host:
-    """The two servers of a service and their health."""
+class _Terminable(Protocol):
+    async def wait_for_termination(self) -> object: ...
 
-    def __init__(self, services: Sequence[Served], chain: Chain, listeners: Listeners) -> None:
+
+class Face(Protocol):
+    """A listener that speaks something else than gRPC."""
+
+    name: str
+    """By which ``ports.json`` knows it."""
+
+    async def start(self, identity: tls.PeerIdentity) -> int:
+        """Listen; returns the port."""
+        ...
+
+    async def wait_for_termination(self) -> None:
+        """Wait until it ends; raises what ended it."""
+        ...
+
+    async def stop(self) -> None:
+        """Finish what runs and close."""
+        ...
+
+
+class Host:
+    """The two servers of a service, its other faces, and their health."""
+
+    def __init__(
+        self, services: Sequence[Served], chain: Chain, listeners: Listeners, faces: Sequence[Face] = ()
+    ) -> None:
         names = tuple(served.foreign_name or served.descriptor.full_name for served in services)
         self.health = Health(names)
         everything = [*services, self.health.served_aio()]
         size = listeners.message_bytes
         self._client = build(everything, chain, mesh=False, options=limits.client_port(size))
         self._mesh = build(everything, chain, mesh=True, options=limits.mesh_port(size))
+        self._faces = tuple(faces)
         self._listeners = listeners
         self._stopping = False
 
@@ -59,11 +86,13 @@ class Host:
         }
         await self._client.start()
         await self._mesh.start()
+        for face in self._faces:
+            ports[face.name] = await face.start(identity)
         return ports
 
     async def ended(self) -> None:
         """Wait until a listener ends before it was asked to, which is a bug; raises what ended it."""
-        waits = [asyncio.create_task(server.wait_for_termination()) for server in (self._client, self._mesh)]
+        waits = [asyncio.create_task(server.wait_for_termination()) for server in self._servers()]
         done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if not self._stopping:
             for wait in done:
@@ -76,8 +105,11 @@ class Host:
         self.health.set(False)
         grace = self._listeners.drain_seconds
         # The mesh goes last: what clients still wait for may travel over its streams, which never end by themselves.
-        await self._client.stop(grace)
+        await asyncio.gather(self._client.stop(grace), *(face.stop() for face in self._faces))
         await self._mesh.stop(min(grace, 1.0))
+
+    def _servers(self) -> list[_Terminable]:
+        return [self._client, self._mesh, *self._faces]
 
     def _listen(self, server: grpc.aio.Server, address: str, identity: tls.PeerIdentity, *, mesh: bool) -> int:
         port = server.add_secure_port(address, tls.server_credentials(identity, mesh=mesh))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 CONTROL_MESSAGE_BYTES = 4 * 1024 * 1024
 DATA_MESSAGE_BYTES = 64 * 1024 * 1024
+#: Metadata of a call, or headers of a request.
+HEAD_BYTES = 16_384
 #: A unary call without a deadline gets this one.
 UNARY_SECONDS = 60.0
 #: A stream may live this long; long-lived ones reconnect.
@@ -48,8 +50,8 @@ def _common(message_bytes: int) -> list[Option]:
     return [
         ("grpc.max_receive_message_length", message_bytes),
         ("grpc.max_send_message_length", message_bytes),
-        ("grpc.max_metadata_size", 16_384),
-        ("grpc.absolute_max_metadata_size", 16_384),
+        ("grpc.max_metadata_size", HEAD_BYTES),
+        ("grpc.absolute_max_metadata_size", HEAD_BYTES),
         ("grpc.server_handshake_timeout_ms", 5_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.so_reuseport", 0),
@@ -63,7 +65,7 @@ def channel(message_bytes: int = DATA_MESSAGE_BYTES) -> list[Option]:
     return [
         ("grpc.max_receive_message_length", message_bytes),
         ("grpc.max_send_message_length", message_bytes),
-        ("grpc.max_metadata_size", 16_384),
+        ("grpc.max_metadata_size", HEAD_BYTES),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 5_000),
         ("grpc.initial_reconnect_backoff_ms", 100),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
+from typing import Protocol
 
 from sealane.clock import Clock, SystemClock
 from sealane.errors import SealaneError, Unauthenticated
@@ -15,10 +17,26 @@ from sealane.security.tokens import LEEWAY_SECONDS
 _LOOK_SECONDS = 60.0
 
 
+class _Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+def _later(seconds: float, look: Callable[[Call], None], call: Call) -> _Timer:
+    """Look on the event loop, or on a thread where there is none: streams there are few, each has a thread anyway."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        timer = threading.Timer(seconds, look, (call,))
+        timer.daemon = True
+        timer.start()
+        return timer
+    return loop.call_later(seconds, look, call)
+
+
 class LiveStreams:
     """Ends the streams of callers whose token is over, or whose token or certificate is revoked.
 
-    Stands behind authentication, on the event loop that serves the stream.
+    Stands behind authentication, on the event loop that serves the stream or on its thread.
     """
 
     def __init__(self, revocations: Revocations, clock: Clock | None = None) -> None:
@@ -26,7 +44,7 @@ class LiveStreams:
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._live: dict[int, Call] = {}
-        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._timers: dict[int, _Timer] = {}
         revocations.subscribe(self._look)
 
     def before(self, call: Call) -> None:
@@ -53,8 +71,7 @@ class LiveStreams:
             return
         left = expires + LEEWAY_SECONDS - self._clock.now()
         if left > 0:
-            loop = asyncio.get_running_loop()
-            self._timers[id(call)] = loop.call_later(min(left, _LOOK_SECONDS), self._end_with_token, call)
+            self._timers[id(call)] = _later(min(left, _LOOK_SECONDS), self._end_with_token, call)
         else:
             self._end(call, Unauthenticated("the token is over; get a new one and call again", reason="TOKEN_EXPIRED"))
 

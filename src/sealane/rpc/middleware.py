@@ -61,18 +61,24 @@ class Inward:
         """Nothing to do on the way out."""
 
 
+class BodyReader:
+    """A concern that looks at the body on the way in, or at its size; the others come before all of these."""
+
+
 class Chain:
     """Runs the list for one call, whatever its cardinality."""
 
     def __init__(self, middleware: Sequence[Middleware]) -> None:
         self._before = tuple(item.before for item in middleware)
+        readers = [index for index, item in enumerate(middleware) if isinstance(item, BodyReader)]
+        self._bodiless = min(readers, default=len(self._before))
         # Most look only at the way in: the few others are called alone.
         outward = enumerate(middleware)
         self._after = [(index, item.after) for index, item in outward if not isinstance(item, Inward)][::-1]
 
-    def enter(self, call: Call) -> None:
-        """Run every ``before`` not run yet."""
-        for before in self._before[call.entered :]:
+    def enter(self, call: Call, *, body: bool = True) -> None:
+        """Run every ``before`` not run yet; without a `body`, those that need none: they tell who the caller is."""
+        for before in self._before[call.entered : None if body else self._bodiless]:
             before(call)
             call.entered += 1
 
@@ -207,7 +213,7 @@ class Deadline(Inward):
             raise DeadlineExceeded("the deadline was over before the call began; allow more time")
 
 
-class Parse(Inward):
+class Parse(Inward, BodyReader):
     """Bytes to message, after the caller is known: a malformed body never raises inside grpcio.
 
     Args:

@@ -16,6 +16,7 @@ from typing import Protocol
 from sealane.clock import Clock
 from sealane.errors import ResourceExhausted, SealaneError
 from sealane.rpc.call import Call, Quota
+from sealane.rpc.middleware import BodyReader
 
 #: What a bucket holds, in seconds of its rate.
 BURST_SECONDS = 2.0
@@ -64,7 +65,7 @@ class _Usage:
     asked: int = 0
 
 
-class QuotaLimits:
+class QuotaLimits(BodyReader):
     """Refuses calls beyond the caller's quota, and counts what was asked for. Stands behind authorisation.
 
     Calls from a lane were counted by the gateway and are not counted again.

@@ -21,7 +21,7 @@ from sealane.rpc.call import Call
 from sealane.rpc.dispatch import Route, Served, explain, routes_of, serialize, unserved_route
 from sealane.rpc.middleware import Blocking, Chain, parse_body
 from sealane.rpc.odd_paths import survive_odd_paths
-from sealane.rpc.transport import call_of, code_of, trailers_of
+from sealane.rpc.transport import call_of, code_of, outward, trailers_of
 
 AioContext = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -81,24 +81,25 @@ class _Adapter:
         call = call_of(self._route.method, context, body if isinstance(body, bytes) else None)
         failure: SealaneError | None = None
         try:
-            await _enter(self._chain, call)
+            await enter(self._chain, call)
             async with asyncio.timeout(call.remaining):
-                response = await cast(Awaitable[object], self._route.handler(_request(call, body), call))
+                response = await cast(Awaitable[object], self._route.handler(self._request(call, body), call))
             return serialize(response)
         except Exception as error:  # the translator: the one place that may catch all
             failure = explain(error, call)
         finally:
             self._chain.leave(call, failure)
+        failure = outward(failure, call.method)
         await context.abort(code_of(failure), failure.message, trailers_of(failure, call.request_id))
         raise AssertionError("abort returned")
 
     async def _to_stream(self, body: bytes | AsyncIterator[bytes], context: AioContext) -> AsyncIterator[bytes]:
         call = call_of(self._route.method, context, body if isinstance(body, bytes) else None)
-        call.cancel = _canceller()
+        call.cancel = canceller()
         failure: SealaneError | None = None
         try:
-            await _enter(self._chain, call)
-            responses = cast(AsyncIterator[object], self._route.handler(_request(call, body), call))
+            await enter(self._chain, call)
+            responses = cast(AsyncIterator[object], self._route.handler(self._request(call, body), call))
             async with aclosing(responses):  # type: ignore[type-var]  # servicers return async generators
                 async for response in responses:
                     yield serialize(response)
@@ -113,8 +114,14 @@ class _Adapter:
         if failure is not None:
             await context.abort(code_of(failure), failure.message, trailers_of(failure, call.request_id))
 
+    def _request(self, call: Call, body: bytes | AsyncIterator[bytes]) -> object:
+        if isinstance(body, bytes):
+            return call.message
+        return body if self._route.raw else _messages(call, body)
 
-def _canceller() -> Callable[[], None]:
+
+def canceller() -> Callable[[], None]:
+    """Ends the running task, from any thread."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
 
@@ -124,20 +131,15 @@ def _canceller() -> Callable[[], None]:
     return cancel
 
 
-async def _enter(chain: Chain, call: Call) -> None:
+async def enter(chain: Chain, call: Call, *, body: bool = True) -> None:
+    """Enter the chain, or the part of it that needs no body; work that blocks is done on a thread."""
     while True:
         try:
-            chain.enter(call)
+            chain.enter(call, body=body)
         except Blocking as pause:
             await asyncio.to_thread(pause.work)
         else:
             return
-
-
-def _request(call: Call, body: bytes | AsyncIterator[bytes]) -> object:
-    if isinstance(body, bytes):
-        return call.message
-    return _messages(call, body)
 
 
 async def _messages(call: Call, bodies: AsyncIterator[bytes]) -> AsyncIterator[Message]:

@@ -13,10 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
-from sealane.errors import SealaneError
+from sealane.errors import ResourceExhausted, SealaneError
 from sealane.rpc import limits
+from sealane.rpc.call import Call
 from sealane.rpc.dispatch import Dispatcher, Route, unserved_route
-from sealane.rpc.transport import call_of, code_of, trailers_of
+from sealane.rpc.transport import call_of, code_of, outward, trailers_of
 
 #: Calls that may wait for a thread. More than one connection can open at once, so that nobody who opens and resets
 #: streams all the time takes every place. A call that waits is small: its body is read when a thread takes it.
@@ -26,10 +27,10 @@ ARRIVING = 128
 
 
 def build(dispatcher: Dispatcher, *, threads: int = 64) -> grpc.Server:
-    """A server for every unary method of the dispatcher.
+    """A server for every method of the dispatcher. A stream keeps a thread: at most half of them do.
 
     Raises:
-        ValueError: a streaming method, which this server does not carry.
+        ValueError: a method that streams one way, which this server does not carry.
     """
     # Threads are made when they are needed: where bodies come at once, there are never so many.
     server = grpc.server(
@@ -37,13 +38,14 @@ def build(dispatcher: Dispatcher, *, threads: int = 64) -> grpc.Server:
         options=limits.client_port(limits.DATA_MESSAGE_BYTES),
         maximum_concurrent_rpcs=threads + ARRIVING + WAITING,
     )
-    arrivals = Arrivals(ARRIVING)
+    arrivals, streams = Arrivals(ARRIVING), _Streams(dispatcher, threads // 2)
     by_service: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {}
     for path, route in dispatcher.routes.items():
-        if route.method.client_streaming or route.method.server_streaming:
-            raise ValueError(f"{path} streams; the synchronous server carries unary methods only")
+        if route.method.client_streaming != route.method.server_streaming:
+            raise ValueError(f"{path} streams one way; this server carries unary methods and two-way streams")
         service, _, name = path.lstrip("/").partition("/")
-        by_service.setdefault(service, {})[name] = _handler(dispatcher, route, arrivals)
+        handler = streams.handler(route) if route.method.server_streaming else _handler(dispatcher, route, arrivals)
+        by_service.setdefault(service, {})[name] = handler
     for service, handlers in by_service.items():
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     server.add_generic_rpc_handlers((_Unserved(dispatcher),))  # asked last
@@ -86,6 +88,41 @@ class Arrivals:
         return next(context for context, peer in self._waiting.items() if peer == most)
 
 
+class _Streams:
+    """Two-way streams, so many at the same time."""
+
+    def __init__(self, dispatcher: Dispatcher, places: int) -> None:
+        self._dispatcher = dispatcher
+        self._places = threading.BoundedSemaphore(places)
+
+    def handler(self, route: Route) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """The handler in the form that grpcio wants."""
+
+        def run(bodies: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            call = call_of(route.method, context, None)  # type: ignore[arg-type]  # its stubs name other mappings
+            call.cancel = lambda: _end(context)
+            try:
+                yield from self._in_a_place(route, call, bodies)
+            except SealaneError as error:
+                failure = outward(error, route.method)
+                context.set_trailing_metadata(trailers_of(failure, call.request_id))
+                context.abort(code_of(failure), failure.message)
+
+        return grpc.stream_stream_rpc_method_handler(run)
+
+    def _in_a_place(self, route: Route, call: Call, bodies: Iterator[bytes]) -> Iterator[bytes]:
+        if not self._places.acquire(blocking=False):
+            raise ResourceExhausted("too many streams at once; back off and retry", reason="OVERLOAD", retry_after=0.5)
+        try:
+            yield from self._dispatcher.stream(route, call, bodies)
+        finally:
+            self._places.release()
+
+
+def _end(context: grpc.ServicerContext) -> None:
+    context.cancel()
+
+
 class _Unserved(grpc.GenericRpcHandler):
     """Every other path: who is nobody is UNAUTHENTICATED there too, before he learns what is served."""
 
@@ -120,7 +157,8 @@ def _runner(dispatcher: Dispatcher, route: Route) -> Callable[[bytes | None, grp
         call = call_of(route.method, context, body)  # type: ignore[arg-type]  # its stubs name other mappings
         try:
             return dispatcher.unary(route, call)
-        except SealaneError as failure:
+        except SealaneError as error:
+            failure = outward(error, route.method)
             context.set_trailing_metadata(trailers_of(failure, call.request_id))
             context.abort(code_of(failure), failure.message)
 

@@ -8,11 +8,16 @@ from typing import Protocol
 
 import grpc
 
-from sealane.errors import SealaneError
+from sealane.errors import SealaneError, Unavailable
 from sealane.rpc import limits
 from sealane.rpc.call import Call, Peer
 from sealane.rpc.policy import Method
 from sealane.rpc.status import CODE_OF, DETAILS_KEY, to_status
+
+_TFSERVING = "/tensorflow.serving."
+#: What a caller brings upon himself; the same call elsewhere, or a little later, would fare no better.
+OWN_LIMITS = frozenset({"QUOTA_EXCEEDED", "REQUEST_TOO_LARGE"})
+_TRY_AGAIN = 0.1
 
 Trailers = tuple[tuple[str, str | bytes], ...]
 
@@ -51,6 +56,8 @@ def call_of(method: Method, context: Context, body: bytes | None) -> Call:
         deadline=time.monotonic() + (cap if remaining is None else min(remaining, cap)),
         body=body,
         duplicates=frozenset(duplicates),
+        # The synchronous server has it; on the event loop a caller that leaves cancels the task.
+        watch=getattr(context, "add_callback", None),
     )
 
 
@@ -60,6 +67,20 @@ def trailers_of(failure: SealaneError, request_id: str) -> Trailers:
     if failure.retry_after is not None:
         details += (("grpc-retry-pushback-ms", str(int(failure.retry_after * 1000))),)
     return details
+
+
+def outward(failure: SealaneError, method: Method) -> SealaneError:
+    """The failure as the clients of the method's protocol know it, for the edge alone: lanes carry the true kind.
+
+    Clients of TensorFlow Serving know overload as UNAVAILABLE. A quota is the caller's own and no overload.
+    """
+    if failure.kind != "RESOURCE_EXHAUSTED" or failure.reason in OWN_LIMITS or not method.path.startswith(_TFSERVING):
+        return failure
+    told = Unavailable(
+        failure.message, reason=failure.reason, field=failure.field, retry_after=failure.retry_after or _TRY_AGAIN
+    )
+    told.metadata = failure.metadata
+    return told
 
 
 def code_of(failure: SealaneError) -> grpc.StatusCode:

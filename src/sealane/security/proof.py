@@ -68,8 +68,15 @@ class ProofVerifier:
         self._clock = clock
         self._replays = ReplayCache(clock, window=2 * WINDOW_SECONDS)
 
-    def verify(self, proof: str, *, method_path: str, token: str, thumbprint: str) -> None:
+    def verify(self, proof: str, *, method_path: str, token: str, thumbprint: str, http_method: str = "POST") -> None:
         """Check that `proof` was made for this call by the key of `thumbprint`.
+
+        Args:
+            proof: what the caller sent.
+            method_path: what ``htu`` must be: the path of a gRPC method, or the URL of an HTTP request.
+            token: the token that it came with.
+            thumbprint: of the key that the token is bound to.
+            http_method: what ``htm`` must be.
 
         Raises:
             Unauthenticated: it was not.
@@ -78,7 +85,8 @@ class ProofVerifier:
             raise _refused("the token is bound to a key; send a proof in metadata 'dpop'")
         claims = _signed(proof, thumbprint)
         issued = claims.get("iat")
-        if claims.get("htm") != "POST" or claims.get("htu") != method_path or claims.get("ath") != _token_hash(token):
+        named = (claims.get("htm"), claims.get("htu"))
+        if named != (http_method, method_path) or claims.get("ath") != _token_hash(token):
             raise _refused("the proof is for another call")
         if type(issued) is not int or abs(self._clock.now() - issued) > WINDOW_SECONDS:
             raise _refused("the proof is too old; check the clocks")

@@ -329,6 +329,6 @@ def test_reflection_shows_the_foreign_names(gateway: Gateway) -> None:
     listed, triton, serving, nothing = ask(iter(questions), metadata=metadata, timeout=5)
     names = {service.name for service in listed.list_services_response.service}
     assert {"inference.GRPCInferenceService", "tensorflow.serving.PredictionService"} <= names
-    assert len(triton.file_descriptor_response.file_descriptor_proto) == 1
+    assert len(triton.file_descriptor_response.file_descriptor_proto) == 2
     assert len(serving.file_descriptor_response.file_descriptor_proto) >= 2
     assert nothing.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]

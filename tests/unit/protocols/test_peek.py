@@ -12,7 +12,7 @@ from sealane.compat.tfserving.v1 import tfserving_pb2 as tfs
 from sealane.errors import InvalidArgument
 from sealane.protocols import openinference, tfserving
 from sealane.protocols.call import Target
-from sealane.protocols.peek import MAX_FIELDS, names_model, peek
+from sealane.protocols.peek import MAX_FIELDS, names_model, peek, peek_options
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -149,3 +149,51 @@ def test_a_flood_of_fields_is_refused() -> None:
 def test_payload_is_skipped_not_walked() -> None:
     body = oip.ModelInferRequest(model_name="m", raw_input_contents=[b"\xff" * 10_000_000]).SerializeToString()
     assert peek(INFER, body) == Target("m")
+
+
+@pytest.mark.parametrize("method", ["Classify", "Regress"])
+def test_reads_requests_of_examples(method: str) -> None:
+    request = tfs.ClassificationRequest(model_spec=tfs.ModelSpec(name="m"), input=tfs.Input())
+    path = f"/tensorflow.serving.PredictionService/{method}"
+    assert names_model(path)
+    assert peek(path, request.SerializeToString()) == Target("m")
+
+
+def test_reads_the_first_task() -> None:
+    request = tfs.MultiInferenceRequest()
+    for name in ("a", "b"):
+        request.tasks.add(model_spec=tfs.ModelSpec(name=name, signature_name="s"), method_name="x" * 200)
+    path = "/tensorflow.serving.PredictionService/MultiInference"
+    assert names_model(path)
+    assert peek(path, request.SerializeToString()) == Target("a", signature="s")
+    assert peek(path, b"") == Target("")
+
+
+PARAMETERS = [
+    ("sequence_id", oip.InferParameter(int64_param=7)),
+    ("sequence_id", oip.InferParameter(int64_param=-1)),
+    ("sequence_id", oip.InferParameter(int64_param=0)),
+    ("sequence_id", oip.InferParameter(uint64_param=2**64 - 1)),
+    ("sequence_id", oip.InferParameter(string_param="camera-1")),
+    ("sequence_id", oip.InferParameter(string_param="")),
+    ("sequence_id", oip.InferParameter()),
+    ("sequence_ids", oip.InferParameter(int64_param=8)),
+    ("priority", oip.InferParameter(int64_param=1)),
+]
+
+
+@given(st.lists(st.sampled_from(PARAMETERS), max_size=4), st.sampled_from(["", "id-1"]))
+def test_options_are_those_that_a_parser_reads(entries: list[tuple[str, oip.InferParameter]], name: str) -> None:
+    body = oip.ModelInferRequest(model_name="m", id=name).SerializeToString()
+    for key, value in entries:
+        body += oip.ModelInferRequest(parameters={key: value}).SerializeToString()
+    request = oip.ModelInferRequest.FromString(body)
+    request.inputs.add(name="x", datatype="INT8", shape=[1])
+    request.raw_input_contents.append(b"\0")
+    seen = peek_options(body)
+    assert seen.request_id == request.id
+    try:
+        place = openinference.decode_request(request).sequence
+    except InvalidArgument:
+        return  # a parameter without a value
+    assert seen.sequence == (place.id if place is not None else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -20,12 +21,14 @@ from sealane.security.envelope import Opener
 from sealane.tensors import Array
 from sealane_worker.app import services
 from sealane_worker.box import BoxLimits
-from sealane_worker.engine import Assignment, Engine
+from sealane_worker.deployment import Assignment
+from sealane_worker.engine import Engine
 from sealane_worker.introduction import Introduction
 from sealane_worker.sealed import SealedServicer
 from sealane_worker.sealing import SealingKey
 from sealane_worker.serving import Serving
 from sealane_worker.spec import ModelSpec
+from sealane_worker.streams import Streams
 
 LIGHT = Path(__file__).parents[3] / "examples/digits/light"
 
@@ -70,7 +73,10 @@ def shared_front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     about = Introduction("edge-1", folder, {}, 0.0, (), sealing, middleware.Limits(1), "127.0.0.1:7")
     serving, health = Serving(engine, telemetry_, "edge-1"), Health()
     sealed = SealedServicer(serving, Opener(pair, clock), about, telemetry_)
-    yield Front(engine, Dispatcher(services(serving, sealed, health), middleware.Chain(chain)), pair)
+    streams = Streams(ThreadPoolExecutor(8))
+    dispatcher = Dispatcher(services(serving, sealed, health, streams), middleware.Chain(chain))
+    streams.attach(dispatcher)
+    yield Front(engine, dispatcher, pair)
     engine.close()
 
 

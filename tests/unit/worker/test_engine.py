@@ -13,7 +13,8 @@ import pytest
 from sealane.errors import FailedPrecondition, InvalidArgument, NotFound
 from sealane.tensors import Array
 from sealane_worker.box import BoxLimits
-from sealane_worker.engine import Assignment, Engine, Inference
+from sealane_worker.deployment import Assignment, Inference
+from sealane_worker.engine import Engine
 from sealane_worker.spec import ModelSpec
 
 NAME = "projects/p/deployments/camera"

@@ -204,6 +204,34 @@ def test_a_cancelled_request_is_gone() -> None:
     assert (queue.cancel(item), queue.cancel(item), len(queue), queue.rows) == (True, False, 0, 0)
 
 
+def test_a_run_under_way_counts_at_admission() -> None:
+    queue = queue_of()
+    run = queue.begin(10.0)
+    refused = queue.put(Item("a", deadline=9.0), 0.0)
+    assert refused is not None
+    assert (refused.reason, refused.retry_after) == ("QUEUE_WAIT", pytest.approx(10.0))
+    assert queue.put(Item("b", deadline=20.0), 0.0) is None
+    queue.end(run)
+    assert queue.put(Item("c", deadline=9.0), 0.0) is None
+
+
+def test_another_instance_that_is_free_is_no_reason_to_refuse() -> None:
+    queue: BatchQueue[Item] = BatchQueue(Batching(), queue_of()._latency, instances=2)
+    queue.begin(10.0)
+    assert queue.put(Item("a", deadline=9.0), 0.0) is None
+
+
+def test_what_cannot_be_answered_in_time_gives_way_to_others() -> None:
+    queue = queue_of()
+    run_seconds = queue._latency.mean(1)
+    hopeless, other = Item("a", deadline=5.0 + run_seconds / 2), Item("b", deadline=9.0)
+    assert queue.put(hopeless, 0.0) is None
+    assert queue.expire(5.0) == [], "alone it takes nobody's place"
+    assert queue.put(other, 0.0) is None
+    assert queue.expire(5.0) == [hopeless]
+    assert names(queue.take(5.0)[0]) == "b"
+
+
 ITEMS = st.lists(
     st.builds(
         Item,
@@ -228,7 +256,7 @@ def test_everything_is_run_refused_or_expired_exactly_once(items: list[Item], si
     while len(queue):
         now += 0.1
         dead = queue.expire(now)
-        assert all(item.deadline <= now or now >= 1.0 for item in dead)
+        assert all(item.deadline <= now + queue._latency.mean(item.rows) or now >= 1.0 for item in dead)
         batch, _ = queue.take(now)
         assert len({item.key for item in batch}) <= 1
         assert sum(item.rows for item in batch) <= size or len(batch) == 1

@@ -14,7 +14,8 @@ from sealane.scheduler.v1 import deployment_service_pb2, fleet_service_pb2
 from sealane_worker import assignments as module
 from sealane_worker.assignments import Assignments
 from sealane_worker.box import BoxLimits
-from sealane_worker.engine import Assignment, Engine
+from sealane_worker.deployment import Assignment
+from sealane_worker.engine import Engine
 from sealane_worker.spec import ModelSpec
 
 State = deployment_service_pb2.Placement.State

@@ -21,7 +21,8 @@ from sealane.protocols import openinference
 from sealane.protocols.call import InferenceCall, Target
 from sealane.rpc.status import from_code
 from sealane.tensors import Array
-from sealane_worker.lanes import Lanes, LaneWork
+from sealane_worker.lane_session import LaneWork
+from sealane_worker.lanes import Lanes
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -41,6 +42,7 @@ class FakeGateway(lane_service_pb2_grpc.LaneServiceServicer):
     ) -> Iterator[pb.GatewayFrames]:
         """One lane."""
         threading.Thread(target=self._collect, args=(request_iterator,), daemon=True).start()
+        yield pb.GatewayFrames(frames=[pb.GatewayFrame(welcome=pb.WelcomeFrame())])
         while (frames := self.outgoing.get()) is not None:
             yield frames
 

@@ -134,7 +134,8 @@ def signature_to_json(signature: Signature) -> Json:
     def specs(tensors: tuple[TensorSpec, ...]) -> Json:
         return [[spec.name, spec.datatype, list(spec.shape)] for spec in tensors]
 
-    return {"name": signature.name, "inputs": specs(signature.inputs), "outputs": specs(signature.outputs)}
+    inputs, outputs = specs(signature.inputs), specs(signature.outputs)
+    return {"name": signature.name, "inputs": inputs, "outputs": outputs, "method": signature.method}
 
 
 def signature_from_json(value: Json) -> Signature:
@@ -144,4 +145,4 @@ def signature_from_json(value: Json) -> Signature:
     def specs(key: str) -> tuple[TensorSpec, ...]:
         return tuple(TensorSpec(name, datatype, tuple(shape)) for name, datatype, shape in fields[key])
 
-    return Signature(specs("inputs"), specs("outputs"), str(fields["name"]))
+    return Signature(specs("inputs"), specs("outputs"), str(fields["name"]), str(fields.get("method", "")))

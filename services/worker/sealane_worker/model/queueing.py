@@ -16,6 +16,9 @@ from sealane_worker.model.latency import LatencyModel
 
 DEFAULT_QUEUE_BYTES = 64 << 20
 DEFAULT_MAX_BATCH = 32
+#: A request is taken where it would be answered in time even if all took a tenth longer: under overload those that are
+#: taken come in just before their deadline, and one that comes in just after it has cost others their turn.
+CAUTION = 1.1
 REJECT, DELAY = "reject", "delay"
 
 
@@ -128,6 +131,8 @@ class BatchQueue(Generic[R]):
         self._levels: dict[int, _Level[R]] = {}
         self._late: deque[_Waiting[R]] = deque()
         self._count = self._bytes = self._rows = 0
+        self._ends: dict[int, float] = {}
+        self._runs = 0
 
     def __len__(self) -> int:
         return self._count
@@ -144,13 +149,14 @@ class BatchQueue(Generic[R]):
     def put(self, request: R, now: float) -> Refused | None:
         """Take a request in, or say why not."""
         batching = self._batching
-        expected = self.expected_wait()
+        busy = self._busy(now)
+        expected = busy + self.expected_wait()
         full = batching.max_queue_size and self._count >= batching.max_queue_size
         limit = batching.max_queue_bytes or DEFAULT_QUEUE_BYTES
         if full or (self._count and self._bytes + request.size > limit):
             return Refused("QUEUE_FULL", max(expected, 0.01))
-        if self._latency.trusted and self._count:
-            needed = expected + self._latency.p99(request.rows)
+        if self._latency.trusted and (self._count or busy):
+            needed = (expected + self._latency.p99(request.rows)) * CAUTION
             if now + needed > request.deadline:
                 return Refused("QUEUE_WAIT", max(expected, 0.01))
         timeout = batching.default_timeout_microseconds / 1e6
@@ -173,10 +179,11 @@ class BatchQueue(Generic[R]):
         """Take out those whose deadline has passed, and set those behind whose time in the queue is over."""
         dead: list[R] = []
         for waiting, line in list(self._lines()):
-            if now < waiting.until:
+            hopeless = self._hopeless(waiting.request, now)
+            if now < waiting.until and not hopeless:
                 continue
             line.remove(waiting)
-            if self._batching.timeout_action == DELAY and now < waiting.request.deadline:
+            if not hopeless and self._batching.timeout_action == DELAY and now < waiting.request.deadline:
                 waiting.until = waiting.request.deadline
                 self._late.append(waiting)
                 continue
@@ -184,6 +191,25 @@ class BatchQueue(Generic[R]):
             self._latency.missed()
             dead.append(waiting.request)
         return dead
+
+    def _hopeless(self, request: R, now: float) -> bool:
+        """Whether a run would only take the place of others: its answer would be too late."""
+        return self._latency.trusted and self._count > 1 and now + self._latency.mean(request.rows) > request.deadline
+
+    def begin(self, end: float) -> int:
+        """A run has begun that is expected to end then; returns what :meth:`end` wants."""
+        self._runs += 1
+        self._ends[self._runs] = end
+        return self._runs
+
+    def end(self, run: int) -> None:
+        """The run has ended. From any thread."""
+        self._ends.pop(run, None)
+
+    def _busy(self, now: float) -> float:
+        """Seconds until an instance is free."""
+        ends = list(self._ends.values())
+        return max(min(ends) - now, 0.0) if len(ends) >= self._instances else 0.0
 
     def expected_wait(self) -> float:
         """Seconds until everything that waits now has been run, as far as the latency model knows."""

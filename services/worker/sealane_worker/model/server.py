@@ -1,13 +1,14 @@
 """Serves one model: takes requests from the slots, queues, batches, runs, replies.
 
 Every instance is a thread with the same loop. One of them at a time is the leader: it collects what has come, picks a
-batch and hands the lead on before it runs the batch itself, so that a lone request crosses no thread.
+batch and hands the lead on before it runs the batch itself, so that a lone request crosses no thread. Where all of them
+are in runs that take long, a listener leads: who is to be refused hears it at once, and who leaves is struck off.
 """
 
 from __future__ import annotations
 
 import json
-import logging
+import os
 import select
 import socket
 import threading
@@ -18,23 +19,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sealane.errors import SealaneError
 from sealane.tensors import Array, Signature
 from sealane_worker import wire
+from sealane_worker.model.failures import CANCELLED, busy, failure, late
 from sealane_worker.model.latency import LatencyModel
-from sealane_worker.model.queueing import Batching, BatchQueue, Refused
+from sealane_worker.model.queueing import Batching, BatchQueue
 from sealane_worker.rings import ModelRings
 from sealane_worker.runtimes import Runtime
 
-logger = logging.getLogger(__name__)
-
 #: Finer waits than the milliseconds of epoll are slept, at most so long at a time.
 _FINE_WAIT = 0.0005
+#: Runs that are expected to take longer have a listener; for shorter ones it would cost more than it gives.
+LONG_RUN = 0.005
+#: How often a listener looks whether somebody's time in the queue is over.
+_LISTEN = 0.005
 _TEXT, _MESSAGE = 100, 2000
-_BUSY = {
-    "QUEUE_FULL": "the model's queue is full; send less at a time or add replicas",
-    "QUEUE_WAIT": "the model cannot answer before the deadline, too much waits for it; allow more time or add replicas",
-}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,13 +89,20 @@ class ModelServer:
         self._batchable = set(loaded.batchable)
         self._observed: deque[tuple[int, float]] = deque(maxlen=1024)
         self._lead = threading.Lock()  # the queue, the latency model, reading the slots
+        self._count = threading.Lock()
+        self._running = 0
+        self._listen = threading.Semaphore(0)
+        self._listening = False
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.epoll()
+        self._poll.register(self._bell, select.EPOLLIN)
         for sock in slots:
             sock.setblocking(False)
             self._poll.register(sock, select.EPOLLIN)
 
     def serve(self) -> None:
         """Run all instances; the calling thread is one of them. Never returns: the process ends with its front."""
+        threading.Thread(target=self._hear, name="listener", daemon=True).start()
         for index in range(1, self._loaded.instances):
             threading.Thread(target=self._work, name=f"instance-{index}", daemon=True).start()
         self._work()
@@ -105,7 +111,39 @@ class ModelServer:
         while True:
             with self._lead:
                 batch = self._next_batch()
-            self._run(batch)
+                run = self._begin(batch)
+            try:
+                self._run(batch)
+            finally:
+                self._end(run)
+
+    def _begin(self, batch: Sequence[SlotRequest]) -> int:
+        if self._observed and self._observed[-1][1] >= LONG_RUN:
+            self._learn()  # short runs are learned from when somebody has to wait, and cost the others nothing
+        seconds = self._latency.mean(sum(request.rows for request in batch))
+        with self._count:
+            self._running += 1
+            everybody = self._running == self._loaded.instances
+        if seconds >= LONG_RUN and everybody:
+            self._listen.release()
+        return self._queue.begin(time.monotonic() + seconds)
+
+    def _end(self, run: int) -> None:
+        with self._count:
+            self._running -= 1
+        self._queue.end(run)
+        if self._listening:
+            os.eventfd_write(self._bell, 1)
+
+    def _hear(self) -> None:
+        """Lead while every instance runs."""
+        while True:
+            self._listen.acquire()
+            with self._lead:
+                self._listening = True
+                while self._running == self._loaded.instances:
+                    self._take_in(self._collect(_LISTEN if len(self._queue) else None), time.monotonic())
+                self._listening = False
 
     def _next_batch(self) -> list[SlotRequest]:
         wait: float | None = 0.0 if len(self._queue) else None
@@ -114,27 +152,48 @@ class ModelServer:
             now = time.monotonic()
             if len(come) == 1 and not len(self._queue) and self._at_once and now < come[0].deadline:
                 return come  # nobody to wait for and nobody to be fair to
-            for request in come:
-                refused = self._queue.put(request, now)
-                if refused is not None:
-                    self._fail(request, *_busy(refused))
-            while self._observed:
-                self._latency.observe(*self._observed.popleft(), waiting=self._queue.rows)
-            for dead in self._queue.expire(now):
-                self._fail(dead, *_late())
+            self._take_in(come, now)
             batch, wait = self._queue.take(now)
             if batch:
                 return batch
+
+    def _take_in(self, come: Sequence[SlotRequest], now: float) -> None:
+        for request in come:
+            refused = self._queue.put(request, now)
+            if refused is not None:
+                self._fail(request, *busy(refused))
+        self._learn()
+        for dead in self._queue.expire(now):
+            self._fail(dead, *late())
+
+    def _learn(self) -> None:
+        while self._observed:
+            self._latency.observe(*self._observed.popleft(), waiting=self._queue.rows)
 
     def _collect(self, wait: float | None) -> list[SlotRequest]:
         """What has come; waits up to `wait` seconds for something, None for ever."""
         if wait is not None and 0.0 < wait < 2 * _FINE_WAIT:
             time.sleep(min(wait, _FINE_WAIT))
             wait = 0.0
-        come = [self._receive(self._by_fd[descriptor]) for descriptor, _ in self._poll.poll(wait)]
-        return [request for request in come if request is not None]
+        come: dict[int, SlotRequest] = {}
+        ready = self._poll.poll(wait)
+        while ready:
+            for descriptor, _ in ready:
+                self._take_packet(descriptor, come)
+            # Behind a request that waited here may stand the word that nobody wants it any more.
+            ready = self._poll.poll(0)
+        return list(come.values())
 
-    def _receive(self, slot: int) -> SlotRequest | None:
+    def _take_packet(self, descriptor: int, come: dict[int, SlotRequest]) -> None:
+        if descriptor == self._bell:
+            os.eventfd_read(self._bell)
+            return
+        slot = self._by_fd[descriptor]
+        request = self._receive(slot, come)
+        if request is not None:
+            come[slot] = request
+
+    def _receive(self, slot: int, come: dict[int, SlotRequest]) -> SlotRequest | None:
         sock = self._slots[slot]
         try:
             packet = sock.recv(wire.PACKET_BYTES)
@@ -145,7 +204,7 @@ class ModelServer:
             return None
         kind, priority, layout_size, flow, number, deadline, offset, size = wire.REQUEST.unpack_from(packet)
         if kind == wire.CANCEL:
-            self._cancel(slot, number)
+            self._cancel(slot, number, come)
             return None
         at = wire.REQUEST.size
         start = at + layout_size
@@ -155,11 +214,17 @@ class ModelServer:
         key = layout.key if layout.signature in self._batchable else None
         return SlotRequest(slot, number, flow, priority, deadline, layout, body, key, time.monotonic())
 
-    def _cancel(self, slot: int, number: int) -> None:
+    def _cancel(self, slot: int, number: int, come: dict[int, SlotRequest]) -> None:
+        """Strike off a request that was not begun; one that runs cannot be stopped in the middle."""
+        just_come = come.get(slot)
+        if just_come is not None and just_come.id == number:
+            del come[slot]
+            self._fail(just_come, *CANCELLED)
+            return
         for request in self._queue.requests():
             if (request.slot, request.id) == (slot, number):
                 self._queue.cancel(request)
-                self._fail(request, "CANCELLED", "CANCELLED", "", "the caller went away", 0.0)
+                self._fail(request, *CANCELLED)
                 return
 
     def _run(self, batch: Sequence[SlotRequest]) -> None:
@@ -167,7 +232,7 @@ class ModelServer:
         alive = [request for request in batch if started < request.deadline]
         for request in batch:
             if started >= request.deadline:
-                self._fail(request, *_late())
+                self._fail(request, *late())
         if not alive:
             return
         try:
@@ -177,7 +242,7 @@ class ModelServer:
                 for request in alive:
                     self._run([request])
                 return
-            self._fail(alive[0], *_failure(error))
+            self._fail(alive[0], *failure(error))
             return
         seconds = time.monotonic() - started
         rows = sum(request.rows for request in alive)
@@ -186,7 +251,7 @@ class ModelServer:
             try:
                 self._reply(request, arrays, rows, (seconds, started - request.arrived))
             except Exception as error:  # supervisor: outputs that cannot be sent fail their own request alone
-                self._fail(request, *_failure(error))
+                self._fail(request, *failure(error))
 
     def _outputs(self, batch: Sequence[SlotRequest]) -> list[dict[str, Array]]:
         inputs = [wire.unpack(request.layout, request.body) for request in batch]
@@ -234,22 +299,3 @@ class ModelServer:
 
 def _wanted(outputs: dict[str, Array], names: Sequence[str]) -> dict[str, Array]:
     return {name: outputs[name] for name in names} if names else outputs
-
-
-Failure = tuple[str, str, str, str, float]
-
-
-def _failure(error: Exception) -> Failure:
-    if isinstance(error, SealaneError):
-        return error.kind, error.reason, error.field, error.message, error.retry_after or 0.0
-    logger.error("model failed", exc_info=error)
-    return "INTERNAL", "MODEL_FAILED", "", "the model failed; the worker's log says why", 0.0
-
-
-def _late() -> Failure:
-    message = "the deadline passed before the model could start; allow more time or add replicas"
-    return "DEADLINE_EXCEEDED", "QUEUE_TIMEOUT", "", message, 0.0
-
-
-def _busy(refused: Refused) -> Failure:
-    return "RESOURCE_EXHAUSTED", refused.reason, "", _BUSY[refused.reason], refused.retry_after

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
 from sealane.errors import FailedPrecondition, InvalidArgument
+from sealane.protocols.savedmodel import read_methods
 from sealane.tensors import Array, Signature, TensorSpec, datatype_of
 from sealane_worker.runtimes import RuntimeInfo, RuntimeOptions
 from sealane_worker.runtimes.variant_files import NO_FOLDER, require_device, settle_folders, unserved
@@ -91,8 +93,11 @@ class TensorFlowRuntime:
                 "the folder is not a SavedModel that this runtime can load; export it again with model.export",
                 reason="MODEL_UNREADABLE",
             ) from error
+        methods = read_methods(path)
         signatures = tuple(
-            self._describe(name, function) for name, function in loaded.signatures.items() if name != INIT_OP
+            replace(self._describe(name, function), method=methods.get(name, ""))
+            for name, function in loaded.signatures.items()
+            if name != INIT_OP
         )
         if not signatures:
             raise FailedPrecondition(

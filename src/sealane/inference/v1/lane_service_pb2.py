@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from sealane.type.v1 import access_pb2 as sealane_dot_type_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'sealane/inference/v1/lane_service.proto\x12\x14sealane.inference.v1\x1a\x1csealane/type/v1/access.proto\"C\n\rGatewayFrames\x12\x32\n\x06\x66rames\x18\x01 \x03(\x0b\x32\".sealane.inference.v1.GatewayFrame\"}\n\x0cGatewayFrame\x12/\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1f.sealane.inference.v1.CallFrameH\x00\x12\x33\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32!.sealane.inference.v1.CancelFrameH\x00\x42\x07\n\x05\x66rame\"\xe6\x01\n\tCallFrame\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x12\n\ntimeout_us\x18\x03 \x01(\x03\x12?\n\x08metadata\x18\x04 \x03(\x0b\x32-.sealane.inference.v1.CallFrame.MetadataEntry\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x12\n\ndeployment\x18\x06 \x01(\t\x12\r\n\x05\x65poch\x18\x07 \x01(\x03\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1e\n\x0b\x43\x61ncelFrame\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\"A\n\x0cWorkerFrames\x12\x31\n\x06\x66rames\x18\x01 \x03(\x0b\x32!.sealane.inference.v1.WorkerFrame\"|\n\x0bWorkerFrame\x12\x31\n\x05hello\x18\x01 \x01(\x0b\x32 .sealane.inference.v1.HelloFrameH\x00\x12\x31\n\x05reply\x18\x02 \x01(\x0b\x32 .sealane.inference.v1.ReplyFrameH\x00\x42\x07\n\x05\x66rame\"#\n\nHelloFrame\x12\x15\n\rmax_in_flight\x18\x01 \x01(\x05\"e\n\nReplyFrame\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x16\n\x0estatus_details\x18\x04 \x01(\x0c\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x32s\n\x0bLaneService\x12\x64\n\x04Open\x12\".sealane.inference.v1.WorkerFrames\x1a#.sealane.inference.v1.GatewayFrames\"\x0f\x90\x02\x00\x8a\xe7\x18\x08\x18\x03\"\x04node(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'sealane/inference/v1/lane_service.proto\x12\x14sealane.inference.v1\x1a\x1csealane/type/v1/access.proto\"h\n\rGatewayFrames\x12\x32\n\x06\x66rames\x18\x01 \x03(\x0b\x32\".sealane.inference.v1.GatewayFrame\x12\x10\n\x08received\x18\x02 \x01(\x04\x12\x11\n\tin_flight\x18\x03 \x01(\x05\"\x9a\x02\n\x0cGatewayFrame\x12/\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1f.sealane.inference.v1.CallFrameH\x00\x12\x33\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32!.sealane.inference.v1.CancelFrameH\x00\x12/\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32\x1f.sealane.inference.v1.DataFrameH\x00\x12\x33\n\x06\x63redit\x18\x04 \x01(\x0b\x32!.sealane.inference.v1.CreditFrameH\x00\x12\x35\n\x07welcome\x18\x05 \x01(\x0b\x32\".sealane.inference.v1.WelcomeFrameH\x00\x42\x07\n\x05\x66rame\"\xf4\x01\n\tCallFrame\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x12\n\ntimeout_us\x18\x03 \x01(\x03\x12?\n\x08metadata\x18\x04 \x03(\x0b\x32-.sealane.inference.v1.CallFrame.MetadataEntry\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x12\n\ndeployment\x18\x06 \x01(\t\x12\r\n\x05\x65poch\x18\x07 \x01(\x03\x12\x0c\n\x04size\x18\x08 \x01(\x03\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"*\n\tDataFrame\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"-\n\x0b\x43reditFrame\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x03\"1\n\x0cWelcomeFrame\x12\x0f\n\x07resumed\x18\x01 \x01(\x08\x12\x10\n\x08received\x18\x02 \x01(\x04\"\x1e\n\x0b\x43\x61ncelFrame\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\"S\n\x0cWorkerFrames\x12\x31\n\x06\x66rames\x18\x01 \x03(\x0b\x32!.sealane.inference.v1.WorkerFrame\x12\x10\n\x08received\x18\x02 \x01(\x04\"\xe2\x01\n\x0bWorkerFrame\x12\x31\n\x05hello\x18\x01 \x01(\x0b\x32 .sealane.inference.v1.HelloFrameH\x00\x12\x31\n\x05reply\x18\x02 \x01(\x0b\x32 .sealane.inference.v1.ReplyFrameH\x00\x12/\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32\x1f.sealane.inference.v1.DataFrameH\x00\x12\x33\n\x06\x63redit\x18\x04 \x01(\x0b\x32!.sealane.inference.v1.CreditFrameH\x00\x42\x07\n\x05\x66rame\"F\n\nHelloFrame\x12\x15\n\rmax_in_flight\x18\x01 \x01(\x05\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x10\n\x08received\x18\x03 \x01(\x04\"s\n\nReplyFrame\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x16\n\x0estatus_details\x18\x04 \x01(\x0c\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x0c\n\x04size\x18\x06 \x01(\x03\x32s\n\x0bLaneService\x12\x64\n\x04Open\x12\".sealane.inference.v1.WorkerFrames\x1a#.sealane.inference.v1.GatewayFrames\"\x0f\x90\x02\x00\x8a\xe7\x18\x08\x18\x03\"\x04node(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,23 +37,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LANESERVICE'].methods_by_name['Open']._loaded_options = None
   _globals['_LANESERVICE'].methods_by_name['Open']._serialized_options = b'\220\002\000\212\347\030\010\030\003\"\004node'
   _globals['_GATEWAYFRAMES']._serialized_start=95
-  _globals['_GATEWAYFRAMES']._serialized_end=162
-  _globals['_GATEWAYFRAME']._serialized_start=164
-  _globals['_GATEWAYFRAME']._serialized_end=289
-  _globals['_CALLFRAME']._serialized_start=292
-  _globals['_CALLFRAME']._serialized_end=522
-  _globals['_CALLFRAME_METADATAENTRY']._serialized_start=475
-  _globals['_CALLFRAME_METADATAENTRY']._serialized_end=522
-  _globals['_CANCELFRAME']._serialized_start=524
-  _globals['_CANCELFRAME']._serialized_end=554
-  _globals['_WORKERFRAMES']._serialized_start=556
-  _globals['_WORKERFRAMES']._serialized_end=621
-  _globals['_WORKERFRAME']._serialized_start=623
-  _globals['_WORKERFRAME']._serialized_end=747
-  _globals['_HELLOFRAME']._serialized_start=749
-  _globals['_HELLOFRAME']._serialized_end=784
-  _globals['_REPLYFRAME']._serialized_start=786
-  _globals['_REPLYFRAME']._serialized_end=887
-  _globals['_LANESERVICE']._serialized_start=889
-  _globals['_LANESERVICE']._serialized_end=1004
+  _globals['_GATEWAYFRAMES']._serialized_end=199
+  _globals['_GATEWAYFRAME']._serialized_start=202
+  _globals['_GATEWAYFRAME']._serialized_end=484
+  _globals['_CALLFRAME']._serialized_start=487
+  _globals['_CALLFRAME']._serialized_end=731
+  _globals['_CALLFRAME_METADATAENTRY']._serialized_start=684
+  _globals['_CALLFRAME_METADATAENTRY']._serialized_end=731
+  _globals['_DATAFRAME']._serialized_start=733
+  _globals['_DATAFRAME']._serialized_end=775
+  _globals['_CREDITFRAME']._serialized_start=777
+  _globals['_CREDITFRAME']._serialized_end=822
+  _globals['_WELCOMEFRAME']._serialized_start=824
+  _globals['_WELCOMEFRAME']._serialized_end=873
+  _globals['_CANCELFRAME']._serialized_start=875
+  _globals['_CANCELFRAME']._serialized_end=905
+  _globals['_WORKERFRAMES']._serialized_start=907
+  _globals['_WORKERFRAMES']._serialized_end=990
+  _globals['_WORKERFRAME']._serialized_start=993
+  _globals['_WORKERFRAME']._serialized_end=1219
+  _globals['_HELLOFRAME']._serialized_start=1221
+  _globals['_HELLOFRAME']._serialized_end=1291
+  _globals['_REPLYFRAME']._serialized_start=1293
+  _globals['_REPLYFRAME']._serialized_end=1408
+  _globals['_LANESERVICE']._serialized_start=1410
+  _globals['_LANESERVICE']._serialized_end=1525
 # @@protoc_insertion_point(module_scope)

@@ -25,6 +25,12 @@ class GatewayFrames(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FRAMES_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    received: _builtins.int
+    """Frames of the worker that the gateway has got on this session."""
+    in_flight: _builtins.int
+    """Calls that wait for their answer: that of a lone one is sent at once, others may wait a moment for company."""
     @_builtins.property
     def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___GatewayFrame]:
         """In order of sending."""
@@ -33,10 +39,12 @@ class GatewayFrames(_message.Message):
         self,
         *,
         frames: _abc.Iterable[Global___GatewayFrame] | None = ...,
+        received: _builtins.int = ...,
+        in_flight: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "in_flight", b"in_flight", "received", b"received"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -50,6 +58,9 @@ class GatewayFrame(_message.Message):
 
     CALL_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    CREDIT_FIELD_NUMBER: _builtins.int
+    WELCOME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def call(self) -> Global___CallFrame:
         """A call to run."""
@@ -58,17 +69,32 @@ class GatewayFrame(_message.Message):
     def cancel(self) -> Global___CancelFrame:
         """A call that nobody waits for any more."""
 
+    @_builtins.property
+    def data(self) -> Global___DataFrame:
+        """More of a call's payload."""
+
+    @_builtins.property
+    def credit(self) -> Global___CreditFrame:
+        """The gateway takes more of a reply's payload."""
+
+    @_builtins.property
+    def welcome(self) -> Global___WelcomeFrame:
+        """First frame of a lane, not counted."""
+
     def __init__(
         self,
         *,
         call: Global___CallFrame | None = ...,
         cancel: Global___CancelFrame | None = ...,
+        data: Global___DataFrame | None = ...,
+        credit: Global___CreditFrame | None = ...,
+        welcome: Global___WelcomeFrame | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "cancel", b"cancel", "frame", b"frame"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "cancel", b"cancel", "credit", b"credit", "data", b"data", "frame", b"frame", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "cancel", b"cancel", "frame", b"frame"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "cancel", b"cancel", "credit", b"credit", "data", b"data", "frame", b"frame", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["call", "cancel"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["call", "cancel", "data", "credit", "welcome"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -107,6 +133,7 @@ class CallFrame(_message.Message):
     PAYLOAD_FIELD_NUMBER: _builtins.int
     DEPLOYMENT_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
     call_id: _builtins.int
     """Number of the call on this lane."""
     method: _builtins.str
@@ -114,11 +141,13 @@ class CallFrame(_message.Message):
     timeout_us: _builtins.int
     """Time left in microseconds."""
     payload: _builtins.bytes
-    """Serialized request, untouched."""
+    """Serialized request, untouched; its beginning where `size` is set."""
     deployment: _builtins.str
     """Deployment the gateway routed the call to, `projects/{project}/deployments/{deployment}`."""
     epoch: _builtins.int
     """Placement epoch of the route; a worker refuses another one."""
+    size: _builtins.int
+    """Bytes of the whole payload where data frames follow, else 0."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Metadata of the caller, plus what the gateway vouches for (`x-sealane-cnf`)."""
@@ -133,14 +162,93 @@ class CallFrame(_message.Message):
         payload: _builtins.bytes = ...,
         deployment: _builtins.str = ...,
         epoch: _builtins.int = ...,
+        size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "deployment", b"deployment", "epoch", b"epoch", "metadata", b"metadata", "method", b"method", "payload", b"payload", "timeout_us", b"timeout_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "deployment", b"deployment", "epoch", b"epoch", "metadata", b"metadata", "method", b"method", "payload", b"payload", "size", b"size", "timeout_us", b"timeout_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CallFrame: _TypeAlias = CallFrame  # noqa: Y015
+
+@_typing.final
+class DataFrame(_message.Message):
+    """The next piece of a payload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.int
+    """Number of the call."""
+    data: _builtins.bytes
+    """The bytes."""
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "data", b"data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DataFrame: _TypeAlias = DataFrame  # noqa: Y015
+
+@_typing.final
+class CreditFrame(_message.Message):
+    """More of a payload may be sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.int
+    """Number of the call."""
+    bytes: _builtins.int
+    """Bytes, beyond all that was allowed before."""
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "call_id", b"call_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreditFrame: _TypeAlias = CreditFrame  # noqa: Y015
+
+@_typing.final
+class WelcomeFrame(_message.Message):
+    """Answer to a hello."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESUMED_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
+    resumed: _builtins.bool
+    """Whether the session goes on; otherwise it begins, and the worker drops what it did for an earlier one."""
+    received: _builtins.int
+    """Frames of the worker that the gateway has got on this session."""
+    def __init__(
+        self,
+        *,
+        resumed: _builtins.bool = ...,
+        received: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["received", b"received", "resumed", b"resumed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WelcomeFrame: _TypeAlias = WelcomeFrame  # noqa: Y015
 
 @_typing.final
 class CancelFrame(_message.Message):
@@ -171,6 +279,9 @@ class WorkerFrames(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FRAMES_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
+    received: _builtins.int
+    """Frames of the gateway that the worker has got on this session."""
     @_builtins.property
     def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerFrame]:
         """In order of sending."""
@@ -179,10 +290,11 @@ class WorkerFrames(_message.Message):
         self,
         *,
         frames: _abc.Iterable[Global___WorkerFrame] | None = ...,
+        received: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "received", b"received"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -196,25 +308,37 @@ class WorkerFrame(_message.Message):
 
     HELLO_FIELD_NUMBER: _builtins.int
     REPLY_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    CREDIT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___HelloFrame:
-        """First frame of a lane."""
+        """First frame of a lane, not counted."""
 
     @_builtins.property
     def reply(self) -> Global___ReplyFrame:
         """Answer to a call."""
+
+    @_builtins.property
+    def data(self) -> Global___DataFrame:
+        """More of a reply's payload."""
+
+    @_builtins.property
+    def credit(self) -> Global___CreditFrame:
+        """The worker takes more of a call's payload."""
 
     def __init__(
         self,
         *,
         hello: Global___HelloFrame | None = ...,
         reply: Global___ReplyFrame | None = ...,
+        data: Global___DataFrame | None = ...,
+        credit: Global___CreditFrame | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "hello", b"hello", "reply", b"reply"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit", "data", b"data", "frame", b"frame", "hello", b"hello", "reply", b"reply"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "hello", b"hello", "reply", b"reply"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit", b"credit", "data", b"data", "frame", b"frame", "hello", b"hello", "reply", b"reply"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "reply"]  # noqa: Y015
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["hello", "reply", "data", "credit"]  # noqa: Y015
     _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
 
@@ -227,16 +351,24 @@ class HelloFrame(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MAX_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
     max_in_flight: _builtins.int
     """Most calls that may run at once on this lane."""
+    session: _builtins.str
+    """Names the session; empty for one that cannot be resumed. Another process has another one."""
+    received: _builtins.int
+    """Frames of the gateway that the worker has got on this session."""
     def __init__(
         self,
         *,
         max_in_flight: _builtins.int = ...,
+        session: _builtins.str = ...,
+        received: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_in_flight", b"max_in_flight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_in_flight", b"max_in_flight", "received", b"received", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -253,6 +385,7 @@ class ReplyFrame(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     STATUS_DETAILS_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
     call_id: _builtins.int
     """Number of the call."""
     code: _builtins.int
@@ -262,7 +395,9 @@ class ReplyFrame(_message.Message):
     status_details: _builtins.bytes
     """Serialized google.rpc.Status with its details; empty for OK."""
     payload: _builtins.bytes
-    """Serialized answer, untouched."""
+    """Serialized answer, untouched; its beginning where `size` is set."""
+    size: _builtins.int
+    """Bytes of the whole payload where data frames follow, else 0."""
     def __init__(
         self,
         *,
@@ -271,10 +406,11 @@ class ReplyFrame(_message.Message):
         message: _builtins.str = ...,
         status_details: _builtins.bytes = ...,
         payload: _builtins.bytes = ...,
+        size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "code", b"code", "message", b"message", "payload", b"payload", "status_details", b"status_details"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "code", b"code", "message", b"message", "payload", b"payload", "size", b"size", "status_details", b"status_details"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,6 +27,16 @@ if _version_not_supported:
 
 class LaneServiceStub(object):
     """The lane between a worker and a gateway: many calls on one stream that the worker opened.
+
+    **Payloads** up to 256 KiB are one frame. A larger one has its first 256 KiB in the frame of its call or reply, which
+    also says its whole size, and the rest in data frames, in turn with other calls. Of one payload 1 MiB may be under way;
+    for more its receiver gives credit. A call that was cancelled takes its payload and its credit along.
+
+    **Sessions.** A stream may break while both processes live on. Each end counts the frames that it gets, hello and
+    welcome aside, and tells the count with each message; what the other has not counted is kept. A worker that opens a
+    lane again names the session and its count, the gateway answers with its own, and both send again what is missing, so
+    nothing is lost and nothing runs twice. A gateway that does not know the session (it is another process, or more than
+    five seconds have passed) says so, and the worker forgets what it was doing for it.
     """
 
     def __init__(self, channel):
@@ -44,10 +54,20 @@ class LaneServiceStub(object):
 
 class LaneServiceServicer(object):
     """The lane between a worker and a gateway: many calls on one stream that the worker opened.
+
+    **Payloads** up to 256 KiB are one frame. A larger one has its first 256 KiB in the frame of its call or reply, which
+    also says its whole size, and the rest in data frames, in turn with other calls. Of one payload 1 MiB may be under way;
+    for more its receiver gives credit. A call that was cancelled takes its payload and its credit along.
+
+    **Sessions.** A stream may break while both processes live on. Each end counts the frames that it gets, hello and
+    welcome aside, and tells the count with each message; what the other has not counted is kept. A worker that opens a
+    lane again names the session and its count, the gateway answers with its own, and both send again what is missing, so
+    nothing is lost and nothing runs twice. A gateway that does not know the session (it is another process, or more than
+    five seconds have passed) says so, and the worker forgets what it was doing for it.
     """
 
     def Open(self, request_iterator, context):
-        """Opens a lane. The worker says hello first. Frames that wait together travel together.
+        """Opens a lane. The worker says hello first, the gateway welcomes it. Frames that wait together travel together.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,6 +91,16 @@ def add_LaneServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class LaneService(object):
     """The lane between a worker and a gateway: many calls on one stream that the worker opened.
+
+    **Payloads** up to 256 KiB are one frame. A larger one has its first 256 KiB in the frame of its call or reply, which
+    also says its whole size, and the rest in data frames, in turn with other calls. Of one payload 1 MiB may be under way;
+    for more its receiver gives credit. A call that was cancelled takes its payload and its credit along.
+
+    **Sessions.** A stream may break while both processes live on. Each end counts the frames that it gets, hello and
+    welcome aside, and tells the count with each message; what the other has not counted is kept. A worker that opens a
+    lane again names the session and its count, the gateway answers with its own, and both send again what is missing, so
+    nothing is lost and nothing runs twice. A gateway that does not know the session (it is another process, or more than
+    five seconds have passed) says so, and the worker forgets what it was doing for it.
     """
 
     @staticmethod

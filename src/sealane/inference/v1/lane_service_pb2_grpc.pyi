@@ -27,25 +27,58 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LaneServiceStub:
-    """The lane between a worker and a gateway: many calls on one stream that the worker opened."""
+    """The lane between a worker and a gateway: many calls on one stream that the worker opened.
+
+    **Payloads** up to 256 KiB are one frame. A larger one has its first 256 KiB in the frame of its call or reply, which
+    also says its whole size, and the rest in data frames, in turn with other calls. Of one payload 1 MiB may be under way;
+    for more its receiver gives credit. A call that was cancelled takes its payload and its credit along.
+
+    **Sessions.** A stream may break while both processes live on. Each end counts the frames that it gets, hello and
+    welcome aside, and tells the count with each message; what the other has not counted is kept. A worker that opens a
+    lane again names the session and its count, the gateway answers with its own, and both send again what is missing, so
+    nothing is lost and nothing runs twice. A gateway that does not know the session (it is another process, or more than
+    five seconds have passed) says so, and the worker forgets what it was doing for it.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LaneServiceAsyncStub: ...
     Open: _grpc.StreamStreamMultiCallable[_lane_service_pb2.WorkerFrames, _lane_service_pb2.GatewayFrames]
-    """Opens a lane. The worker says hello first. Frames that wait together travel together."""
+    """Opens a lane. The worker says hello first, the gateway welcomes it. Frames that wait together travel together."""
 
 @_typing.type_check_only
 class LaneServiceAsyncStub(LaneServiceStub):
-    """The lane between a worker and a gateway: many calls on one stream that the worker opened."""
+    """The lane between a worker and a gateway: many calls on one stream that the worker opened.
+
+    **Payloads** up to 256 KiB are one frame. A larger one has its first 256 KiB in the frame of its call or reply, which
+    also says its whole size, and the rest in data frames, in turn with other calls. Of one payload 1 MiB may be under way;
+    for more its receiver gives credit. A call that was cancelled takes its payload and its credit along.
+
+    **Sessions.** A stream may break while both processes live on. Each end counts the frames that it gets, hello and
+    welcome aside, and tells the count with each message; what the other has not counted is kept. A worker that opens a
+    lane again names the session and its count, the gateway answers with its own, and both send again what is missing, so
+    nothing is lost and nothing runs twice. A gateway that does not know the session (it is another process, or more than
+    five seconds have passed) says so, and the worker forgets what it was doing for it.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Open: _aio.StreamStreamMultiCallable[_lane_service_pb2.WorkerFrames, _lane_service_pb2.GatewayFrames]  # type: ignore[assignment]
-    """Opens a lane. The worker says hello first. Frames that wait together travel together."""
+    """Opens a lane. The worker says hello first, the gateway welcomes it. Frames that wait together travel together."""
 
 class LaneServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The lane between a worker and a gateway: many calls on one stream that the worker opened."""
+    """The lane between a worker and a gateway: many calls on one stream that the worker opened.
+
+    **Payloads** up to 256 KiB are one frame. A larger one has its first 256 KiB in the frame of its call or reply, which
+    also says its whole size, and the rest in data frames, in turn with other calls. Of one payload 1 MiB may be under way;
+    for more its receiver gives credit. A call that was cancelled takes its payload and its credit along.
+
+    **Sessions.** A stream may break while both processes live on. Each end counts the frames that it gets, hello and
+    welcome aside, and tells the count with each message; what the other has not counted is kept. A worker that opens a
+    lane again names the session and its count, the gateway answers with its own, and both send again what is missing, so
+    nothing is lost and nothing runs twice. A gateway that does not know the session (it is another process, or more than
+    five seconds have passed) says so, and the worker forgets what it was doing for it.
+    """
 
     @_abc_1.abstractmethod
     def Open(
@@ -53,6 +86,6 @@ class LaneServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_lane_service_pb2.WorkerFrames],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_lane_service_pb2.GatewayFrames], _abc.AsyncIterator[_lane_service_pb2.GatewayFrames]]:
-        """Opens a lane. The worker says hello first. Frames that wait together travel together."""
+        """Opens a lane. The worker says hello first, the gateway welcomes it. Frames that wait together travel together."""
 
 def add_LaneServiceServicer_to_server(servicer: LaneServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from sealane.registry.v1 import variant_service_pb2 as _variant_service_pb2
+from sealane.type.v1 import tensor_pb2 as _tensor_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -225,6 +226,9 @@ class Deployment(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    SERVED_NAME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    ENSEMBLE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/deployments/{deployment}`."""
     model_version: _builtins.str
@@ -235,6 +239,8 @@ class Deployment(_message.Message):
     """How it stands; output only."""
     etag: _builtins.str
     """Changes with every change of the deployment."""
+    served_name: _builtins.str
+    """Name under which clients of the compatible protocols know it, where one of those made it; output only."""
     @_builtins.property
     def demand(self) -> Global___Demand:
         """What it needs and wants."""
@@ -255,6 +261,16 @@ class Deployment(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Labels of its version under that name; output only."""
+
+    @_builtins.property
+    def ensemble(self) -> Global___Ensemble:
+        """Models that it chains, in the place of `model_version` and `demand`. It runs where its models run: on a worker that
+        serves all of them without another trip, and else from worker to worker.
+        """
+
     def __init__(
         self,
         *,
@@ -267,14 +283,131 @@ class Deployment(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        served_name: _builtins.str = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+        ensemble: Global___Ensemble | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "decision", b"decision", "demand", b"demand", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "decision", b"decision", "demand", b"demand", "ensemble", b"ensemble", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "decision", b"decision", "demand", b"demand", "etag", b"etag", "model_version", b"model_version", "name", b"name", "placements", b"placements", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "decision", b"decision", "demand", b"demand", "ensemble", b"ensemble", "etag", b"etag", "labels", b"labels", "model_version", b"model_version", "name", b"name", "placements", b"placements", "served_name", b"served_name", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Deployment: _TypeAlias = Deployment  # noqa: Y015
+
+@_typing.final
+class Ensemble(_message.Message):
+    """A chain of models. Its tensors have names of their own: each is given by one step, or else by the caller."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Step(_message.Message):
+        """One model of a chain."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class InputsEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.str
+            def __init__(
+                self,
+                *,
+                key: _builtins.str = ...,
+                value: _builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        @_typing.final
+        class OutputsEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.str
+            def __init__(
+                self,
+                *,
+                key: _builtins.str = ...,
+                value: _builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        DEPLOYMENT_FIELD_NUMBER: _builtins.int
+        INPUTS_FIELD_NUMBER: _builtins.int
+        OUTPUTS_FIELD_NUMBER: _builtins.int
+        deployment: _builtins.str
+        """Deployment, by its id, in the same project; it cannot be deleted while a chain needs it."""
+        @_builtins.property
+        def inputs(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+            """Input of the model to the tensor of the chain that it takes; all inputs are named."""
+
+        @_builtins.property
+        def outputs(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+            """Output of the model to the tensor of the chain that it gives; others are dropped."""
+
+        def __init__(
+            self,
+            *,
+            deployment: _builtins.str = ...,
+            inputs: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+            outputs: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "inputs", b"inputs", "outputs", b"outputs"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ensemble.Step]:
+        """The models, 1 to 32, in any order."""
+
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tensors that callers get; empty for those that no step takes."""
+
+    @_builtins.property
+    def signature(self) -> _tensor_pb2.Signature:
+        """What callers send and get; output only."""
+
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the models, for callers that are limited to some; output only."""
+
+    def __init__(
+        self,
+        *,
+        steps: _abc.Iterable[Global___Ensemble.Step] | None = ...,
+        outputs: _abc.Iterable[_builtins.str] | None = ...,
+        signature: _tensor_pb2.Signature | None = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["signature", b"signature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "outputs", b"outputs", "signature", b"signature", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ensemble: _TypeAlias = Ensemble  # noqa: Y015
 
 @_typing.final
 class Placement(_message.Message):

@@ -352,6 +352,7 @@ class DesiredState(_message.Message):
     ASSIGNMENTS_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     GATEWAYS_FIELD_NUMBER: _builtins.int
+    ENSEMBLES_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Grows with every change; an older one is ignored."""
     @_builtins.property
@@ -366,6 +367,10 @@ class DesiredState(_message.Message):
     def gateways(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Mesh addresses of the gateways, `host:port`, to keep a lane to."""
 
+    @_builtins.property
+    def ensembles(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServedEnsemble]:
+        """Chains whose models are all among `assignments`."""
+
     def __init__(
         self,
         *,
@@ -373,14 +378,47 @@ class DesiredState(_message.Message):
         assignments: _abc.Iterable[Global___Assignment] | None = ...,
         tasks: _abc.Iterable[Global___TaskAssignment] | None = ...,
         gateways: _abc.Iterable[_builtins.str] | None = ...,
+        ensembles: _abc.Iterable[Global___ServedEnsemble] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "gateways", b"gateways", "revision", b"revision", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "ensembles", b"ensembles", "gateways", b"gateways", "revision", b"revision", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DesiredState: _TypeAlias = DesiredState  # noqa: Y015
+
+@_typing.final
+class ServedEnsemble(_message.Message):
+    """A chain to serve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    ENSEMBLE_FIELD_NUMBER: _builtins.int
+    deployment: _builtins.str
+    """`projects/{project}/deployments/{deployment}`."""
+    epoch: _builtins.int
+    """Tells it apart from an earlier one of the same name."""
+    @_builtins.property
+    def ensemble(self) -> _deployment_service_pb2.Ensemble:
+        """The chain."""
+
+    def __init__(
+        self,
+        *,
+        deployment: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        ensemble: _deployment_service_pb2.Ensemble | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ensemble", b"ensemble"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "ensemble", b"ensemble", "epoch", b"epoch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServedEnsemble: _TypeAlias = ServedEnsemble  # noqa: Y015
 
 @_typing.final
 class Assignment(_message.Message):

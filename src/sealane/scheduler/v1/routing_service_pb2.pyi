@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from sealane.scheduler.v1 import deployment_service_pb2 as _deployment_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -85,6 +86,9 @@ class Route(_message.Message):
     ENDPOINTS_FIELD_NUMBER: _builtins.int
     UNAVAILABLE_REASON_FIELD_NUMBER: _builtins.int
     BINDING_CONSTRAINT_FIELD_NUMBER: _builtins.int
+    SERVED_NAME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    ENSEMBLE_FIELD_NUMBER: _builtins.int
     deployment: _builtins.str
     """`projects/{project}/deployments/{deployment}`."""
     model_version: _builtins.str
@@ -93,9 +97,19 @@ class Route(_message.Message):
     """Why there is no endpoint: the binding constraint in words."""
     binding_constraint: _builtins.str
     """Name of the binding constraint, such as `residency`; empty where endpoints exist."""
+    served_name: _builtins.str
+    """Name under which clients of the compatible protocols know it, beside its own; see ServedModelService."""
     @_builtins.property
     def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Endpoint]:
         """Workers that serve it now; empty while none does."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Labels of its version under that name."""
+
+    @_builtins.property
+    def ensemble(self) -> _deployment_service_pb2.Ensemble:
+        """The chain that it is; its endpoints are the workers that serve all models of it. Unset for a single model."""
 
     def __init__(
         self,
@@ -105,10 +119,13 @@ class Route(_message.Message):
         endpoints: _abc.Iterable[Global___Endpoint] | None = ...,
         unavailable_reason: _builtins.str = ...,
         binding_constraint: _builtins.str = ...,
+        served_name: _builtins.str = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+        ensemble: _deployment_service_pb2.Ensemble | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ensemble", b"ensemble"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding_constraint", b"binding_constraint", "deployment", b"deployment", "endpoints", b"endpoints", "model_version", b"model_version", "unavailable_reason", b"unavailable_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding_constraint", b"binding_constraint", "deployment", b"deployment", "endpoints", b"endpoints", "ensemble", b"ensemble", "labels", b"labels", "model_version", b"model_version", "served_name", b"served_name", "unavailable_reason", b"unavailable_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,6 +35,8 @@ class Manifest(_message.Message):
     BEFORE_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
     MEMORY_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    DETERMINISTIC_FIELD_NUMBER: _builtins.int
+    SEQUENCE_BATCHING_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     """Device, such as `cpu` or `cuda`; empty means `cpu`. A worker without it refuses the model."""
     threads: _builtins.int
@@ -43,6 +45,8 @@ class Manifest(_message.Message):
     """Runs at the same time in the model process; 0 means 1."""
     memory_limit_bytes: _builtins.int
     """Memory limit of the model process in bytes; 0 takes the worker's setting."""
+    deterministic: _builtins.bool
+    """Whether equal inputs give equal outputs: equal requests of one caller that are under way together are run once."""
     @_builtins.property
     def dynamic_batching(self) -> Global___DynamicBatching:
         """How requests are put together."""
@@ -55,6 +59,10 @@ class Manifest(_message.Message):
     def after(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]:
         """Steps after the model, in order. The last one's output is what callers get."""
 
+    @_builtins.property
+    def sequence_batching(self) -> Global___SequenceBatching:
+        """Requests that belong together; unset for a model without sequences."""
+
     def __init__(
         self,
         *,
@@ -65,14 +73,127 @@ class Manifest(_message.Message):
         before: _abc.Iterable[Global___Step] | None = ...,
         after: _abc.Iterable[Global___Step] | None = ...,
         memory_limit_bytes: _builtins.int = ...,
+        deterministic: _builtins.bool = ...,
+        sequence_batching: Global___SequenceBatching | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dynamic_batching", b"dynamic_batching"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dynamic_batching", b"dynamic_batching", "sequence_batching", b"sequence_batching"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "device", b"device", "dynamic_batching", b"dynamic_batching", "instances", b"instances", "memory_limit_bytes", b"memory_limit_bytes", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "deterministic", b"deterministic", "device", b"device", "dynamic_batching", b"dynamic_batching", "instances", b"instances", "memory_limit_bytes", b"memory_limit_bytes", "sequence_batching", b"sequence_batching", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Manifest: _TypeAlias = Manifest  # noqa: Y015
+
+@_typing.final
+class SequenceBatching(_message.Message):
+    """Sequences of requests, in Triton's names. All requests of a sequence go to one worker, which fills the inputs named
+    here: callers neither send nor get them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Control:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ControlEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SequenceBatching._Control.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        CONTROL_UNSPECIFIED: SequenceBatching._Control.ValueType  # 0
+        """Not said; refused."""
+        CONTROL_START: SequenceBatching._Control.ValueType  # 1
+        """1 where the request begins a sequence, else 0."""
+        CONTROL_READY: SequenceBatching._Control.ValueType  # 2
+        """1: there is a request."""
+        CONTROL_END: SequenceBatching._Control.ValueType  # 3
+        """1 where the request ends its sequence, else 0."""
+        CONTROL_CORRID: SequenceBatching._Control.ValueType  # 4
+        """Id of the sequence."""
+
+    class Control(_Control, metaclass=_ControlEnumTypeWrapper):
+        """What a control input tells the model."""
+
+    CONTROL_UNSPECIFIED: SequenceBatching.Control.ValueType  # 0
+    """Not said; refused."""
+    CONTROL_START: SequenceBatching.Control.ValueType  # 1
+    """1 where the request begins a sequence, else 0."""
+    CONTROL_READY: SequenceBatching.Control.ValueType  # 2
+    """1: there is a request."""
+    CONTROL_END: SequenceBatching.Control.ValueType  # 3
+    """1 where the request ends its sequence, else 0."""
+    CONTROL_CORRID: SequenceBatching.Control.ValueType  # 4
+    """Id of the sequence."""
+
+    @_typing.final
+    class State(_message.Message):
+        """A tensor that is kept from one request of a sequence to the next; zeros before the first."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        INPUT_NAME_FIELD_NUMBER: _builtins.int
+        OUTPUT_NAME_FIELD_NUMBER: _builtins.int
+        input_name: _builtins.str
+        """Input of the model that takes it."""
+        output_name: _builtins.str
+        """Output of the model that gives it."""
+        def __init__(
+            self,
+            *,
+            input_name: _builtins.str = ...,
+            output_name: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["input_name", b"input_name", "output_name", b"output_name"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ControlInputsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: Global___SequenceBatching.Control.ValueType
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___SequenceBatching.Control.ValueType = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MAX_SEQUENCE_IDLE_MICROSECONDS_FIELD_NUMBER: _builtins.int
+    CONTROL_INPUTS_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    max_sequence_idle_microseconds: _builtins.int
+    """A sequence of which nothing is heard for so long is over; 0 means a minute."""
+    @_builtins.property
+    def control_inputs(self) -> _containers.ScalarMap[_builtins.str, Global___SequenceBatching.Control.ValueType]:
+        """Input of the model to what it tells."""
+
+    @_builtins.property
+    def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___SequenceBatching.State]:
+        """What is kept."""
+
+    def __init__(
+        self,
+        *,
+        max_sequence_idle_microseconds: _builtins.int = ...,
+        control_inputs: _abc.Mapping[_builtins.str, Global___SequenceBatching.Control.ValueType] | None = ...,
+        states: _abc.Iterable[Global___SequenceBatching.State] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["control_inputs", b"control_inputs", "max_sequence_idle_microseconds", b"max_sequence_idle_microseconds", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SequenceBatching: _TypeAlias = SequenceBatching  # noqa: Y015
 
 @_typing.final
 class DynamicBatching(_message.Message):

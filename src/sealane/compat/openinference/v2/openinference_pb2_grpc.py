@@ -65,6 +65,36 @@ class GRPCInferenceServiceStub(object):
                 request_serializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelInferRequest.SerializeToString,
                 response_deserializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelInferResponse.FromString,
                 _registered_method=True)
+        self.ModelStreamInfer = channel.stream_stream(
+                '/sealane.compat.openinference.v2.GRPCInferenceService/ModelStreamInfer',
+                request_serializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelInferRequest.SerializeToString,
+                response_deserializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelStreamInferResponse.FromString,
+                _registered_method=True)
+        self.ModelConfig = channel.unary_unary(
+                '/sealane.compat.openinference.v2.GRPCInferenceService/ModelConfig',
+                request_serializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelConfigRequest.SerializeToString,
+                response_deserializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelConfigResponse.FromString,
+                _registered_method=True)
+        self.ModelStatistics = channel.unary_unary(
+                '/sealane.compat.openinference.v2.GRPCInferenceService/ModelStatistics',
+                request_serializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelStatisticsRequest.SerializeToString,
+                response_deserializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelStatisticsResponse.FromString,
+                _registered_method=True)
+        self.RepositoryIndex = channel.unary_unary(
+                '/sealane.compat.openinference.v2.GRPCInferenceService/RepositoryIndex',
+                request_serializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.RepositoryIndexRequest.SerializeToString,
+                response_deserializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.RepositoryIndexResponse.FromString,
+                _registered_method=True)
+        self.RepositoryModelLoad = channel.unary_unary(
+                '/sealane.compat.openinference.v2.GRPCInferenceService/RepositoryModelLoad',
+                request_serializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.RepositoryModelLoadRequest.SerializeToString,
+                response_deserializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.RepositoryModelLoadResponse.FromString,
+                _registered_method=True)
+        self.RepositoryModelUnload = channel.unary_unary(
+                '/sealane.compat.openinference.v2.GRPCInferenceService/RepositoryModelUnload',
+                request_serializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.RepositoryModelUnloadRequest.SerializeToString,
+                response_deserializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.RepositoryModelUnloadResponse.FromString,
+                _registered_method=True)
 
 
 class GRPCInferenceServiceServicer(object):
@@ -114,6 +144,51 @@ class GRPCInferenceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ModelStreamInfer(self, request_iterator, context):
+        """Inferences over one stream, answered in the order in which they came. An error of one request is an answer of its
+        own (`error_message`) and the stream goes on; with the metadata `triton_grpc_error: true` it ends the stream with its
+        status instead. At most 64 requests of a stream are under way at once; more are read when those are answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ModelConfig(self, request, context):
+        """How a model is served, in the words of Triton's configuration.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ModelStatistics(self, request, context):
+        """What a model has done since it was loaded. Through a gateway: the sum over its workers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepositoryIndex(self, request, context):
+        """The deployments of the caller's project that its token may use.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepositoryModelLoad(self, request, context):
+        """Deploys a model of the registry under its own name where no deployment of that name is there. NOT_FOUND for a model
+        that the registry does not have, INVALID_ARGUMENT for parameters that would replace its configuration or files.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepositoryModelUnload(self, request, context):
+        """Removes a deployment that RepositoryModelLoad made. FAILED_PRECONDITION for one that was made otherwise.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GRPCInferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -146,6 +221,36 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
                     servicer.ModelInfer,
                     request_deserializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelInferRequest.FromString,
                     response_serializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelInferResponse.SerializeToString,
+            ),
+            'ModelStreamInfer': grpc.stream_stream_rpc_method_handler(
+                    servicer.ModelStreamInfer,
+                    request_deserializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelInferRequest.FromString,
+                    response_serializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelStreamInferResponse.SerializeToString,
+            ),
+            'ModelConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.ModelConfig,
+                    request_deserializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelConfigRequest.FromString,
+                    response_serializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelConfigResponse.SerializeToString,
+            ),
+            'ModelStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.ModelStatistics,
+                    request_deserializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelStatisticsRequest.FromString,
+                    response_serializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelStatisticsResponse.SerializeToString,
+            ),
+            'RepositoryIndex': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepositoryIndex,
+                    request_deserializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.RepositoryIndexRequest.FromString,
+                    response_serializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.RepositoryIndexResponse.SerializeToString,
+            ),
+            'RepositoryModelLoad': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepositoryModelLoad,
+                    request_deserializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.RepositoryModelLoadRequest.FromString,
+                    response_serializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.RepositoryModelLoadResponse.SerializeToString,
+            ),
+            'RepositoryModelUnload': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepositoryModelUnload,
+                    request_deserializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.RepositoryModelUnloadRequest.FromString,
+                    response_serializer=sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.RepositoryModelUnloadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -311,6 +416,168 @@ class GRPCInferenceService(object):
             '/sealane.compat.openinference.v2.GRPCInferenceService/ModelInfer',
             sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelInferRequest.SerializeToString,
             sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelInferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ModelStreamInfer(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/sealane.compat.openinference.v2.GRPCInferenceService/ModelStreamInfer',
+            sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelInferRequest.SerializeToString,
+            sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelStreamInferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ModelConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.compat.openinference.v2.GRPCInferenceService/ModelConfig',
+            sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelConfigRequest.SerializeToString,
+            sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ModelStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.compat.openinference.v2.GRPCInferenceService/ModelStatistics',
+            sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelStatisticsRequest.SerializeToString,
+            sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.ModelStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepositoryIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.compat.openinference.v2.GRPCInferenceService/RepositoryIndex',
+            sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.RepositoryIndexRequest.SerializeToString,
+            sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.RepositoryIndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepositoryModelLoad(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.compat.openinference.v2.GRPCInferenceService/RepositoryModelLoad',
+            sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.RepositoryModelLoadRequest.SerializeToString,
+            sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.RepositoryModelLoadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepositoryModelUnload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.compat.openinference.v2.GRPCInferenceService/RepositoryModelUnload',
+            sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.RepositoryModelUnloadRequest.SerializeToString,
+            sealane_dot_compat_dot_openinference_dot_v2_dot_openinference__pb2.RepositoryModelUnloadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,23 @@ class GRPCInferenceServiceStub:
     """Run a model once. INVALID_ARGUMENT where the tensors cannot fit it, NOT_FOUND where the name
     means no model, UNAVAILABLE where no worker serves it now.
     """
+    ModelStreamInfer: _grpc.StreamStreamMultiCallable[_openinference_pb2.ModelInferRequest, _openinference_pb2.ModelStreamInferResponse]
+    """Inferences over one stream, answered in the order in which they came. An error of one request is an answer of its
+    own (`error_message`) and the stream goes on; with the metadata `triton_grpc_error: true` it ends the stream with its
+    status instead. At most 64 requests of a stream are under way at once; more are read when those are answered.
+    """
+    ModelConfig: _grpc.UnaryUnaryMultiCallable[_openinference_pb2.ModelConfigRequest, _openinference_pb2.ModelConfigResponse]
+    """How a model is served, in the words of Triton's configuration."""
+    ModelStatistics: _grpc.UnaryUnaryMultiCallable[_openinference_pb2.ModelStatisticsRequest, _openinference_pb2.ModelStatisticsResponse]
+    """What a model has done since it was loaded. Through a gateway: the sum over its workers."""
+    RepositoryIndex: _grpc.UnaryUnaryMultiCallable[_openinference_pb2.RepositoryIndexRequest, _openinference_pb2.RepositoryIndexResponse]
+    """The deployments of the caller's project that its token may use."""
+    RepositoryModelLoad: _grpc.UnaryUnaryMultiCallable[_openinference_pb2.RepositoryModelLoadRequest, _openinference_pb2.RepositoryModelLoadResponse]
+    """Deploys a model of the registry under its own name where no deployment of that name is there. NOT_FOUND for a model
+    that the registry does not have, INVALID_ARGUMENT for parameters that would replace its configuration or files.
+    """
+    RepositoryModelUnload: _grpc.UnaryUnaryMultiCallable[_openinference_pb2.RepositoryModelUnloadRequest, _openinference_pb2.RepositoryModelUnloadResponse]
+    """Removes a deployment that RepositoryModelLoad made. FAILED_PRECONDITION for one that was made otherwise."""
 
 @_typing.type_check_only
 class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
@@ -76,6 +93,23 @@ class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
     """Run a model once. INVALID_ARGUMENT where the tensors cannot fit it, NOT_FOUND where the name
     means no model, UNAVAILABLE where no worker serves it now.
     """
+    ModelStreamInfer: _aio.StreamStreamMultiCallable[_openinference_pb2.ModelInferRequest, _openinference_pb2.ModelStreamInferResponse]  # type: ignore[assignment]
+    """Inferences over one stream, answered in the order in which they came. An error of one request is an answer of its
+    own (`error_message`) and the stream goes on; with the metadata `triton_grpc_error: true` it ends the stream with its
+    status instead. At most 64 requests of a stream are under way at once; more are read when those are answered.
+    """
+    ModelConfig: _aio.UnaryUnaryMultiCallable[_openinference_pb2.ModelConfigRequest, _openinference_pb2.ModelConfigResponse]  # type: ignore[assignment]
+    """How a model is served, in the words of Triton's configuration."""
+    ModelStatistics: _aio.UnaryUnaryMultiCallable[_openinference_pb2.ModelStatisticsRequest, _openinference_pb2.ModelStatisticsResponse]  # type: ignore[assignment]
+    """What a model has done since it was loaded. Through a gateway: the sum over its workers."""
+    RepositoryIndex: _aio.UnaryUnaryMultiCallable[_openinference_pb2.RepositoryIndexRequest, _openinference_pb2.RepositoryIndexResponse]  # type: ignore[assignment]
+    """The deployments of the caller's project that its token may use."""
+    RepositoryModelLoad: _aio.UnaryUnaryMultiCallable[_openinference_pb2.RepositoryModelLoadRequest, _openinference_pb2.RepositoryModelLoadResponse]  # type: ignore[assignment]
+    """Deploys a model of the registry under its own name where no deployment of that name is there. NOT_FOUND for a model
+    that the registry does not have, INVALID_ARGUMENT for parameters that would replace its configuration or files.
+    """
+    RepositoryModelUnload: _aio.UnaryUnaryMultiCallable[_openinference_pb2.RepositoryModelUnloadRequest, _openinference_pb2.RepositoryModelUnloadResponse]  # type: ignore[assignment]
+    """Removes a deployment that RepositoryModelLoad made. FAILED_PRECONDITION for one that was made otherwise."""
 
 class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Inference over tensors, for any model and any client of the Open Inference Protocol."""
@@ -129,5 +163,58 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Run a model once. INVALID_ARGUMENT where the tensors cannot fit it, NOT_FOUND where the name
         means no model, UNAVAILABLE where no worker serves it now.
         """
+
+    @_abc_1.abstractmethod
+    def ModelStreamInfer(
+        self,
+        request_iterator: _MaybeAsyncIterator[_openinference_pb2.ModelInferRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_openinference_pb2.ModelStreamInferResponse], _abc.AsyncIterator[_openinference_pb2.ModelStreamInferResponse]]:
+        """Inferences over one stream, answered in the order in which they came. An error of one request is an answer of its
+        own (`error_message`) and the stream goes on; with the metadata `triton_grpc_error: true` it ends the stream with its
+        status instead. At most 64 requests of a stream are under way at once; more are read when those are answered.
+        """
+
+    @_abc_1.abstractmethod
+    def ModelConfig(
+        self,
+        request: _openinference_pb2.ModelConfigRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_openinference_pb2.ModelConfigResponse, _abc.Awaitable[_openinference_pb2.ModelConfigResponse]]:
+        """How a model is served, in the words of Triton's configuration."""
+
+    @_abc_1.abstractmethod
+    def ModelStatistics(
+        self,
+        request: _openinference_pb2.ModelStatisticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_openinference_pb2.ModelStatisticsResponse, _abc.Awaitable[_openinference_pb2.ModelStatisticsResponse]]:
+        """What a model has done since it was loaded. Through a gateway: the sum over its workers."""
+
+    @_abc_1.abstractmethod
+    def RepositoryIndex(
+        self,
+        request: _openinference_pb2.RepositoryIndexRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_openinference_pb2.RepositoryIndexResponse, _abc.Awaitable[_openinference_pb2.RepositoryIndexResponse]]:
+        """The deployments of the caller's project that its token may use."""
+
+    @_abc_1.abstractmethod
+    def RepositoryModelLoad(
+        self,
+        request: _openinference_pb2.RepositoryModelLoadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_openinference_pb2.RepositoryModelLoadResponse, _abc.Awaitable[_openinference_pb2.RepositoryModelLoadResponse]]:
+        """Deploys a model of the registry under its own name where no deployment of that name is there. NOT_FOUND for a model
+        that the registry does not have, INVALID_ARGUMENT for parameters that would replace its configuration or files.
+        """
+
+    @_abc_1.abstractmethod
+    def RepositoryModelUnload(
+        self,
+        request: _openinference_pb2.RepositoryModelUnloadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_openinference_pb2.RepositoryModelUnloadResponse, _abc.Awaitable[_openinference_pb2.RepositoryModelUnloadResponse]]:
+        """Removes a deployment that RepositoryModelLoad made. FAILED_PRECONDITION for one that was made otherwise."""
 
 def add_GRPCInferenceServiceServicer_to_server(servicer: GRPCInferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -17,6 +17,7 @@ from google.protobuf import message as _message
 from google.protobuf import wrappers_pb2 as _wrappers_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from sealane.compat.tfserving.v1 import example_pb2 as _example_pb2
 from sealane.compat.tfserving.v1 import tensorflow_pb2 as _tensorflow_pb2
 import builtins as _builtins
 import sys
@@ -26,6 +27,11 @@ if sys.version_info >= (3, 11):
     from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
+
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -108,6 +114,30 @@ UNAVAILABLE: Code.ValueType  # 14
 DATA_LOSS: Code.ValueType  # 15
 """What is stored is damaged."""
 Global___Code: _TypeAlias = Code  # noqa: Y015
+
+class _ModelType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModelTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MODEL_TYPE_UNSPECIFIED: _ModelType.ValueType  # 0
+    """Not said."""
+    TENSORFLOW: _ModelType.ValueType  # 1
+    """TensorFlow."""
+    OTHER: _ModelType.ValueType  # 2
+    """Something else."""
+
+class ModelType(_ModelType, metaclass=_ModelTypeEnumTypeWrapper):
+    """Kind of a model, deprecated."""
+
+MODEL_TYPE_UNSPECIFIED: ModelType.ValueType  # 0
+"""Not said."""
+TENSORFLOW: ModelType.ValueType  # 1
+"""TensorFlow."""
+OTHER: ModelType.ValueType  # 2
+"""Something else."""
+Global___ModelType: _TypeAlias = ModelType  # noqa: Y015
 
 @_typing.final
 class ModelSpec(_message.Message):
@@ -735,3 +765,777 @@ class GetModelStatusResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetModelStatusResponse: _TypeAlias = GetModelStatusResponse  # noqa: Y015
+
+@_typing.final
+class ExampleList(_message.Message):
+    """Examples."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[_example_pb2.Example]:
+        """One for each row."""
+
+    def __init__(
+        self,
+        *,
+        examples: _abc.Iterable[_example_pb2.Example] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExampleList: _TypeAlias = ExampleList  # noqa: Y015
+
+@_typing.final
+class ExampleListWithContext(_message.Message):
+    """Examples that have some features in common."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[_example_pb2.Example]:
+        """One for each row."""
+
+    @_builtins.property
+    def context(self) -> _example_pb2.Example:
+        """Features of every row; an example's own feature of the same name goes before."""
+
+    def __init__(
+        self,
+        *,
+        examples: _abc.Iterable[_example_pb2.Example] | None = ...,
+        context: _example_pb2.Example | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "examples", b"examples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExampleListWithContext: _TypeAlias = ExampleListWithContext  # noqa: Y015
+
+@_typing.final
+class Input(_message.Message):
+    """What Classify and Regress work on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAMPLE_LIST_FIELD_NUMBER: _builtins.int
+    EXAMPLE_LIST_WITH_CONTEXT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def example_list(self) -> Global___ExampleList:
+        """Examples."""
+
+    @_builtins.property
+    def example_list_with_context(self) -> Global___ExampleListWithContext:
+        """Examples with a context."""
+
+    def __init__(
+        self,
+        *,
+        example_list: Global___ExampleList | None = ...,
+        example_list_with_context: Global___ExampleListWithContext | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["example_list", b"example_list", "example_list_with_context", b"example_list_with_context", "kind", b"kind"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["example_list", b"example_list", "example_list_with_context", b"example_list_with_context", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["example_list", "example_list_with_context"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Input: _TypeAlias = Input  # noqa: Y015
+
+@_typing.final
+class Class(_message.Message):
+    """A class and its score."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    """Name of the class; empty where the model gives scores alone."""
+    score: _builtins.float
+    """Its score; 0 where the model gives names alone."""
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Class: _TypeAlias = Class  # noqa: Y015
+
+@_typing.final
+class Classifications(_message.Message):
+    """Classes of one example."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Class]:
+        """In the model's order."""
+
+    def __init__(
+        self,
+        *,
+        classes: _abc.Iterable[Global___Class] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Classifications: _TypeAlias = Classifications  # noqa: Y015
+
+@_typing.final
+class ClassificationResult(_message.Message):
+    """Classes of all examples."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASSIFICATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def classifications(self) -> _containers.RepeatedCompositeFieldContainer[Global___Classifications]:
+        """One for each example."""
+
+    def __init__(
+        self,
+        *,
+        classifications: _abc.Iterable[Global___Classifications] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classifications", b"classifications"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassificationResult: _TypeAlias = ClassificationResult  # noqa: Y015
+
+@_typing.final
+class ClassificationRequest(_message.Message):
+    """Request for PredictionService.Classify."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_SPEC_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model_spec(self) -> Global___ModelSpec:
+        """Model."""
+
+    @_builtins.property
+    def input(self) -> Global___Input:
+        """Examples."""
+
+    def __init__(
+        self,
+        *,
+        model_spec: Global___ModelSpec | None = ...,
+        input: Global___Input | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "model_spec", b"model_spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "model_spec", b"model_spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassificationRequest: _TypeAlias = ClassificationRequest  # noqa: Y015
+
+@_typing.final
+class ClassificationResponse(_message.Message):
+    """Response of PredictionService.Classify."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_SPEC_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model_spec(self) -> Global___ModelSpec:
+        """What answered."""
+
+    @_builtins.property
+    def result(self) -> Global___ClassificationResult:
+        """Classes."""
+
+    def __init__(
+        self,
+        *,
+        model_spec: Global___ModelSpec | None = ...,
+        result: Global___ClassificationResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model_spec", b"model_spec", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_spec", b"model_spec", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassificationResponse: _TypeAlias = ClassificationResponse  # noqa: Y015
+
+@_typing.final
+class Regression(_message.Message):
+    """The value of one example."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    """Value."""
+    def __init__(
+        self,
+        *,
+        value: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Regression: _TypeAlias = Regression  # noqa: Y015
+
+@_typing.final
+class RegressionResult(_message.Message):
+    """Values of all examples."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGRESSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def regressions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Regression]:
+        """One for each example."""
+
+    def __init__(
+        self,
+        *,
+        regressions: _abc.Iterable[Global___Regression] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["regressions", b"regressions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegressionResult: _TypeAlias = RegressionResult  # noqa: Y015
+
+@_typing.final
+class RegressionRequest(_message.Message):
+    """Request for PredictionService.Regress."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_SPEC_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model_spec(self) -> Global___ModelSpec:
+        """Model."""
+
+    @_builtins.property
+    def input(self) -> Global___Input:
+        """Examples."""
+
+    def __init__(
+        self,
+        *,
+        model_spec: Global___ModelSpec | None = ...,
+        input: Global___Input | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "model_spec", b"model_spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "model_spec", b"model_spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegressionRequest: _TypeAlias = RegressionRequest  # noqa: Y015
+
+@_typing.final
+class RegressionResponse(_message.Message):
+    """Response of PredictionService.Regress."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_SPEC_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model_spec(self) -> Global___ModelSpec:
+        """What answered."""
+
+    @_builtins.property
+    def result(self) -> Global___RegressionResult:
+        """Values."""
+
+    def __init__(
+        self,
+        *,
+        model_spec: Global___ModelSpec | None = ...,
+        result: Global___RegressionResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model_spec", b"model_spec", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_spec", b"model_spec", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegressionResponse: _TypeAlias = RegressionResponse  # noqa: Y015
+
+@_typing.final
+class InferenceTask(_message.Message):
+    """One signature to run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_SPEC_FIELD_NUMBER: _builtins.int
+    METHOD_NAME_FIELD_NUMBER: _builtins.int
+    method_name: _builtins.str
+    """`tensorflow/serving/classify` or `tensorflow/serving/regress`."""
+    @_builtins.property
+    def model_spec(self) -> Global___ModelSpec:
+        """Model, the same in all tasks, and signature."""
+
+    def __init__(
+        self,
+        *,
+        model_spec: Global___ModelSpec | None = ...,
+        method_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model_spec", b"model_spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method_name", b"method_name", "model_spec", b"model_spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InferenceTask: _TypeAlias = InferenceTask  # noqa: Y015
+
+@_typing.final
+class InferenceResult(_message.Message):
+    """What one signature gave."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_SPEC_FIELD_NUMBER: _builtins.int
+    CLASSIFICATION_RESULT_FIELD_NUMBER: _builtins.int
+    REGRESSION_RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model_spec(self) -> Global___ModelSpec:
+        """What answered."""
+
+    @_builtins.property
+    def classification_result(self) -> Global___ClassificationResult:
+        """Classes."""
+
+    @_builtins.property
+    def regression_result(self) -> Global___RegressionResult:
+        """Values."""
+
+    def __init__(
+        self,
+        *,
+        model_spec: Global___ModelSpec | None = ...,
+        classification_result: Global___ClassificationResult | None = ...,
+        regression_result: Global___RegressionResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["classification_result", b"classification_result", "model_spec", b"model_spec", "regression_result", b"regression_result", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classification_result", b"classification_result", "model_spec", b"model_spec", "regression_result", b"regression_result", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["classification_result", "regression_result"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___InferenceResult: _TypeAlias = InferenceResult  # noqa: Y015
+
+@_typing.final
+class MultiInferenceRequest(_message.Message):
+    """Request for PredictionService.MultiInference."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___InferenceTask]:
+        """Signatures, each once."""
+
+    @_builtins.property
+    def input(self) -> Global___Input:
+        """Examples."""
+
+    def __init__(
+        self,
+        *,
+        tasks: _abc.Iterable[Global___InferenceTask] | None = ...,
+        input: Global___Input | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MultiInferenceRequest: _TypeAlias = MultiInferenceRequest  # noqa: Y015
+
+@_typing.final
+class MultiInferenceResponse(_message.Message):
+    """Response of PredictionService.MultiInference."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___InferenceResult]:
+        """In the order of the tasks."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___InferenceResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MultiInferenceResponse: _TypeAlias = MultiInferenceResponse  # noqa: Y015
+
+@_typing.final
+class FileSystemStoragePathSourceConfig(_message.Message):
+    """Where versions come from; only its policy is used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ServableVersionPolicy(_message.Message):
+        """Which versions are served."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class Latest(_message.Message):
+            """The latest ones."""
+
+            DESCRIPTOR: _descriptor.Descriptor
+
+            NUM_VERSIONS_FIELD_NUMBER: _builtins.int
+            num_versions: _builtins.int
+            """How many; 0 is 1."""
+            def __init__(
+                self,
+                *,
+                num_versions: _builtins.int = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["num_versions", b"num_versions"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        @_typing.final
+        class All(_message.Message):
+            """All."""
+
+            DESCRIPTOR: _descriptor.Descriptor
+
+            def __init__(
+                self,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        @_typing.final
+        class Specific(_message.Message):
+            """Certain ones."""
+
+            DESCRIPTOR: _descriptor.Descriptor
+
+            VERSIONS_FIELD_NUMBER: _builtins.int
+            @_builtins.property
+            def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+                """Their numbers."""
+
+            def __init__(
+                self,
+                *,
+                versions: _abc.Iterable[_builtins.int] | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        LATEST_FIELD_NUMBER: _builtins.int
+        ALL_FIELD_NUMBER: _builtins.int
+        SPECIFIC_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def latest(self) -> Global___FileSystemStoragePathSourceConfig.ServableVersionPolicy.Latest:
+            """The latest ones; one is served."""
+
+        @_builtins.property
+        def all(self) -> Global___FileSystemStoragePathSourceConfig.ServableVersionPolicy.All:
+            """All; refused, a deployment serves one version."""
+
+        @_builtins.property
+        def specific(self) -> Global___FileSystemStoragePathSourceConfig.ServableVersionPolicy.Specific:
+            """Certain ones; one is served."""
+
+        def __init__(
+            self,
+            *,
+            latest: Global___FileSystemStoragePathSourceConfig.ServableVersionPolicy.Latest | None = ...,
+            all: Global___FileSystemStoragePathSourceConfig.ServableVersionPolicy.All | None = ...,
+            specific: Global___FileSystemStoragePathSourceConfig.ServableVersionPolicy.Specific | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "latest", b"latest", "policy_choice", b"policy_choice", "specific", b"specific"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "latest", b"latest", "policy_choice", b"policy_choice", "specific", b"specific"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_policy_choice: _TypeAlias = _typing.Literal["latest", "all", "specific"]  # noqa: Y015
+        _WhichOneofArgType_policy_choice: _TypeAlias = _typing.Literal["policy_choice", b"policy_choice"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_policy_choice) -> _WhichOneofReturnType_policy_choice | None: ...
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileSystemStoragePathSourceConfig: _TypeAlias = FileSystemStoragePathSourceConfig  # noqa: Y015
+
+@_typing.final
+class ModelConfig(_message.Message):
+    """One model to serve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class VersionLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BASE_PATH_FIELD_NUMBER: _builtins.int
+    MODEL_TYPE_FIELD_NUMBER: _builtins.int
+    MODEL_PLATFORM_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_POLICY_FIELD_NUMBER: _builtins.int
+    VERSION_LABELS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name that clients use: the deployment."""
+    base_path: _builtins.str
+    """Model of the registry: `projects/{project}/models/{model}`, or its id; empty takes the name."""
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def model_type(self) -> Global___ModelType.ValueType:
+        """Not used."""
+
+    @model_type.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def model_type(self, value: Global___ModelType.ValueType) -> None:
+        """Not used."""
+
+    model_platform: _builtins.str
+    """Platform; a variant's format says it here, so only `tensorflow` and empty are taken."""
+    @_builtins.property
+    def model_version_policy(self) -> Global___FileSystemStoragePathSourceConfig.ServableVersionPolicy:
+        """Which version."""
+
+    @_builtins.property
+    def version_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Label to version; only of the version that is served."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        base_path: _builtins.str = ...,
+        model_type: Global___ModelType.ValueType = ...,
+        model_platform: _builtins.str = ...,
+        model_version_policy: Global___FileSystemStoragePathSourceConfig.ServableVersionPolicy | None = ...,
+        version_labels: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model_version_policy", b"model_version_policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_path", b"base_path", "model_platform", b"model_platform", "model_type", b"model_type", "model_version_policy", b"model_version_policy", "name", b"name", "version_labels", b"version_labels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelConfig: _TypeAlias = ModelConfig  # noqa: Y015
+
+@_typing.final
+class ModelConfigList(_message.Message):
+    """Models to serve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIG_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def config(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelConfig]:
+        """The models."""
+
+    def __init__(
+        self,
+        *,
+        config: _abc.Iterable[Global___ModelConfig] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelConfigList: _TypeAlias = ModelConfigList  # noqa: Y015
+
+@_typing.final
+class ModelServerConfig(_message.Message):
+    """What to serve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_CONFIG_LIST_FIELD_NUMBER: _builtins.int
+    CUSTOM_MODEL_CONFIG_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model_config_list(self) -> Global___ModelConfigList:
+        """Models."""
+
+    @_builtins.property
+    def custom_model_config(self) -> _any_pb2.Any:
+        """Refused."""
+
+    def __init__(
+        self,
+        *,
+        model_config_list: Global___ModelConfigList | None = ...,
+        custom_model_config: _any_pb2.Any | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "custom_model_config", b"custom_model_config", "model_config_list", b"model_config_list"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "custom_model_config", b"custom_model_config", "model_config_list", b"model_config_list"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_config: _TypeAlias = _typing.Literal["model_config_list", "custom_model_config"]  # noqa: Y015
+    _WhichOneofArgType_config: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_config) -> _WhichOneofReturnType_config | None: ...
+
+Global___ModelServerConfig: _TypeAlias = ModelServerConfig  # noqa: Y015
+
+@_typing.final
+class ReloadConfigRequest(_message.Message):
+    """Request for ModelService.HandleReloadConfigRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIG_FIELD_NUMBER: _builtins.int
+    METRIC_NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def config(self) -> Global___ModelServerConfig:
+        """What to serve from now on."""
+
+    @_builtins.property
+    def metric_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Metrics whose growth is to be told; none is."""
+
+    def __init__(
+        self,
+        *,
+        config: Global___ModelServerConfig | None = ...,
+        metric_names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "metric_names", b"metric_names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReloadConfigRequest: _TypeAlias = ReloadConfigRequest  # noqa: Y015
+
+@_typing.final
+class Metric(_message.Message):
+    """Growth of a metric."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    INT64_VALUE_INCREASE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    int64_value_increase: _builtins.int
+    """As a number."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        int64_value_increase: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["int64_value_increase", b"int64_value_increase", "value_increase", b"value_increase"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["int64_value_increase", b"int64_value_increase", "name", b"name", "value_increase", b"value_increase"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_value_increase: _TypeAlias = _typing.Literal["int64_value_increase"]  # noqa: Y015
+    _WhichOneofArgType_value_increase: _TypeAlias = _typing.Literal["value_increase", b"value_increase"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_value_increase) -> _WhichOneofReturnType_value_increase | None: ...
+
+Global___Metric: _TypeAlias = Metric  # noqa: Y015
+
+@_typing.final
+class ReloadConfigResponse(_message.Message):
+    """Response of ModelService.HandleReloadConfigRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def status(self) -> Global___StatusProto:
+        """How it went."""
+
+    @_builtins.property
+    def metric(self) -> _containers.RepeatedCompositeFieldContainer[Global___Metric]:
+        """Growth of metrics; empty."""
+
+    def __init__(
+        self,
+        *,
+        status: Global___StatusProto | None = ...,
+        metric: _abc.Iterable[Global___Metric] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReloadConfigResponse: _TypeAlias = ReloadConfigResponse  # noqa: Y015

@@ -45,6 +45,21 @@ class PredictionServiceStub(object):
                 request_serializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.GetModelMetadataRequest.SerializeToString,
                 response_deserializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.GetModelMetadataResponse.FromString,
                 _registered_method=True)
+        self.Classify = channel.unary_unary(
+                '/sealane.compat.tfserving.v1.PredictionService/Classify',
+                request_serializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.ClassificationRequest.SerializeToString,
+                response_deserializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.ClassificationResponse.FromString,
+                _registered_method=True)
+        self.Regress = channel.unary_unary(
+                '/sealane.compat.tfserving.v1.PredictionService/Regress',
+                request_serializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.RegressionRequest.SerializeToString,
+                response_deserializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.RegressionResponse.FromString,
+                _registered_method=True)
+        self.MultiInference = channel.unary_unary(
+                '/sealane.compat.tfserving.v1.PredictionService/MultiInference',
+                request_serializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.MultiInferenceRequest.SerializeToString,
+                response_deserializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.MultiInferenceResponse.FromString,
+                _registered_method=True)
 
 
 class PredictionServiceServicer(object):
@@ -66,6 +81,30 @@ class PredictionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Classify(self, request, context):
+        """Score the classes of each example. A signature that takes one list of byte strings gets the examples as they are;
+        any other gets each input from the feature of its name. INVALID_ARGUMENT where the signature is no classification or
+        the examples do not fit it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Regress(self, request, context):
+        """One value for each example; examples as for Classify. INVALID_ARGUMENT where the signature is no regression or the
+        examples do not fit it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MultiInference(self, request, context):
+        """Several signatures of one model over the same examples, each a Classify or a Regress.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PredictionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +117,21 @@ def add_PredictionServiceServicer_to_server(servicer, server):
                     servicer.GetModelMetadata,
                     request_deserializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.GetModelMetadataRequest.FromString,
                     response_serializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.GetModelMetadataResponse.SerializeToString,
+            ),
+            'Classify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Classify,
+                    request_deserializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.ClassificationRequest.FromString,
+                    response_serializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.ClassificationResponse.SerializeToString,
+            ),
+            'Regress': grpc.unary_unary_rpc_method_handler(
+                    servicer.Regress,
+                    request_deserializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.RegressionRequest.FromString,
+                    response_serializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.RegressionResponse.SerializeToString,
+            ),
+            'MultiInference': grpc.unary_unary_rpc_method_handler(
+                    servicer.MultiInference,
+                    request_deserializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.MultiInferenceRequest.FromString,
+                    response_serializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.MultiInferenceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -145,6 +199,87 @@ class PredictionService(object):
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def Classify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.compat.tfserving.v1.PredictionService/Classify',
+            sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.ClassificationRequest.SerializeToString,
+            sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.ClassificationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Regress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.compat.tfserving.v1.PredictionService/Regress',
+            sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.RegressionRequest.SerializeToString,
+            sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.RegressionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MultiInference(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.compat.tfserving.v1.PredictionService/MultiInference',
+            sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.MultiInferenceRequest.SerializeToString,
+            sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.MultiInferenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class ModelServiceStub(object):
     """State of models, for any client of TensorFlow Serving.
@@ -161,6 +296,11 @@ class ModelServiceStub(object):
                 request_serializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.GetModelStatusRequest.SerializeToString,
                 response_deserializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.GetModelStatusResponse.FromString,
                 _registered_method=True)
+        self.HandleReloadConfigRequest = channel.unary_unary(
+                '/sealane.compat.tfserving.v1.ModelService/HandleReloadConfigRequest',
+                request_serializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.ReloadConfigRequest.SerializeToString,
+                response_deserializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.ReloadConfigResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
@@ -175,6 +315,15 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def HandleReloadConfigRequest(self, request, context):
+        """Replaces the set of deployments that this method made: each model of the list is deployed under its name, those that
+        are left out are removed; deployments that were made otherwise are not touched. `base_path` names a model of the
+        registry (`projects/{project}/models/{model}`, or its id; empty: the name). Errors come in the answer's status.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -182,6 +331,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.GetModelStatus,
                     request_deserializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.GetModelStatusRequest.FromString,
                     response_serializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.GetModelStatusResponse.SerializeToString,
+            ),
+            'HandleReloadConfigRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.HandleReloadConfigRequest,
+                    request_deserializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.ReloadConfigRequest.FromString,
+                    response_serializer=sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.ReloadConfigResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -212,6 +366,33 @@ class ModelService(object):
             '/sealane.compat.tfserving.v1.ModelService/GetModelStatus',
             sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.GetModelStatusRequest.SerializeToString,
             sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.GetModelStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def HandleReloadConfigRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.compat.tfserving.v1.ModelService/HandleReloadConfigRequest',
+            sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.ReloadConfigRequest.SerializeToString,
+            sealane_dot_compat_dot_tfserving_dot_v1_dot_tfserving__pb2.ReloadConfigResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,17 @@ class PredictionServiceStub:
     """
     GetModelMetadata: _grpc.UnaryUnaryMultiCallable[_tfserving_pb2.GetModelMetadataRequest, _tfserving_pb2.GetModelMetadataResponse]
     """Signatures of a model. INVALID_ARGUMENT for a `metadata_field` other than `signature_def`."""
+    Classify: _grpc.UnaryUnaryMultiCallable[_tfserving_pb2.ClassificationRequest, _tfserving_pb2.ClassificationResponse]
+    """Score the classes of each example. A signature that takes one list of byte strings gets the examples as they are;
+    any other gets each input from the feature of its name. INVALID_ARGUMENT where the signature is no classification or
+    the examples do not fit it.
+    """
+    Regress: _grpc.UnaryUnaryMultiCallable[_tfserving_pb2.RegressionRequest, _tfserving_pb2.RegressionResponse]
+    """One value for each example; examples as for Classify. INVALID_ARGUMENT where the signature is no regression or the
+    examples do not fit it.
+    """
+    MultiInference: _grpc.UnaryUnaryMultiCallable[_tfserving_pb2.MultiInferenceRequest, _tfserving_pb2.MultiInferenceResponse]
+    """Several signatures of one model over the same examples, each a Classify or a Regress."""
 
 @_typing.type_check_only
 class PredictionServiceAsyncStub(PredictionServiceStub):
@@ -58,6 +69,17 @@ class PredictionServiceAsyncStub(PredictionServiceStub):
     """
     GetModelMetadata: _aio.UnaryUnaryMultiCallable[_tfserving_pb2.GetModelMetadataRequest, _tfserving_pb2.GetModelMetadataResponse]  # type: ignore[assignment]
     """Signatures of a model. INVALID_ARGUMENT for a `metadata_field` other than `signature_def`."""
+    Classify: _aio.UnaryUnaryMultiCallable[_tfserving_pb2.ClassificationRequest, _tfserving_pb2.ClassificationResponse]  # type: ignore[assignment]
+    """Score the classes of each example. A signature that takes one list of byte strings gets the examples as they are;
+    any other gets each input from the feature of its name. INVALID_ARGUMENT where the signature is no classification or
+    the examples do not fit it.
+    """
+    Regress: _aio.UnaryUnaryMultiCallable[_tfserving_pb2.RegressionRequest, _tfserving_pb2.RegressionResponse]  # type: ignore[assignment]
+    """One value for each example; examples as for Classify. INVALID_ARGUMENT where the signature is no regression or the
+    examples do not fit it.
+    """
+    MultiInference: _aio.UnaryUnaryMultiCallable[_tfserving_pb2.MultiInferenceRequest, _tfserving_pb2.MultiInferenceResponse]  # type: ignore[assignment]
+    """Several signatures of one model over the same examples, each a Classify or a Regress."""
 
 class PredictionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Inference, for any model and any client of TensorFlow Serving."""
@@ -80,6 +102,35 @@ class PredictionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tfserving_pb2.GetModelMetadataResponse, _abc.Awaitable[_tfserving_pb2.GetModelMetadataResponse]]:
         """Signatures of a model. INVALID_ARGUMENT for a `metadata_field` other than `signature_def`."""
 
+    @_abc_1.abstractmethod
+    def Classify(
+        self,
+        request: _tfserving_pb2.ClassificationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tfserving_pb2.ClassificationResponse, _abc.Awaitable[_tfserving_pb2.ClassificationResponse]]:
+        """Score the classes of each example. A signature that takes one list of byte strings gets the examples as they are;
+        any other gets each input from the feature of its name. INVALID_ARGUMENT where the signature is no classification or
+        the examples do not fit it.
+        """
+
+    @_abc_1.abstractmethod
+    def Regress(
+        self,
+        request: _tfserving_pb2.RegressionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tfserving_pb2.RegressionResponse, _abc.Awaitable[_tfserving_pb2.RegressionResponse]]:
+        """One value for each example; examples as for Classify. INVALID_ARGUMENT where the signature is no regression or the
+        examples do not fit it.
+        """
+
+    @_abc_1.abstractmethod
+    def MultiInference(
+        self,
+        request: _tfserving_pb2.MultiInferenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tfserving_pb2.MultiInferenceResponse, _abc.Awaitable[_tfserving_pb2.MultiInferenceResponse]]:
+        """Several signatures of one model over the same examples, each a Classify or a Regress."""
+
 def add_PredictionServiceServicer_to_server(servicer: PredictionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class ModelServiceStub:
@@ -93,6 +144,11 @@ class ModelServiceStub:
     """State of one version of a model, or of all versions where none is named. NOT_FOUND where the
     name means no model or the model has no such version.
     """
+    HandleReloadConfigRequest: _grpc.UnaryUnaryMultiCallable[_tfserving_pb2.ReloadConfigRequest, _tfserving_pb2.ReloadConfigResponse]
+    """Replaces the set of deployments that this method made: each model of the list is deployed under its name, those that
+    are left out are removed; deployments that were made otherwise are not touched. `base_path` names a model of the
+    registry (`projects/{project}/models/{model}`, or its id; empty: the name). Errors come in the answer's status.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -102,6 +158,11 @@ class ModelServiceAsyncStub(ModelServiceStub):
     GetModelStatus: _aio.UnaryUnaryMultiCallable[_tfserving_pb2.GetModelStatusRequest, _tfserving_pb2.GetModelStatusResponse]  # type: ignore[assignment]
     """State of one version of a model, or of all versions where none is named. NOT_FOUND where the
     name means no model or the model has no such version.
+    """
+    HandleReloadConfigRequest: _aio.UnaryUnaryMultiCallable[_tfserving_pb2.ReloadConfigRequest, _tfserving_pb2.ReloadConfigResponse]  # type: ignore[assignment]
+    """Replaces the set of deployments that this method made: each model of the list is deployed under its name, those that
+    are left out are removed; deployments that were made otherwise are not touched. `base_path` names a model of the
+    registry (`projects/{project}/models/{model}`, or its id; empty: the name). Errors come in the answer's status.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -115,6 +176,17 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tfserving_pb2.GetModelStatusResponse, _abc.Awaitable[_tfserving_pb2.GetModelStatusResponse]]:
         """State of one version of a model, or of all versions where none is named. NOT_FOUND where the
         name means no model or the model has no such version.
+        """
+
+    @_abc_1.abstractmethod
+    def HandleReloadConfigRequest(
+        self,
+        request: _tfserving_pb2.ReloadConfigRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tfserving_pb2.ReloadConfigResponse, _abc.Awaitable[_tfserving_pb2.ReloadConfigResponse]]:
+        """Replaces the set of deployments that this method made: each model of the list is deployed under its name, those that
+        are left out are removed; deployments that were made otherwise are not touched. `base_path` names a model of the
+        registry (`projects/{project}/models/{model}`, or its id; empty: the name). Errors come in the answer's status.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

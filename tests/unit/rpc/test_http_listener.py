@@ -16,9 +16,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from sealane.rpc import http_listener
+from sealane.rpc.http_listener import HttpListener
 from sealane.security import tls
-from sealane_auth import authority, http_listener
-from sealane_auth.http_listener import HttpListener
+from sealane_auth import authority
 
 GET = b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n"
 POST = b"POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n"
@@ -90,3 +91,58 @@ async def test_many_idle_connections_leave_room_for_others(
         async with connected(address) as (reader, writer):
             writer.write(GET)
             assert (await asyncio.wait_for(reader.readuntil(b"here"), 20)).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_slow_body_has_its_own_time(identity: tls.PeerIdentity, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_listener, "REQUEST_SECONDS", 0.2)
+    application = Starlette(routes=[Route("/slow", slow, methods=["POST"])])
+    listener = await HttpListener.start(application, "127.0.0.1:0", identity, http_listener.Patience(body=60, idle=60))
+    try:
+        address = (listener.port, identity.trust_bundle.decode())
+        async with connected(address) as (reader, writer):
+            for _ in range(2):
+                writer.write(POST + b"abc")
+                await asyncio.sleep(0.5)
+                writer.write(b"de")
+                assert (await asyncio.wait_for(reader.readuntil(b"here"), 20)).startswith(b"HTTP/1.1 200")
+                await asyncio.sleep(0.5)
+        async with connected(address) as (reader, writer):
+            writer.write(GET[:20])  # a head has no more time than before
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError, ssl.SSLError)):
+                await asyncio.wait_for(reader.readexactly(1), 20)
+    finally:
+        await listener.stop()
+
+
+async def test_a_renewed_certificate_is_used_without_a_restart(
+    identity: tls.PeerIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_listener, "RENEWAL_SECONDS", 0.05)
+    listener = await HttpListener.start(Starlette(), "127.0.0.1:0", identity)
+    try:
+        before = await served_certificate(listener.port)
+        now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=1)
+        root = authority.make_root(now)
+        signer = authority.make_intermediate(root, now)
+        names, (private, request) = authority.service_names("auth"), tls.new_request()
+        leaf = authority.issue_leaf(signer, request, names, authority.Validity(now, now + authority.LEAF_LIFE))
+        chain = leaf.public_bytes(serialization.Encoding.PEM) + signer.certificate_pem
+        tls.store(identity.directory, private, tls.Issued(chain, root.certificate_pem, names.spiffe_id, {}))
+        async with asyncio.timeout(20):
+            while await served_certificate(listener.port) == before:
+                await asyncio.sleep(0.05)
+        assert await served_certificate(listener.port) == leaf.public_bytes(serialization.Encoding.DER)
+    finally:
+        await listener.stop()
+
+
+async def served_certificate(port: int) -> bytes:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    try:
+        found = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        assert isinstance(found, bytes)
+        return found
+    finally:
+        writer.transport.abort()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
@@ -13,8 +13,8 @@ from sealane.protocols.foreign import foreign_files
 from sealane.rpc.call import Call
 
 
-class ReflectionServicer:
-    """grpc.reflection.v1alpha.ServerReflection.
+class Reflection:
+    """Answers to what reflection asks.
 
     Args:
         files: files of our own services.
@@ -34,14 +34,8 @@ class ReflectionServicer:
         for file in files:
             self._add(file)
 
-    async def ServerReflectionInfo(
-        self, requests: AsyncIterator[pb.ServerReflectionRequest], call: Call
-    ) -> AsyncIterator[pb.ServerReflectionResponse]:
-        """Answer each question of the stream."""
-        async for request in requests:
-            yield self._answer(request)
-
-    def _answer(self, request: pb.ServerReflectionRequest) -> pb.ServerReflectionResponse:
+    def answer(self, request: pb.ServerReflectionRequest) -> pb.ServerReflectionResponse:
+        """One answer."""
         kind = request.WhichOneof("message_request")
         try:
             if kind == "list_services":
@@ -76,6 +70,33 @@ class ReflectionServicer:
         proto = descriptor_pb2.FileDescriptorProto()
         file.CopyToProto(proto)
         self._pool.AddSerializedFile(proto.SerializeToString())
+
+
+class ReflectionServicer:
+    """grpc.reflection.v1alpha.ServerReflection, on the event loop."""
+
+    def __init__(self, reflection: Reflection) -> None:
+        self._reflection = reflection
+
+    async def ServerReflectionInfo(
+        self, requests: AsyncIterator[pb.ServerReflectionRequest], call: Call
+    ) -> AsyncIterator[pb.ServerReflectionResponse]:
+        """Answer each question of the stream."""
+        async for request in requests:
+            yield self._reflection.answer(request)
+
+
+class SyncReflectionServicer:
+    """The same on a thread."""
+
+    def __init__(self, reflection: Reflection) -> None:
+        self._reflection = reflection
+
+    def ServerReflectionInfo(
+        self, requests: Iterator[pb.ServerReflectionRequest], call: Call
+    ) -> Iterator[pb.ServerReflectionResponse]:
+        """Answer each question of the stream."""
+        return map(self._reflection.answer, requests)
 
 
 def _with_dependencies(file: FileDescriptor) -> list[bytes]:

@@ -1,0 +1,277 @@
+"""Deployments that the compatible protocols make: one for each name and version, replaced without a gap.
+
+What is new must serve before what is old goes, as TensorFlow Serving and Triton do it, and where it cannot, everything
+is as it was before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from sealane import names
+from sealane.clock import Clock
+from sealane.errors import FailedPrecondition, InvalidArgument, NotFound, SealaneError
+from sealane.records.tables import Actor
+from sealane.records.transactions import Transactions
+from sealane.registry.v1 import model_service_pb2 as model_pb
+from sealane_scheduler import cluster
+from sealane_scheduler.cluster import Deployed
+from sealane_scheduler.controller import Controller
+from sealane_scheduler.registry_port import RegistryPort, version_number
+from sealane_scheduler.store import DeploymentRow, Store
+
+MAX_VERSIONS = 8
+MAX_NAMES = 256
+#: Longest wait for new models to serve, within the call's own deadline.
+LOAD_SECONDS = 55.0
+_LOOK_SECONDS = 0.2
+_MODEL = "projects/*/models/*"
+
+MayDeploy = Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A name and what it is to serve: certain versions, or the latest ones.
+
+    Args:
+        name: what clients use.
+        model: resource name of the model.
+        versions: numbers; empty takes the `latest` ones.
+        latest: how many.
+        labels: label to version number.
+    """
+
+    name: str
+    model: str
+    versions: tuple[int, ...] = ()
+    latest: int = 1
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def model_id(self) -> str:
+        """Last part of the model's name."""
+        return self.model.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to be brought about for a project.
+
+    Args:
+        project: whose deployments.
+        origin: which of them; others are never touched.
+        wanted: names to serve.
+        replace_all: whether other names of this origin go.
+        remove: names that go.
+        may_deploy: whether the caller may deploy a model id.
+        actor: who asks.
+        deadline: on the clock's monotonic scale.
+    """
+
+    project: str
+    origin: str
+    wanted: tuple[Wanted, ...]
+    replace_all: bool
+    remove: tuple[str, ...]
+    may_deploy: MayDeploy
+    actor: Actor
+    deadline: float
+
+
+def model_name(project: str, served_name: str, model: str) -> str:
+    """Resource name of the model that a name stands for.
+
+    Raises:
+        InvalidArgument: it is neither a model's name nor its id.
+        NotFound: it is another project's.
+    """
+    if "/" not in model:
+        return f"projects/{project}/models/{names.check_id(model or served_name, 'model')}"
+    owner, _ = names.parse(model, _MODEL, "model")
+    if owner != project:
+        raise NotFound(f"{model} does not exist, or is not yours to see; check the name")
+    return model
+
+
+class ServedModels:
+    """Makes and removes them."""
+
+    def __init__(
+        self, records: Transactions[Store], controller: Controller, registry: RegistryPort, clock: Clock
+    ) -> None:
+        self._records = records
+        self._controller = controller
+        self._registry = registry
+        self._clock = clock
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def apply(self, change: Change) -> list[str]:
+        """Bring it about; returns the names of the deployments when all serve.
+
+        Raises:
+            NotFound: a model or version that is not there, or that the caller may not deploy; a name to remove that is
+                not there.
+            FailedPrecondition: a name is taken by a deployment that was made otherwise, or a model cannot serve.
+        """
+        async with self._locks[change.project]:
+            present = {item.row.deployment: item for item in self._of_origin(change)}
+            self._check_names(change, present)
+            rows = [row for wanted in change.wanted for row in await self._rows(change, wanted)]
+            new = [row for row in rows if row.deployment not in present]
+            await self._create(change, new)
+            try:
+                await self._until_serving(new, change.deadline)
+            except SealaneError:
+                for row in new:
+                    await self._delete(change, row)
+                raise
+            now = self._clock.now()
+            for row in rows:
+                await self._controller.relabel(row.name, row.labels, now)
+            kept = {row.deployment for row in rows}
+            names_wanted = {wanted.name for wanted in change.wanted}
+            for item in present.values():
+                gone = change.replace_all or item.row.served_name in (*change.remove, *names_wanted)
+                if gone and item.row.deployment not in kept:
+                    await self._delete(change, item.row)
+            return [row.name for row in rows]
+
+    def _of_origin(self, change: Change) -> Iterable[Deployed]:
+        return [
+            item
+            for item in self._controller.all()
+            if item.row.project == change.project
+            and item.row.origin == change.origin
+            and change.may_deploy(_model_id(item.row))
+        ]
+
+    def _check_names(self, change: Change, present: Mapping[str, Deployed]) -> None:
+        """Refuse names that deployments of another kind have, or that are asked for twice, or are not there to go."""
+        wanted = [item.name for item in change.wanted]
+        if len(set(wanted)) < len(wanted):
+            raise InvalidArgument("a name is given twice; name each model once", reason="NAME_TWICE", field="models")
+        if len(wanted) > MAX_NAMES:
+            raise InvalidArgument(f"{len(wanted)} names, the limit is {MAX_NAMES}", field="models")
+        others = {
+            name
+            for item in self._controller.all()
+            if item.row.project == change.project and item.row.origin != change.origin
+            for name in (item.row.deployment, item.row.served_name)
+        }
+        for name in (*wanted, *change.remove):
+            if name in others:
+                raise FailedPrecondition(
+                    f"deployment {name!r} was made otherwise and is not changed this way; delete it with "
+                    "'sealane deployments delete', or choose another name",
+                    reason="NAME_TAKEN",
+                )
+        served = {item.row.served_name for item in present.values()}
+        for name in change.remove:
+            if name not in served:
+                raise NotFound(f"model {name!r} is not loaded; list the models first", reason="MODEL_NOT_FOUND")
+
+    async def _rows(self, change: Change, wanted: Wanted) -> list[DeploymentRow]:
+        if not change.may_deploy(wanted.model_id):
+            raise NotFound(f"{wanted.model} does not exist, or is not yours to deploy; check the name")
+        versions = await asyncio.to_thread(self._versions, wanted)
+        numbers = {version_number(version.name) for version in versions}
+        for label, number in wanted.labels.items():
+            if number not in numbers:
+                raise FailedPrecondition(
+                    f"label {label!r} is for version {number} of {wanted.name}, which is not served; serve it first",
+                    reason="LABEL_UNAVAILABLE",
+                )
+        return [self._row(change, wanted, version) for version in versions]
+
+    def _versions(self, wanted: Wanted) -> list[model_pb.Version]:
+        if wanted.versions:
+            return [self._registry.version(f"{wanted.model}/versions/{number}") for number in wanted.versions]
+        versions = self._registry.latest(wanted.model, wanted.latest)
+        if not versions:
+            raise NotFound(f"{wanted.model} has no version; push one with 'sealane models push'")
+        return [self._registry.version(version.name) for version in versions]
+
+    def _row(self, change: Change, wanted: Wanted, version: model_pb.Version) -> DeploymentRow:
+        number, now = version_number(version.name), self._clock.now()
+        return DeploymentRow(
+            project=change.project,
+            deployment=f"{wanted.name}-v{number}",
+            model_version=version.name,
+            demand=b"",
+            version=version.SerializeToString(),
+            create_time=now,
+            update_time=now,
+            etag=secrets.token_hex(8),
+            served_name=wanted.name,
+            origin=change.origin,
+            labels=",".join(sorted(label for label, of in wanted.labels.items() if of == number)),
+        )
+
+    async def _create(self, change: Change, rows: Iterable[DeploymentRow]) -> None:
+        rows = list(rows)
+
+        def create(store: Store) -> None:
+            for row in rows:
+                store.add_deployment(row)
+                store.record(
+                    change.actor, "CreateDeployment", row.name, row.create_time,
+                    version=row.model_version, origin=row.origin,
+                )  # fmt: skip
+
+        if rows:
+            await self._records.write(create)
+        for row in rows:
+            await self._controller.reconcile(self._controller.add(row))
+
+    async def _delete(self, change: Change, row: DeploymentRow) -> None:
+        await self._controller.delete(row.name, "", partial(_drop, row=row, actor=change.actor, now=self._clock.now()))
+
+    async def _until_serving(self, rows: Iterable[DeploymentRow], deadline: float) -> None:
+        """Wait until all serve.
+
+        Raises:
+            FailedPrecondition: one cannot, or does not in time.
+        """
+        until = min(deadline, self._clock.monotonic() + LOAD_SECONDS)
+        waiting = [item for row in rows if (item := self._controller.get(row.name)) is not None]
+        while True:
+            waiting = [item for item in waiting if not item.serving(self._controller.fleet)]
+            if not waiting:
+                return
+            for item in waiting:
+                _refuse_if_hopeless(item)
+            if self._clock.monotonic() >= until:
+                raise FailedPrecondition(
+                    f"{waiting[0].row.deployment} does not serve yet; nothing was changed, allow more time",
+                    reason="LOAD_TIMEOUT",
+                )
+            changes = self._controller.changes
+            await changes.after(changes.revision, _LOOK_SECONDS)
+
+
+def _refuse_if_hopeless(item: Deployed) -> None:
+    if item.refusal is not None and item.refusal.binding_constraint:
+        raise FailedPrecondition(
+            f"no worker can serve {item.row.deployment}: {item.refusal.unavailable_reason}; nothing was changed",
+            reason=item.refusal.binding_constraint.upper(),
+        )
+    failed = next((copy for copy in item.copies if copy.state == cluster.FAILED), None)
+    if failed is not None:
+        raise FailedPrecondition(
+            f"{item.row.deployment} cannot be loaded: {failed.message}; nothing was changed", reason="LOAD_FAILED"
+        )
+
+
+def _model_id(row: DeploymentRow) -> str:
+    return row.model_version.split("/")[3]
+
+
+def _drop(store: Store, row: DeploymentRow, actor: Actor, now: float) -> None:
+    store.drop_deployment(row.project, row.deployment)
+    store.record(actor, "DeleteDeployment", row.name, now, origin=row.origin)

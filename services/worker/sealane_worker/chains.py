@@ -1,0 +1,135 @@
+"""Chains of models that this worker serves all of: run here, from model to model, without a trip to anybody."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from sealane import ensembles
+from sealane.ensembles import Chain, Step
+from sealane.errors import FailedPrecondition, InvalidArgument, NotFound, SealaneError, Unavailable
+from sealane.tensors import Array, Signature
+from sealane_worker.box import BoxState
+from sealane_worker.child import LoadedModel
+from sealane_worker.deployment import Assignment, Inference, Model, Served
+from sealane_worker.spec import ModelSpec, Ran
+from sealane_worker.statistics import StatisticsRecorder
+
+RUNTIME = "ensemble"
+#: Runs one model of this worker.
+RunModel = Callable[[Inference], Ran]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedChain:
+    """A chain as the scheduler wants it served.
+
+    Attributes:
+        deployment: resource name.
+        epoch: tells it apart from an earlier one of the same name.
+        chain: the chain.
+        signature: what callers send and get.
+        models: ids of its models.
+    """
+
+    deployment: str
+    epoch: int
+    chain: Chain
+    signature: Signature
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedChain:
+    """A chain and what it has done."""
+
+    model: Model
+    chain: Chain
+    recorder: StatisticsRecorder = field(default_factory=StatisticsRecorder)
+
+    @classmethod
+    def of(cls, served: ServedChain) -> LoadedChain:
+        """A chain that is served from now on."""
+        assignment = Assignment(
+            deployment=served.deployment,
+            model=served.deployment.replace("/deployments/", "/models/"),
+            version=1,
+            variant=RUNTIME,
+            digest="",
+            epoch=served.epoch,
+            spec=ModelSpec(RUNTIME, Path()),
+        )
+        model = Model(assignment, {served.signature.name: served.signature}, served.models, served.chain)
+        return cls(model, served.chain)
+
+    def served(self) -> Served:
+        """The chain with its figures."""
+        signatures = self.model.signatures
+        return Served(
+            assignment=self.model.assignment,
+            signatures=signatures,
+            state=BoxState.READY,
+            footprint_bytes=0,
+            statistics=self.recorder.snapshot(),
+            loaded=LoadedModel(tuple(signatures.values()), "none", 0.0, ()),
+        )
+
+    def infer(self, inference: Inference, run: RunModel) -> Ran:
+        """Run the models that the outputs wanted need.
+
+        Raises:
+            Unavailable: a model of the chain is not loaded yet.
+            InvalidArgument: inputs or output names that the chain does not have.
+            SealaneError: what a model answers.
+        """
+        if inference.epoch is not None and inference.epoch != self.model.assignment.epoch:
+            raise FailedPrecondition("the route is of another chain; ask for a new route", reason="STALE_ROUTE")
+        signature = self.model.signatures[ensembles.DEFAULT_SIGNATURE]
+        known = tuple(spec.name for spec in signature.outputs)
+        if not inference.checked:
+            signature.check_inputs(inference.inputs)
+            if not set(inference.outputs) <= set(known):
+                raise InvalidArgument(f"outputs are unknown; choose from {sorted(known)}", field="outputs")
+        begun = time.time()
+        try:
+            ran = self._run(inference, inference.outputs or known, run)
+        except SealaneError:
+            self.recorder.failed(time.time() - begun)
+            raise
+        first = next(iter(inference.inputs.values()))
+        self.recorder.succeeded(ran, first.shape[0] if first.ndim else 1, time.time())
+        return ran
+
+    def _run(self, inference: Inference, wanted: tuple[str, ...], run: RunModel) -> Ran:
+        tensors: dict[str, Array] = dict(inference.inputs)
+        seconds = queued = 0.0
+        rows = 1
+        for stage in ensembles.stages(self.chain, wanted):
+            for step in stage:
+                ran = _run_step(step, inference, tensors, run)
+                tensors.update(ensembles.outputs_of(step, ran.outputs))
+                seconds, queued, rows = seconds + ran.seconds, queued + ran.queue_seconds, max(rows, ran.batch_rows)
+        return Ran({name: tensors[name] for name in wanted}, seconds, queued, rows)
+
+
+def _run_step(step: Step, inference: Inference, tensors: dict[str, Array], run: RunModel) -> Ran:
+    project = inference.deployment.partition("/deployments/")[0]
+    asked = replace(
+        inference,
+        deployment=f"{project}/deployments/{step.deployment}",
+        inputs=ensembles.inputs_of(step, tensors),
+        outputs=tuple(step.outputs),
+        signature="",
+        epoch=None,
+        checked=False,
+    )
+    try:
+        return run(asked)
+    except NotFound as error:
+        raise Unavailable(
+            f"model {step.deployment!r} of the chain is not loaded here; try again in a moment",
+            reason="MODEL_LOADING",
+            retry_after=0.2,
+        ) from error

@@ -1,0 +1,320 @@
+"""One session with one gateway: the calls that it sent, their answers, and what both need to go on after a break."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from sealane.errors import InvalidArgument, NotFound, ResourceExhausted, SealaneError, Unavailable
+from sealane.inference.v1 import lane_service_pb2 as pb
+from sealane.inference.v1.lane_service_pb2_grpc import LaneServiceStub
+from sealane.rpc import limits
+from sealane.rpc.call import Call, Cancellation, Peer
+from sealane.rpc.dispatch import Dispatcher
+from sealane.rpc.lane import LANE_CONFUSED, MAX_PAYLOAD_BYTES, Cancel, Inbox, Outbox, Pace, Piece
+from sealane.rpc.status import CODE_OF, to_status
+from sealane_worker.engine import Engine
+from sealane_worker.serving import ROUTED_DEPLOYMENT
+
+_PEER = Peer(via_gateway=True, tls_version="TLSv1.3")
+
+
+@dataclass(frozen=True, slots=True)
+class LaneWork:
+    """What every lane of this worker shares.
+
+    Attributes:
+        dispatcher: the same as of the worker's own listener.
+        engine: what is served, and at which epoch.
+        pool: threads that calls run on.
+        max_in_flight: calls that a gateway may have running here.
+    """
+
+    dispatcher: Dispatcher
+    engine: Engine
+    pool: ThreadPoolExecutor
+    max_in_flight: int
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A call that this worker has whole; what it was sent in is let go of once it is answered."""
+
+    frame: pb.CallFrame
+    payload: bytes
+    deadline: float
+    cancellation: Cancellation = field(default_factory=Cancellation)
+    future: Future[None] | None = None
+
+    def cancel(self) -> None:
+        """Not begun, it is not run; running, it ends as soon as the model lets it."""
+        self.cancellation.cancel()
+        if self.future is not None:
+            self.future.cancel()
+
+
+class LaneSession:
+    """The calls of one gateway, over one stream after another. All methods are for any thread."""
+
+    def __init__(self, work: LaneWork) -> None:
+        self._work = work
+        self._session = uuid.uuid4().hex
+        self._changed = threading.Condition()  # holds while anything below changes
+        self._outbox: Outbox[pb.ReplyFrame] = Outbox()
+        self._inbox: Inbox[tuple[pb.CallFrame, float]] = Inbox()
+        self._running: dict[int, _Running] = {}
+        self._life = 0
+        self._stream = 0
+        self._open = False
+        self._closed = False
+        self._welcomed = False
+        self._in_flight = 0
+        self._cancel: Callable[[], object] = lambda: None
+
+    def close(self) -> None:
+        """End from this side, for good."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._cancel()
+
+    def take_welcomed(self) -> bool:
+        """Whether a gateway welcomed this worker since this was last asked."""
+        welcomed, self._welcomed = self._welcomed, False
+        return welcomed
+
+    def run(self, stub: LaneServiceStub) -> None:
+        """Say hello, then take frames until the stream ends.
+
+        Raises:
+            SealaneError: the stream broke.
+        """
+        with self._changed:
+            self._stream += 1
+            self._open = False
+            hello = pb.HelloFrame(
+                max_in_flight=self._work.max_in_flight, session=self._session, received=self._inbox.received
+            )
+        stream = stub.Open(self._messages(self._stream, hello))
+        self._cancel = stream.cancel
+        try:
+            for message in stream:
+                if self._open:
+                    self._take(message)
+                else:
+                    self._begin(message)
+        finally:
+            with self._changed:
+                self._stream += 1  # ends the messages
+                self._changed.notify_all()
+
+    def forget(self, *, renew: bool = True) -> None:
+        """Nobody is there to take the answers: end every call, and begin with nothing, under another name or not."""
+        with self._changed:
+            if renew:
+                self._session = uuid.uuid4().hex
+            running, self._running = self._running, {}
+            self._outbox, self._inbox = Outbox(), Inbox()
+            self._life += 1
+        for call in running.values():
+            call.cancel()
+
+    def _begin(self, message: pb.GatewayFrames) -> None:
+        first = message.frames[0] if message.frames else pb.GatewayFrame()
+        if first.WhichOneof("frame") != "welcome":
+            raise InvalidArgument(
+                "the gateway did not welcome this worker; it has another version", reason=LANE_CONFUSED
+            )
+        if not first.welcome.resumed:
+            self.forget(renew=False)
+        with self._changed:
+            if first.welcome.resumed and not self._outbox.resume(first.welcome.received):
+                raise InvalidArgument("the gateway counts other frames than were sent", reason=LANE_CONFUSED)
+            self._open = self._welcomed = True
+            self._changed.notify_all()
+
+    def _take(self, message: pb.GatewayFrames) -> None:
+        now, size = time.monotonic(), 0
+        with self._changed:
+            self._outbox.acknowledge(message.received)
+            self._in_flight = message.in_flight
+            for frame in message.frames:
+                kind = frame.WhichOneof("frame")
+                if kind == "call":
+                    size += len(frame.call.payload)
+                    self._take_call(frame.call, now)
+                elif kind == "data":
+                    size += len(frame.data.data)
+                    self._join(frame.data)
+                elif kind == "cancel":
+                    self._drop(frame.cancel.call_id)
+                elif kind == "credit":
+                    self._outbox.grant(frame.credit.call_id, frame.credit.bytes)
+            self._inbox.count(len(message.frames), size)
+            if self._inbox.acknowledgement_due or self._outbox.ready:
+                self._changed.notify_all()
+
+    def _take_call(self, frame: pb.CallFrame, now: float) -> None:
+        # The deadline counts from here, not from when a thread is free.
+        deadline = now + min(frame.timeout_us / 1e6, limits.UNARY_SECONDS)
+        if frame.size:
+            self._inbox.begin(frame.call_id, (frame, deadline), frame.size, frame.payload)
+            self._ask()
+        else:
+            self._start(frame, frame.payload, deadline)
+
+    def _join(self, data: pb.DataFrame) -> None:
+        whole = self._inbox.add(data.call_id, data.data)
+        if whole is not None:
+            (frame, deadline), payload = whole
+            self._start(frame, payload, deadline)
+        self._ask()
+
+    def _ask(self) -> None:
+        for credit in self._inbox.credits():
+            self._outbox.credit(credit.call_id, credit.size)
+
+    def _start(self, frame: pb.CallFrame, payload: bytes, deadline: float) -> None:
+        call_id = frame.call_id
+        if call_id in self._running:
+            raise InvalidArgument("the gateway gave two calls one number", reason=LANE_CONFUSED)
+        if self._outbox.full:
+            self._put(call_id, self._failed(frame, _full()))
+            return
+        running = self._running[call_id] = _Running(frame, payload, deadline)
+        running.future = self._work.pool.submit(self._answer, running, self._life)
+
+    def _drop(self, call_id: int) -> None:
+        """Nobody waits for this call any more."""
+        if self._inbox.drop(call_id):
+            self._ask()
+        self._outbox.drop(call_id)
+        running = self._running.pop(call_id, None)
+        if running is not None:
+            running.cancel()
+
+    def _answer(self, running: _Running, life: int) -> None:
+        frame = running.frame
+        payload = b""
+        try:
+            payload = self._run_call(running)
+            if len(payload) > MAX_PAYLOAD_BYTES:
+                raise _too_large(len(payload))
+            reply = pb.ReplyFrame(call_id=frame.call_id)
+        except SealaneError as error:
+            payload, reply = b"", self._failed(frame, error)
+        with self._changed:
+            if life == self._life and self._running.pop(frame.call_id, None) is not None:
+                self._put(frame.call_id, reply, payload)
+                self._changed.notify_all()
+
+    def _put(self, call_id: int, reply: pb.ReplyFrame, payload: bytes = b"") -> None:
+        self._outbox.add(call_id, reply, payload)
+
+    @staticmethod
+    def _failed(frame: pb.CallFrame, error: SealaneError) -> pb.ReplyFrame:
+        return pb.ReplyFrame(
+            call_id=frame.call_id,
+            code=CODE_OF[error.kind].value[0],
+            message=error.message,
+            status_details=to_status(error, frame.metadata.get("x-request-id", "")).SerializeToString(),
+        )
+
+    def _run_call(self, running: _Running) -> bytes:
+        frame = running.frame
+        self._check_route(frame)
+        route = self._work.dispatcher.route(frame.method)
+        call = Call(
+            method=route.method,
+            metadata={**frame.metadata, ROUTED_DEPLOYMENT: frame.deployment},
+            peer=_PEER,
+            deadline=running.deadline,
+            body=running.payload,
+            watch=running.cancellation.watch,
+        )
+        return self._work.dispatcher.unary(route, call)
+
+    def _check_route(self, frame: pb.CallFrame) -> None:
+        try:
+            epoch = self._work.engine.model(frame.deployment).assignment.epoch
+        except NotFound:
+            epoch = -1
+        if epoch != frame.epoch:
+            raise Unavailable(
+                f"the route of {frame.deployment} is of epoch {frame.epoch}, this worker is at {epoch}; route anew",
+                reason="STALE_ROUTE",
+            )
+
+    def _messages(self, stream: int, hello: pb.HelloFrame) -> Iterator[pb.WorkerFrames]:
+        """Hello, and after the welcome replies; all that wait travel together."""
+        yield pb.WorkerFrames(frames=[pb.WorkerFrame(hello=hello)])
+        pace = Pace()
+        while True:
+            with self._changed:
+                while not self._ready(stream):
+                    self._changed.wait()
+                self._gather(pace.pause(time.monotonic(), self._in_flight))
+                if self._stream != stream or self._closed:
+                    return
+                message = self._batch()
+            yield message
+
+    def _gather(self, pause: float) -> None:
+        until = time.monotonic() + pause
+        while not self._outbox.plenty and (left := until - time.monotonic()) > 0.0:
+            self._changed.wait(left)
+
+    def _ready(self, stream: int) -> bool:
+        if self._stream != stream or self._closed:
+            return True
+        return self._open and (self._outbox.ready or self._inbox.acknowledgement_due)
+
+    def _batch(self) -> pb.WorkerFrames:
+        message = pb.WorkerFrames(received=self._inbox.acknowledge())
+        for piece in self._outbox.batch(time.monotonic()):
+            frame = message.frames.add()
+            if isinstance(piece, Piece):
+                _fill(frame, piece)
+            elif not isinstance(piece, Cancel):  # a worker cancels nothing
+                frame.credit.call_id, frame.credit.bytes = piece.call_id, piece.size
+        return message
+
+
+def _fill(frame: pb.WorkerFrame, piece: Piece[pb.ReplyFrame]) -> None:
+    """In place, because every copy of a frame is a copy of its payload."""
+    parcel = piece.parcel
+    if parcel.lost:
+        error = _dropped()
+        frame.reply.call_id, frame.reply.code = parcel.call_id, CODE_OF[error.kind].value[0]
+        frame.reply.message, frame.reply.status_details = error.message, to_status(error).SerializeToString()
+        return
+    if piece.start:
+        frame.data.call_id, frame.data.data = parcel.call_id, piece.data
+        return
+    frame.reply.CopyFrom(parcel.item)
+    frame.reply.payload = piece.data
+    if piece.end < parcel.size:
+        frame.reply.size = parcel.size
+
+
+def _full() -> ResourceExhausted:
+    return ResourceExhausted(
+        "this worker has more answers to send than the lane takes; retry in a moment",
+        reason="LANE_FULL",
+        retry_after=0.05,
+    )
+
+
+def _dropped() -> Unavailable:
+    return Unavailable("the answer was dropped while the lane was away; retry", reason="LANE_LOST", retry_after=0.05)
+
+
+def _too_large(size: int) -> InvalidArgument:
+    return InvalidArgument(
+        f"the answer takes {size} bytes, the limit is {MAX_PAYLOAD_BYTES}; send fewer rows a call",
+        reason="ANSWER_TOO_LARGE",
+    )

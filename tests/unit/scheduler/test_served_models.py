@@ -1,0 +1,187 @@
+"""Deployments that the compatible protocols make: replaced without a gap, and nobody else's are touched."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+import pytest_asyncio
+from test_fleet import VERSION, A, World, facts
+
+from sealane.clock import ManualClock
+from sealane.errors import FailedPrecondition, InvalidArgument, NotFound
+from sealane.records.tables import Actor
+from sealane.registry.v1 import model_service_pb2 as model_pb
+from sealane_scheduler import cluster, present
+from sealane_scheduler.cluster import Copy
+from sealane_scheduler.registry_port import RegistryPort
+from sealane_scheduler.served_models import Change, ServedModels, Wanted, model_name
+
+MODEL = "projects/p/models/m"
+
+
+class Versions:
+    """A registry with versions 1 to 3 of every model of the project."""
+
+    def version(self, name: str) -> model_pb.Version:
+        if not name.endswith(("/1", "/2", "/3")):
+            raise NotFound(f"{name} does not exist")
+        version = model_pb.Version()
+        version.CopyFrom(VERSION)
+        version.name = name
+        version.variants[0].name = f"{name}/variants/litert"
+        return version
+
+    def latest(self, model: str, count: int) -> list[model_pb.Version]:
+        return [self.version(f"{model}/versions/{number}") for number in (3, 2, 1)][:count]
+
+
+class Site:
+    """Served models on a cluster whose nodes load at once, unless told that a version cannot be loaded."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.broken: set[str] = set()
+        registry = cast(RegistryPort, Versions())
+        self.rules = ServedModels(world.records, world.controller, registry, world.clock)
+        self.seen: list[set[str]] = []
+
+    async def apply(self, *wanted: Wanted, origin: str = "reload-config", **change: object) -> list[str]:
+        plain: dict[str, object] = {
+            "replace_all": origin == "reload-config", "remove": (), "may_deploy": lambda model: True, **change
+        }  # fmt: skip
+        asked = Change(
+            "p", origin, wanted, actor=Actor("ops", "p", "r"), deadline=self.world.clock.monotonic() + 1e6, **plain
+        )  # type: ignore[arg-type]
+        task = asyncio.create_task(self.rules.apply(asked))
+        while not task.done():
+            await asyncio.sleep(0.01)
+            self.nodes_work()
+        return await task
+
+    def nodes_work(self) -> None:
+        self.seen.append(self.serving())
+        for item in self.world.controller.all():
+            for copy in item.copies:
+                state = cluster.FAILED if item.row.deployment in self.broken else cluster.SERVING
+                self.world.controller.report(copy.row.node, item.row.name, Copy(copy.row, state, "cannot be read"))
+
+    def serving(self) -> set[str]:
+        return {
+            item.row.deployment for item in self.world.controller.all() if item.serving(self.world.fleet)
+        }  # fmt: skip
+
+
+@pytest_asyncio.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    world = World(tmp_path, ManualClock())
+    world.fleet.connect("cloud-1", facts("cloud", "eu-1", "internal"), "")
+    world.fleet.connect("edge-1", facts("edge", "site-a"), "")
+    yield Site(world)
+    world.database.close()
+
+
+def wanted(name: str, *versions: int, **more: object) -> Wanted:
+    return Wanted(name, MODEL, versions, **more)  # type: ignore[arg-type]
+
+
+async def test_each_version_is_a_deployment_of_its_own_with_its_labels(site: Site) -> None:
+    made = await site.apply(wanted("camera", 1, 2, labels={"stable": 1, "canary": 2, "old": 1}))
+    assert [name.rpartition("/")[2] for name in made] == ["camera-v1", "camera-v2"]
+    rows = {item.row.deployment: item.row for item in site.world.controller.all()}
+    assert {row.served_name for row in rows.values()} == {"camera"}
+    assert present.labels_of(rows["camera-v1"]) == ["old", "stable"]
+    assert rows["camera-v2"].model_version == f"{MODEL}/versions/2"
+
+
+async def test_the_latest_version_is_meant_where_none_is_named(site: Site) -> None:
+    await site.apply(wanted("camera"))
+    assert site.serving() == {"camera-v3"}
+    await site.apply(Wanted("camera", MODEL, latest=2))
+    assert site.serving() == {"camera-v3", "camera-v2"}
+
+
+async def test_the_old_version_goes_when_the_new_one_serves_and_not_before(site: Site) -> None:
+    await site.apply(wanted("camera", 1))
+    site.seen.clear()
+    await site.apply(wanted("camera", 2))
+    assert site.serving() == {"camera-v2"}
+    assert all(site.seen), "there was a moment without any version"
+
+
+async def test_where_the_new_one_cannot_be_loaded_nothing_has_changed(site: Site) -> None:
+    await site.apply(wanted("camera", 1, labels={"stable": 1}))
+    site.broken = {"camera-v2"}
+    with pytest.raises(FailedPrecondition, match="cannot be read"):
+        await site.apply(wanted("camera", 2, labels={"stable": 2}))
+    (item,) = site.world.controller.all()
+    assert (item.row.deployment, item.row.labels) == ("camera-v1", "stable")
+
+
+async def test_a_list_replaces_all_that_it_made_and_nothing_else(site: Site) -> None:
+    await site.world.create(A)
+    await site.apply(wanted("kept"), origin="repository")
+    await site.apply(wanted("one", 1), wanted("two", 1))
+    await site.apply(wanted("two", 1))
+    assert {item.row.deployment for item in site.world.controller.all()} == {"a", "kept-v3", "two-v1"}
+    await site.apply()
+    assert {item.row.deployment for item in site.world.controller.all()} == {"a", "kept-v3"}
+
+
+async def test_names_of_other_deployments_are_refused(site: Site) -> None:
+    await site.world.create(A)
+    await site.apply(wanted("kept"), origin="repository")
+    for name in ("a", "kept", "kept-v3"):
+        with pytest.raises(FailedPrecondition, match="made otherwise"):
+            await site.apply(wanted(name, 1))
+    with pytest.raises(FailedPrecondition, match="made otherwise"):
+        await site.apply(origin="repository", remove=("a",))
+    with pytest.raises(InvalidArgument, match="twice"):
+        await site.apply(wanted("x", 1), wanted("x", 2))
+
+
+async def test_unloading_takes_away_what_was_loaded(site: Site) -> None:
+    await site.apply(wanted("camera"), origin="repository")
+    await site.apply(origin="repository", remove=("camera",))
+    assert not list(site.world.controller.all())
+    with pytest.raises(NotFound, match="not loaded"):
+        await site.apply(origin="repository", remove=("camera",))
+
+
+async def test_versions_and_labels_that_are_not_there(site: Site) -> None:
+    with pytest.raises(NotFound):
+        await site.apply(wanted("camera", 9))
+    with pytest.raises(FailedPrecondition, match="label 'stable' is for version 2"):
+        await site.apply(wanted("camera", 1, labels={"stable": 2}))
+    assert not list(site.world.controller.all())
+
+
+async def test_a_caller_limited_to_some_models_neither_deploys_nor_removes_others(site: Site) -> None:
+    await site.apply(wanted("camera", 1))
+    with pytest.raises(NotFound, match="not yours to deploy"):
+        await site.apply(wanted("other", 1), may_deploy=lambda model: False)
+    await site.apply(may_deploy=lambda model: False)
+    assert site.serving() == {"camera-v1"}
+
+
+async def test_nothing_is_left_where_no_worker_can_serve(site: Site) -> None:
+    for node in ("cloud-1", "edge-1"):
+        state = site.world.fleet.get(node)
+        assert state is not None
+        state.facts.runtimes.clear()  # type: ignore[attr-defined]
+    with pytest.raises(FailedPrecondition, match="no worker can serve camera-v1"):
+        await site.apply(wanted("camera", 1))
+    assert not list(site.world.controller.all())
+
+
+def test_models_are_named_by_their_id_or_in_full() -> None:
+    assert model_name("p", "camera", "") == "projects/p/models/camera"
+    assert model_name("p", "camera", "digits") == "projects/p/models/digits"
+    assert model_name("p", "camera", "projects/p/models/digits") == "projects/p/models/digits"
+    with pytest.raises(NotFound):
+        model_name("p", "camera", "projects/q/models/digits")
+    with pytest.raises(InvalidArgument):
+        model_name("p", "camera", "/models/digits/1")
