@@ -16,6 +16,7 @@ from sealane.rpc import host, limits, middleware, order
 from sealane.rpc.async_dispatch import AsyncDispatcher
 from sealane.rpc.call_metrics import CallMetrics
 from sealane.rpc.dispatch import Served, routes_of
+from sealane.rpc.metrics_page import token_of
 from sealane.rpc.quota import QuotaLimits
 from sealane.rpc.quota_shares import SharedQuotas
 from sealane.rpc.reflection import Reflection, ReflectionServicer
@@ -29,7 +30,7 @@ from sealane_inference.config import Config
 from sealane_inference.forward import Forwarder
 from sealane_inference.http_face import Face
 from sealane_inference.http_listeners import HttpServer
-from sealane_inference.http_metrics import MetricsFace, token_of
+from sealane_inference.http_metrics import MetricsFace
 from sealane_inference.lane_servicer import LaneServicer
 from sealane_inference.loads import Loads
 from sealane_inference.present import Present
@@ -90,7 +91,7 @@ def build(config: Config, member: Membership, present: Present, quotas: QuotaLim
     listeners = host.Listeners(config.listen, config.mesh_listen, limits.DATA_MESSAGE_BYTES)
     faces = [HttpServer("http", config.http_listen, Face(dispatcher, present, config.hosts))]
     if config.metrics_listen:
-        token = token_of(config.metrics_listen, config.metrics_token_file)
+        token = token_of(config.metrics_listen, config.metrics_token_file, "SEALANE_INFERENCE_METRICS_TOKEN_FILE")
         faces.append(HttpServer("metrics", config.metrics_listen, MetricsFace(metrics, present, token)))
     return host.Host(served, chain, listeners, faces)
 

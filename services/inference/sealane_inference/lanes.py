@@ -13,15 +13,10 @@ from dataclasses import dataclass
 
 import grpc
 
-from sealane.errors import (
-    DeadlineExceeded,
-    InvalidArgument,
-    ResourceExhausted,
-    SealaneError,
-    Unavailable,
-)
+from sealane.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, SealaneError, Unavailable
 from sealane.inference.v1 import lane_service_pb2 as pb
-from sealane.rpc.lane import MAX_PAYLOAD_BYTES, Cancel, Inbox, Outbox, Pace, Piece
+from sealane.rpc.lane import MAX_PAYLOAD_BYTES, Cancel, Outbox, Pace, Piece
+from sealane.rpc.lane_inbox import Inbox
 from sealane.rpc.status import from_code
 
 _DEFAULT_IN_FLIGHT = 48

@@ -1,17 +1,15 @@
 """What the gateway counted, in Prometheus' text format: under our names, Triton's and TensorFlow Serving's.
 
 What happens inside a worker (queue, run) is not known here and is not guessed: ModelStatistics tells it.
-The format: https://prometheus.io/docs/instrumenting/exposition_formats
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import accumulate
 
-from sealane.rpc.call_metrics import BOUNDS, CallMetrics, Key, Model, Series
+from sealane.rpc.call_metrics import CallMetrics, Key, Model, Series
+from sealane.rpc.metrics_page import Page, histogram
 
-MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _API = {
     "/tensorflow.serving.PredictionService/Predict": "predict",
     "/tensorflow.serving.PredictionService/Classify": "classify",
@@ -20,37 +18,16 @@ _API = {
 }
 _INFERENCE = frozenset({*_API, "/inference.GRPCInferenceService/ModelInfer"})
 
-Labels = Mapping[str, str]
-
-
-class _Page:
-    """Families of samples, each family once and together."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-
-    def family(self, name: str, kind: str, text: str, samples: Iterable[tuple[str, Labels, float]]) -> None:
-        """Add a family; a sample is the end of its name, its labels and its value."""
-        self._lines += (f"# HELP {name} {text}", f"# TYPE {name} {kind}")
-        for suffix, labels, value in samples:
-            told = ",".join(f'{label}="{_escape(content)}"' for label, content in labels.items())
-            number = str(int(value)) if value == int(value) else repr(value)
-            self._lines.append(f"{name}{suffix}{{{told}}} {number}" if told else f"{name}{suffix} {number}")
-
-    def text(self) -> bytes:
-        """The page."""
-        return ("\n".join(self._lines) + "\n").encode()
-
 
 def page(metrics: CallMetrics, present: Iterable[Model]) -> bytes:
     """Everything."""
     series = metrics.series(present)
-    written = _Page()
+    written = Page()
     written.family(
         "sealane_rpc_server_call_duration_seconds",
         "histogram",
         "Time from a call's arrival to its answer, by method, code and deployment",
-        (sample for key, item in series.items() for sample in _histogram(_labels(key), item, 1.0)),
+        (sample for key, item in series.items() for sample in histogram(_labels(key), item, 1.0)),
     )
     written.family("sealane_calls_in_flight", "gauge", "Calls and streams inside now", [("", {}, metrics.in_flight)])
     written.family(
@@ -64,7 +41,7 @@ def page(metrics: CallMetrics, present: Iterable[Model]) -> bytes:
     return written.text()
 
 
-def _tensorflow(written: _Page, series: Mapping[Key, Series]) -> None:
+def _tensorflow(written: Page, series: Mapping[Key, Series]) -> None:
     called = [(key, key.model, item) for key, item in series.items() if key.method in _API and key.model is not None]
     counts: dict[tuple[str, str, str], float] = {}
     for key, model, item in called:
@@ -89,7 +66,7 @@ def _tensorflow(written: _Page, series: Mapping[Key, Series]) -> None:
         (
             sample
             for (project, model, api, http), item in latencies.items()
-            for sample in _histogram(
+            for sample in histogram(
                 {"model_name": model, "API": api, "entrypoint": "REST" if http else "GRPC", "project": project},
                 item,
                 1e6,
@@ -98,7 +75,7 @@ def _tensorflow(written: _Page, series: Mapping[Key, Series]) -> None:
     )
 
 
-def _triton(written: _Page, series: Mapping[Key, Series]) -> None:
+def _triton(written: Page, series: Mapping[Key, Series]) -> None:
     good: dict[Model, Series] = {}
     bad: dict[Model, Series] = {}
     for key, item in series.items():
@@ -132,13 +109,6 @@ def _add(into: Series, item: Series) -> None:
     into.buckets = [left + right for left, right in zip(into.buckets, item.buckets, strict=True)]
 
 
-def _histogram(labels: Labels, series: Series, unit: float) -> Iterable[tuple[str, Labels, float]]:
-    for bound, count in zip((*BOUNDS, None), accumulate(series.buckets), strict=True):
-        yield "_bucket", {**labels, "le": "+Inf" if bound is None else f"{bound * unit:g}"}, count
-    yield "_sum", labels, series.seconds * unit
-    yield "_count", labels, series.count
-
-
 def _labels(key: Key) -> dict[str, str]:
     project, deployment, _ = key.model or ("", "", "")
     return {
@@ -153,7 +123,3 @@ def _labels(key: Key) -> dict[str, str]:
 def _triton_labels(model: Model) -> dict[str, str]:
     project, deployment, version = model
     return {"model": deployment, "version": version, "project": project}
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -22,6 +22,7 @@ from sealane.rpc.channel import connect
 from sealane.rpc.dispatch import Dispatcher, Served
 from sealane.rpc.fairness import FairShare
 from sealane.rpc.health import Health
+from sealane.rpc.metrics_page import token_of
 from sealane.rpc.quota import QuotaLimits
 from sealane.rpc.quota_shares import SharedQuotas
 from sealane.rpc.reflection import Reflection, SyncReflectionServicer
@@ -41,6 +42,7 @@ from sealane_worker.lane_session import LaneWork
 from sealane_worker.lanes import Lanes
 from sealane_worker.machine import memory_limit_bytes
 from sealane_worker.memory import protect_memory, raise_descriptor_limit
+from sealane_worker.metrics import MetricsListener
 from sealane_worker.model import confine
 from sealane_worker.offer import offered
 from sealane_worker.optimise_task import OptimiseWork
@@ -99,8 +101,7 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     artifacts = Artifacts(dial("registry", config.registry_mesh))
     sealing = SealingKey(_key_pair(config), dial("auth", config.auth_mesh), clock)
     member.revocations.subscribe(sealing.again)  # the key that signed the statement may be the one revoked
-    shares = SharedQuotas(member.channel("scheduler", config.scheduler_mesh), clock)
-    quotas = QuotaLimits(clock, shares)
+    quotas = QuotaLimits(clock, shares := SharedQuotas(member.channel("scheduler", config.scheduler_mesh), clock))
     chain = _chain(member, clock, telemetry_, quotas)
     introduction = _introduction(config, identity, sealing, chain)
     health = Health(tuple(FOREIGN_SERVICES.values()))
@@ -135,6 +136,7 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
         assignments=assignments,
         parking=Parking(introduction.limits.take_counts, engine.processes) if config.parking else None,
         runner=Runner(dial_scheduler, OptimiseWork(cache, artifacts, config.data_dir / "scratch")),
+        metrics=_metrics(config, engine, identity),
     )
     hooks = Hooks(
         ready=sealing.wait,
@@ -147,6 +149,13 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     port = parts.server.add_secure_port(config.listen, tls.server_credentials(identity, mesh=False))
     introduction.endpoint = config.advertise or f"{config.listen.rpartition(':')[0]}:{port}"
     return Worker(parts, agent), port
+
+
+def _metrics(config: Config, engine: Engine, identity: tls.PeerIdentity) -> MetricsListener | None:
+    if not config.metrics_listen:
+        return None
+    token = token_of(config.metrics_listen, config.metrics_token_file, "SEALANE_WORKER_METRICS_TOKEN_FILE")
+    return MetricsListener(engine, config.metrics_listen, token, identity)
 
 
 def _telemetry(config: Config) -> Telemetry:

@@ -78,6 +78,12 @@ class Config:
     suite: str = ""
     """Suite of the sealing key: ``MLKEM768_X25519`` or ``X25519``; empty takes the best this build can do."""
 
+    metrics_listen: str = ""
+    """Where scrapers find what the models have done, ``host:port`` over HTTPS; empty for nowhere."""
+
+    metrics_token_file: Path | None = None
+    """File with the bearer token that scrapers must send; needed where others than this machine reach the address."""
+
     trace_file: str = ""
     """Spans are appended here as JSON lines; empty for none."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 import time
 import uuid
@@ -9,15 +11,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from sealane.errors import InvalidArgument, NotFound, ResourceExhausted, SealaneError, Unavailable
+from sealane.errors import InvalidArgument, NotFound, SealaneError, Unavailable
 from sealane.inference.v1 import lane_service_pb2 as pb
 from sealane.inference.v1.lane_service_pb2_grpc import LaneServiceStub
 from sealane.rpc import limits
 from sealane.rpc.call import Call, Cancellation, Peer
 from sealane.rpc.dispatch import Dispatcher
-from sealane.rpc.lane import LANE_CONFUSED, MAX_PAYLOAD_BYTES, Cancel, Inbox, Outbox, Pace, Piece
-from sealane.rpc.status import CODE_OF, to_status
+from sealane.rpc.lane import LANE_CONFUSED, MAX_PAYLOAD_BYTES, Cancel, Outbox, Pace, Piece
+from sealane.rpc.lane_inbox import Inbox
 from sealane_worker.engine import Engine
+from sealane_worker.lane_replies import failed, fill, full, too_large
 from sealane_worker.serving import ROUTED_DEPLOYMENT
 
 _PEER = Peer(via_gateway=True, tls_version="TLSv1.3")
@@ -63,7 +66,9 @@ class LaneSession:
     def __init__(self, work: LaneWork) -> None:
         self._work = work
         self._session = uuid.uuid4().hex
-        self._changed = threading.Condition()  # holds while anything below changes
+        self._lock = threading.Lock()  # holds while anything below changes
+        # Wakes who sends. A queue in C is woken faster than a condition, and nobody rings it with the lock in his hand.
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._outbox: Outbox[pb.ReplyFrame] = Outbox()
         self._inbox: Inbox[tuple[pb.CallFrame, float]] = Inbox()
         self._running: dict[int, _Running] = {}
@@ -77,9 +82,8 @@ class LaneSession:
 
     def close(self) -> None:
         """End from this side, for good."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._closed = True
+        self._bell.put(None)
         self._cancel()
 
     def take_welcomed(self) -> bool:
@@ -93,13 +97,15 @@ class LaneSession:
         Raises:
             SealaneError: the stream broke.
         """
-        with self._changed:
+        with self._lock:
             self._stream += 1
             self._open = False
+            bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+            self._bell = bell
             hello = pb.HelloFrame(
                 max_in_flight=self._work.max_in_flight, session=self._session, received=self._inbox.received
             )
-        stream = stub.Open(self._messages(self._stream, hello))
+        stream = stub.Open(self._messages(self._stream, hello, bell))
         self._cancel = stream.cancel
         try:
             for message in stream:
@@ -108,13 +114,12 @@ class LaneSession:
                 else:
                     self._begin(message)
         finally:
-            with self._changed:
-                self._stream += 1  # ends the messages
-                self._changed.notify_all()
+            self._stream += 1  # ends the messages
+            bell.put(None)
 
     def forget(self, *, renew: bool = True) -> None:
         """Nobody is there to take the answers: end every call, and begin with nothing, under another name or not."""
-        with self._changed:
+        with self._lock:
             if renew:
                 self._session = uuid.uuid4().hex
             running, self._running = self._running, {}
@@ -131,15 +136,15 @@ class LaneSession:
             )
         if not first.welcome.resumed:
             self.forget(renew=False)
-        with self._changed:
+        with self._lock:
             if first.welcome.resumed and not self._outbox.resume(first.welcome.received):
                 raise InvalidArgument("the gateway counts other frames than were sent", reason=LANE_CONFUSED)
             self._open = self._welcomed = True
-            self._changed.notify_all()
+        self._bell.put(None)
 
     def _take(self, message: pb.GatewayFrames) -> None:
         now, size = time.monotonic(), 0
-        with self._changed:
+        with self._lock:
             self._outbox.acknowledge(message.received)
             self._in_flight = message.in_flight
             for frame in message.frames:
@@ -155,8 +160,9 @@ class LaneSession:
                 elif kind == "credit":
                     self._outbox.grant(frame.credit.call_id, frame.credit.bytes)
             self._inbox.count(len(message.frames), size)
-            if self._inbox.acknowledgement_due or self._outbox.ready:
-                self._changed.notify_all()
+            due = self._inbox.acknowledgement_due or self._outbox.ready
+        if due:
+            self._bell.put(None)
 
     def _take_call(self, frame: pb.CallFrame, now: float) -> None:
         # The deadline counts from here, not from when a thread is free.
@@ -183,7 +189,7 @@ class LaneSession:
         if call_id in self._running:
             raise InvalidArgument("the gateway gave two calls one number", reason=LANE_CONFUSED)
         if self._outbox.full:
-            self._put(call_id, self._failed(frame, _full()))
+            self._put(call_id, failed(frame, full()))
             return
         running = self._running[call_id] = _Running(frame, payload, deadline)
         running.future = self._work.pool.submit(self._answer, running, self._life)
@@ -203,26 +209,17 @@ class LaneSession:
         try:
             payload = self._run_call(running)
             if len(payload) > MAX_PAYLOAD_BYTES:
-                raise _too_large(len(payload))
+                raise too_large(len(payload))
             reply = pb.ReplyFrame(call_id=frame.call_id)
         except SealaneError as error:
-            payload, reply = b"", self._failed(frame, error)
-        with self._changed:
+            payload, reply = b"", failed(frame, error)
+        with self._lock:
             if life == self._life and self._running.pop(frame.call_id, None) is not None:
                 self._put(frame.call_id, reply, payload)
-                self._changed.notify_all()
+        self._bell.put(None)
 
     def _put(self, call_id: int, reply: pb.ReplyFrame, payload: bytes = b"") -> None:
         self._outbox.add(call_id, reply, payload)
-
-    @staticmethod
-    def _failed(frame: pb.CallFrame, error: SealaneError) -> pb.ReplyFrame:
-        return pb.ReplyFrame(
-            call_id=frame.call_id,
-            code=CODE_OF[error.kind].value[0],
-            message=error.message,
-            status_details=to_status(error, frame.metadata.get("x-request-id", "")).SerializeToString(),
-        )
 
     def _run_call(self, running: _Running) -> bytes:
         frame = running.frame
@@ -249,28 +246,27 @@ class LaneSession:
                 reason="STALE_ROUTE",
             )
 
-    def _messages(self, stream: int, hello: pb.HelloFrame) -> Iterator[pb.WorkerFrames]:
+    def _messages(self, stream: int, hello: pb.HelloFrame, bell: queue.SimpleQueue[None]) -> Iterator[pb.WorkerFrames]:
         """Hello, and after the welcome replies; all that wait travel together."""
         yield pb.WorkerFrames(frames=[pb.WorkerFrame(hello=hello)])
         pace = Pace()
-        while True:
-            with self._changed:
-                while not self._ready(stream):
-                    self._changed.wait()
-                self._gather(pace.pause(time.monotonic(), self._in_flight))
-                if self._stream != stream or self._closed:
-                    return
-                message = self._batch()
-            yield message
+        while self._stream == stream and not self._closed:
+            if not self._ready():
+                bell.get()
+                continue
+            self._gather(pace.pause(time.monotonic(), self._in_flight), bell)
+            with self._lock:
+                message = self._batch() if self._stream == stream and self._ready() else None
+            if message is not None:
+                yield message
 
-    def _gather(self, pause: float) -> None:
+    def _gather(self, pause: float, bell: queue.SimpleQueue[None]) -> None:
         until = time.monotonic() + pause
         while not self._outbox.plenty and (left := until - time.monotonic()) > 0.0:
-            self._changed.wait(left)
+            with contextlib.suppress(queue.Empty):
+                bell.get(timeout=left)
 
-    def _ready(self, stream: int) -> bool:
-        if self._stream != stream or self._closed:
-            return True
+    def _ready(self) -> bool:
         return self._open and (self._outbox.ready or self._inbox.acknowledgement_due)
 
     def _batch(self) -> pb.WorkerFrames:
@@ -278,43 +274,7 @@ class LaneSession:
         for piece in self._outbox.batch(time.monotonic()):
             frame = message.frames.add()
             if isinstance(piece, Piece):
-                _fill(frame, piece)
+                fill(frame, piece)
             elif not isinstance(piece, Cancel):  # a worker cancels nothing
                 frame.credit.call_id, frame.credit.bytes = piece.call_id, piece.size
         return message
-
-
-def _fill(frame: pb.WorkerFrame, piece: Piece[pb.ReplyFrame]) -> None:
-    """In place, because every copy of a frame is a copy of its payload."""
-    parcel = piece.parcel
-    if parcel.lost:
-        error = _dropped()
-        frame.reply.call_id, frame.reply.code = parcel.call_id, CODE_OF[error.kind].value[0]
-        frame.reply.message, frame.reply.status_details = error.message, to_status(error).SerializeToString()
-        return
-    if piece.start:
-        frame.data.call_id, frame.data.data = parcel.call_id, piece.data
-        return
-    frame.reply.CopyFrom(parcel.item)
-    frame.reply.payload = piece.data
-    if piece.end < parcel.size:
-        frame.reply.size = parcel.size
-
-
-def _full() -> ResourceExhausted:
-    return ResourceExhausted(
-        "this worker has more answers to send than the lane takes; retry in a moment",
-        reason="LANE_FULL",
-        retry_after=0.05,
-    )
-
-
-def _dropped() -> Unavailable:
-    return Unavailable("the answer was dropped while the lane was away; retry", reason="LANE_LOST", retry_after=0.05)
-
-
-def _too_large(size: int) -> InvalidArgument:
-    return InvalidArgument(
-        f"the answer takes {size} bytes, the limit is {MAX_PAYLOAD_BYTES}; send fewer rows a call",
-        reason="ANSWER_TOO_LARGE",
-    )

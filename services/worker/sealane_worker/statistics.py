@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from sealane.rpc.call_metrics import BOUNDS, Series
 from sealane_worker.spec import Ran
 
 #: Run times kept; enough for a p99 that five samples stand behind.
@@ -31,6 +33,7 @@ class RunStatistics:
         rows: rows of all successes.
         shared: answers that were another caller's too.
         batches: rows of a run -> share of the runs of that size that these requests were, and their seconds.
+        series: times that the model took, in buckets.
     """
 
     succeeded: int = 0
@@ -44,6 +47,7 @@ class RunStatistics:
     rows: int = 0
     shared: int = 0
     batches: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    series: Series = field(default_factory=Series)
 
     @property
     def count(self) -> int:
@@ -62,6 +66,7 @@ class StatisticsRecorder:
         self._shared = self._rows = 0
         self._last_time = self._failed_seconds = self._queue_seconds = self._run_seconds = 0.0
         self._batches: dict[int, list[float]] = {}
+        self._buckets = [0] * (len(BOUNDS) + 1)
 
     def succeeded(self, ran: Ran, rows: int, now: float) -> None:
         """One inference of so many rows ran and ended at Unix time `now`."""
@@ -72,6 +77,7 @@ class StatisticsRecorder:
             self._queue_seconds += ran.queue_seconds
             self._run_seconds += ran.seconds
             self._rows += rows
+            self._buckets[bisect_left(BOUNDS, ran.seconds)] += 1
             if ran.batch_rows in self._batches or len(self._batches) < MAX_BATCHES:
                 # A run that several requests share is counted by each of them for its part.
                 part = rows / ran.batch_rows if ran.batch_rows > rows else 1.0
@@ -103,6 +109,7 @@ class StatisticsRecorder:
                 run_seconds=self._run_seconds,
                 rows=self._rows,
                 shared=self._shared,
+                series=Series(self._succeeded, self._run_seconds, list(self._buckets)),
                 batches={size: (count, seconds) for size, (count, seconds) in self._batches.items()},
             )
         return replace(taken, p50_us=percentile(ordered, 0.5) * 1e6, p99_us=percentile(ordered, 0.99) * 1e6)

@@ -19,6 +19,7 @@ from sealane_worker.assignments import Assignments
 from sealane_worker.engine import Engine
 from sealane_worker.introduction import Introduction
 from sealane_worker.lanes import Lanes
+from sealane_worker.metrics import MetricsListener
 from sealane_worker.parking import Parking
 from sealane_worker.runner import Runner
 from sealane_worker.sealing import SealingKey
@@ -47,6 +48,7 @@ class Parts:
     assignments: Assignments
     runner: Runner
     parking: Parking | None = None
+    metrics: MetricsListener | None = None
 
 
 class Worker:
@@ -72,6 +74,8 @@ class Worker:
         parts.health.set(True)
         if parts.parking is not None:
             parts.parking.start()
+        if parts.metrics is not None:
+            parts.metrics.start()
 
     def stop(self) -> None:
         """Drain: no new work, let calls finish, close the streams, end the models."""
@@ -90,6 +94,8 @@ class Worker:
         parts.sealing.stop()
         stopped.wait(DRAIN_SECONDS)
         parts.pool.shutdown(wait=False, cancel_futures=True)
+        if parts.metrics is not None:
+            parts.metrics.stop()
         if parts.parking is not None:
             parts.parking.stop()
         parts.engine.close()

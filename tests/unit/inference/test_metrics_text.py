@@ -14,8 +14,8 @@ from sealane.errors import FailedPrecondition, NotFound, ResourceExhausted, Seal
 from sealane.rpc import call_metrics
 from sealane.rpc.call import Call, Peer
 from sealane.rpc.call_metrics import CallMetrics
+from sealane.rpc.metrics_page import token_of
 from sealane.rpc.policy import methods_of, unserved
-from sealane_inference.http_metrics import token_of
 from sealane_inference.metrics_text import page
 
 METHODS = {
@@ -121,11 +121,12 @@ def test_series_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_who_may_scrape(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("0123456789abcdef\n")
-    assert token_of("127.0.0.1:0", None) == token_of("[::1]:9", None) == token_of("localhost:1", None) == ""
-    assert token_of("0.0.0.0:9", file) == "0123456789abcdef"
+    for address in ("127.0.0.1:0", "[::1]:9", "localhost:1"):
+        assert token_of(address, None, "S") == ""
+    assert token_of("0.0.0.0:9", file, "S") == "0123456789abcdef"
     for address in ("0.0.0.0:9", "[::]:9", "gateway:9", "10.0.0.1:9"):
         with pytest.raises(FailedPrecondition):
-            token_of(address, None)
+            token_of(address, None, "S")
     file.write_text("short")
     with pytest.raises(FailedPrecondition):
-        token_of("127.0.0.1:0", file)
+        token_of("127.0.0.1:0", file, "S")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sealane.errors import InvalidArgument
-from sealane.rpc import lane
+from sealane.rpc import lane, lane_inbox
 from sealane.rpc.lane import (
     CHUNK_BYTES,
     LANE_BYTES,
@@ -13,10 +13,10 @@ from sealane.rpc.lane import (
     WINDOW_BYTES,
     Cancel,
     Credit,
-    Inbox,
     Outbox,
     Piece,
 )
+from sealane.rpc.lane_inbox import Inbox
 
 BIG = bytes(10 * CHUNK_BYTES + 5)
 
@@ -180,7 +180,7 @@ def test_pieces_are_joined_and_asked_for() -> None:
 
 
 def test_more_payloads_than_there_is_room_for_come_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane, "JOINING_BYTES", 2 * WINDOW_BYTES)
+    monkeypatch.setattr(lane_inbox, "JOINING_BYTES", 2 * WINDOW_BYTES)
     inbox: Inbox[str] = Inbox()
     size = 8 * WINDOW_BYTES
     for call_id in (1, 2, 3):
@@ -210,13 +210,13 @@ def test_an_end_that_sends_what_it_may_not_is_found_out() -> None:
 
 def test_what_came_is_told_at_the_latest_after_so_much() -> None:
     inbox: Inbox[str] = Inbox()
-    inbox.count(lane.ACKNOWLEDGE_FRAMES - 1, 0)
+    inbox.count(lane_inbox.ACKNOWLEDGE_FRAMES - 1, 0)
     assert not inbox.acknowledgement_due
     inbox.count(1, 0)
     assert inbox.acknowledgement_due
-    assert inbox.acknowledge() == lane.ACKNOWLEDGE_FRAMES
+    assert inbox.acknowledge() == lane_inbox.ACKNOWLEDGE_FRAMES
     assert not inbox.acknowledgement_due
-    inbox.count(1, lane.ACKNOWLEDGE_BYTES)
+    inbox.count(1, lane_inbox.ACKNOWLEDGE_BYTES)
     assert inbox.acknowledgement_due
 
 
@@ -227,3 +227,20 @@ def test_credit_travels_before_payloads() -> None:
     batch = outbox.batch(0.0)
     assert isinstance(batch[0], Credit)
     assert (batch[0].call_id, batch[0].size) == (2, 50)
+
+
+def test_a_lone_call_is_never_held_up() -> None:
+    pace = lane.Pace()
+    assert [pace.pause(at / 1e4, 1) for at in range(100)] == [0.0] * 100
+
+
+def test_under_load_messages_are_spaced_after_the_first_few() -> None:
+    pace, now, sent = lane.Pace(), 10.0, 0
+    pauses = []
+    while now < 10.5:
+        pauses.append(pace.pause(now, 32))
+        now += pauses[-1]
+        sent += 1
+    assert pauses[0] == 0.0
+    assert max(pauses) <= lane.LONGEST_SPACING + 1e-9
+    assert sent <= 0.5 / lane.LONGEST_SPACING + lane.BURST_SECONDS / lane.LONGEST_SPACING + 2

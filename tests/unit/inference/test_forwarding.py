@@ -1,0 +1,130 @@
+"""Where a call goes after a refusal: elsewhere, within a budget, and nowhere when its time is over."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+
+from sealane import telemetry
+from sealane.clock import SystemClock
+from sealane.compat.openinference.v2 import openinference_pb2
+from sealane.errors import DeadlineExceeded, ResourceExhausted, SealaneError
+from sealane.inference.v1 import lane_service_pb2 as pb
+from sealane.rpc.call import Call, Identity, Peer
+from sealane.rpc.policy import methods_of
+from sealane.rpc.status import to_status
+from sealane_inference.forward import RETRIES_AT_REST, Forwarder, RetryBudget
+from sealane_inference.lanes import Lane
+from sealane_inference.loads import Loads
+from sealane_inference.present import Present
+from sealane_inference.routing import Endpoint, Route
+
+SERVICE = openinference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+METHOD = next(
+    method for method in methods_of(SERVICE, "inference.GRPCInferenceService") if method.path.endswith("/ModelInfer")
+)
+OVERLOADED = ResourceExhausted("too much waits", reason="QUEUE_WAIT", retry_after=0.25)
+
+
+class Site:
+    """Workers that answer as a test wants, behind real lanes."""
+
+    def __init__(self, **answers: Callable[[], bytes]) -> None:
+        clock = SystemClock()
+        self.present = Present(clock)
+        self.asked: list[str] = []
+        self.forwarder = Forwarder(
+            self.present, Loads(clock), telemetry.configure(telemetry.TelemetryConfig("test", sample_ratio=0.0))
+        )
+        self.route = Route("p", "d", "m", "1", tuple(Endpoint(node, 1) for node in answers))
+        self.tasks = [asyncio.create_task(self._serve(node, answer)) for node, answer in answers.items()]
+
+    async def _serve(self, node: str, answer: Callable[[], bytes]) -> None:
+        lane = Lane(node)
+        self.present.attach(lane)
+        async for message in lane.outgoing():
+            for frame in message.frames:
+                if frame.HasField("call"):
+                    self.asked.append(node)
+                    lane.deliver(pb.WorkerFrames(frames=[pb.WorkerFrame(reply=_reply(frame.call.call_id, answer))]))
+
+    async def call(self, seconds: float = 5.0) -> bytes:
+        await asyncio.sleep(0)
+        call = Call(METHOD, {}, Peer(), time.monotonic() + seconds, body=b"body", identity=Identity("a", "p"))
+        return await self.forwarder.repeatable(call, lambda: self.route)
+
+
+def _reply(call_id: int, answer: Callable[[], bytes]) -> pb.ReplyFrame:
+    try:
+        return pb.ReplyFrame(call_id=call_id, payload=answer())
+    except SealaneError as error:
+        status = to_status(error)
+        return pb.ReplyFrame(
+            call_id=call_id, code=status.code, message=status.message, status_details=status.SerializeToString()
+        )
+
+
+def refuses(error: SealaneError) -> Callable[[], bytes]:
+    def answer() -> bytes:
+        raise error
+
+    return answer
+
+
+def test_an_overloaded_worker_is_passed_over_for_another_one() -> None:
+    async def test() -> None:
+        site = Site(busy=refuses(OVERLOADED), idle=lambda: b"answer")
+        for _ in range(5):
+            assert await site.call() == b"answer"
+
+    asyncio.run(asyncio.wait_for(test(), 10))
+
+
+def test_overload_is_not_multiplied() -> None:
+    async def test() -> None:
+        site = Site(one=refuses(OVERLOADED), two=refuses(OVERLOADED))
+        calls = 200
+        for _ in range(calls):
+            with pytest.raises(ResourceExhausted) as caught:
+                await site.call()
+            assert caught.value.retry_after == 0.25, "it survives the lane"
+        assert len(site.asked) <= calls * 1.1 + RETRIES_AT_REST
+        assert len(site.asked) > calls
+
+    asyncio.run(asyncio.wait_for(test(), 10))
+
+
+def test_a_quota_is_not_asked_for_elsewhere() -> None:
+    async def test() -> None:
+        error = ResourceExhausted("your quota", reason="QUOTA_EXCEEDED", retry_after=1.0)
+        site = Site(one=refuses(error), two=refuses(error))
+        with pytest.raises(ResourceExhausted):
+            await site.call()
+        assert len(site.asked) == 1
+
+    asyncio.run(asyncio.wait_for(test(), 10))
+
+
+def test_what_is_over_is_not_sent() -> None:
+    async def test() -> None:
+        site = Site(one=lambda: b"answer")
+        await asyncio.sleep(0)
+        with pytest.raises(DeadlineExceeded):
+            await site.call(seconds=0.0)
+        assert site.asked == []
+
+    asyncio.run(asyncio.wait_for(test(), 10))
+
+
+def test_a_budget_is_earned_and_has_an_end() -> None:
+    budget = RetryBudget()
+    assert sum(budget.spend() for _ in range(100)) == RETRIES_AT_REST
+    for _ in range(15):
+        budget.earn()
+    assert [budget.spend(), budget.spend()] == [True, False]
+    for _ in range(10_000):
+        budget.earn()
+    assert budget.tokens == RETRIES_AT_REST
