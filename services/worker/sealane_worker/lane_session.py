@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from sealane.errors import InvalidArgument, NotFound, SealaneError, Unavailable
@@ -20,6 +21,7 @@ from sealane.rpc.dispatch import Dispatcher
 from sealane.rpc.lane import LANE_CONFUSED, MAX_PAYLOAD_BYTES, Cancel, Outbox, Pace, Piece
 from sealane.rpc.lane_inbox import Inbox
 from sealane_worker.engine import Engine
+from sealane_worker.lane_readers import Readers
 from sealane_worker.lane_replies import failed, fill, full, too_large
 from sealane_worker.serving import ROUTED_DEPLOYMENT
 
@@ -51,13 +53,12 @@ class _Running:
     payload: bytes
     deadline: float
     cancellation: Cancellation = field(default_factory=Cancellation)
-    future: Future[None] | None = None
+    dropped: bool = False
 
     def cancel(self) -> None:
         """Not begun, it is not run; running, it ends as soon as the model lets it."""
+        self.dropped = True
         self.cancellation.cancel()
-        if self.future is not None:
-            self.future.cancel()
 
 
 class LaneSession:
@@ -72,6 +73,7 @@ class LaneSession:
         self._outbox: Outbox[pb.ReplyFrame] = Outbox()
         self._inbox: Inbox[tuple[pb.CallFrame, float]] = Inbox()
         self._running: dict[int, _Running] = {}
+        self._begun: list[Callable[[], None]] = []
         self._life = 0
         self._stream = 0
         self._open = False
@@ -108,11 +110,7 @@ class LaneSession:
         stream = stub.Open(self._messages(self._stream, hello, bell))
         self._cancel = stream.cancel
         try:
-            for message in stream:
-                if self._open:
-                    self._take(message)
-                else:
-                    self._begin(message)
+            Readers(iter(stream), self._work.pool, self._take_message).run()
         finally:
             self._stream += 1  # ends the messages
             bell.put(None)
@@ -141,6 +139,15 @@ class LaneSession:
                 raise InvalidArgument("the gateway counts other frames than were sent", reason=LANE_CONFUSED)
             self._open = self._welcomed = True
         self._bell.put(None)
+
+    def _take_message(self, message: pb.GatewayFrames) -> list[Callable[[], None]]:
+        """Take the frames in; returns the calls that can run now."""
+        if not self._open:
+            self._begin(message)
+            return []
+        self._take(message)
+        begun, self._begun = self._begun, []
+        return begun
 
     def _take(self, message: pb.GatewayFrames) -> None:
         now, size = time.monotonic(), 0
@@ -192,7 +199,7 @@ class LaneSession:
             self._put(call_id, failed(frame, full()))
             return
         running = self._running[call_id] = _Running(frame, payload, deadline)
-        running.future = self._work.pool.submit(self._answer, running, self._life)
+        self._begun.append(functools.partial(self._answer, running, self._life))
 
     def _drop(self, call_id: int) -> None:
         """Nobody waits for this call any more."""
@@ -206,6 +213,8 @@ class LaneSession:
     def _answer(self, running: _Running, life: int) -> None:
         frame = running.frame
         payload = b""
+        if running.dropped:
+            return
         try:
             payload = self._run_call(running)
             if len(payload) > MAX_PAYLOAD_BYTES:

@@ -278,9 +278,11 @@ def test_a_lane_that_is_stuck_takes_no_more_calls(monkeypatch: pytest.MonkeyPatc
     dispatcher = Dispatcher()
     with ThreadPoolExecutor(2) as pool:
         session = LaneSession(LaneWork(dispatcher, Engine(), pool, 48))  # type: ignore[arg-type]
-        session._take(pb.GatewayFrames(frames=[call(1, b"x" * 2000)]))
-        until(lambda: session._outbox.full)
-        session._take(pb.GatewayFrames(frames=[call(2, b"y")]))
+        session._open = True
+        for body in (b"x" * 2000, b"y"):
+            number = len(dispatcher.ran) + 1
+            for work in session._take_message(pb.GatewayFrames(frames=[call(number, body)])):
+                work()
         replies = [piece.parcel.item for piece in session._outbox.batch(0.0)]  # type: ignore[union-attr]
     assert [reply.code for reply in replies] == [0, 8]
     assert dispatcher.ran == [b"x" * 2000]
