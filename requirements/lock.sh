@@ -12,5 +12,9 @@ compile ../pyproject.toml --extra server --extra worker --extra litert -c dev.lo
 compile build.in -o build.lock
 compile codegen.in -o codegen.lock
 compile triton.in -o triton.lock
+compile kserve.in -o kserve.lock
+compile together.in -o together.lock
+compile --no-deps perf.in -o perf.lock
+compile node.in -o node.lock
 compile mxnet.in -o mxnet.lock
 compile torch.in -o torch.lock

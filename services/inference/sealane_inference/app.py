@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from sealane import telemetry
@@ -40,6 +41,7 @@ from sealane_inference.watch import Watch
 from sealane_inference.way import Way
 
 AUDIENCE = "sealane-inference"
+HEALTH = "grpc.health.v1.Health"
 
 
 def services(way: Way) -> list[Served]:
@@ -49,7 +51,8 @@ def services(way: Way) -> list[Served]:
     sealed_service = sealed_inference_service_pb2.DESCRIPTOR.services_by_name["SealedInferenceService"]
     lane_service = lane_service_pb2.DESCRIPTOR.services_by_name["LaneService"]
     reflection = Reflection(
-        (sealed_inference_service_pb2.DESCRIPTOR,), (*FOREIGN_SERVICES.values(), sealed_service.full_name)
+        (sealed_inference_service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR),
+        (*FOREIGN_SERVICES.values(), sealed_service.full_name, HEALTH),
     )
     servicers = (
         (foreign_openinference.OpenInferenceServicer(way), oip),

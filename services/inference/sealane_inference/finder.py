@@ -9,7 +9,7 @@ from sealane.protocols.call import Target
 from sealane.protocols.peek import peek
 from sealane.rpc.call import Call
 from sealane_inference.present import Present
-from sealane_inference.routing import Route, resolve, served
+from sealane_inference.routing import Route, resolve, versions
 
 Unknown = Callable[[Target], SealaneError]
 
@@ -60,9 +60,10 @@ class Finder:
             NotFound, FailedPrecondition, Unavailable: see :meth:`route`.
         """
         if not target.label:
-            named = served(self.mine(call), target.model)
-            if named:
-                return named
+            named = versions(self._present.table, call.caller.project, target.model)
+            mine = [route for route in named if may_use(call, route)]
+            if mine:
+                return mine
         return [self.route(call, Target(target.model, label=target.label))]
 
     def mine(self, call: Call) -> list[Route]:

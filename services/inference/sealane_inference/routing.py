@@ -68,11 +68,40 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Names:
+    """What names of one project mean: made once for a table, because each call asks."""
+
+    served: Mapping[str, tuple[Route, ...]]
+    """A served name -> its versions: those with a worker first, then by their number, the highest first."""
+    models: Mapping[str, tuple[str, ...]]
+    """Id of a model -> ids of its deployments."""
+
+    @classmethod
+    def of(cls, routes: Iterable[Route]) -> Names:
+        """The names of these routes."""
+        served: defaultdict[str, list[Route]] = defaultdict(list)
+        models: defaultdict[str, list[str]] = defaultdict(list)
+        for route in routes:
+            models[route.model].append(route.deployment)
+            if route.served_name:
+                served[route.served_name].append(route)
+        versions = {
+            name: tuple(sorted(found, key=lambda route: (not route.endpoints, -int(route.version))))
+            for name, found in served.items()
+        }
+        return cls(versions, {model: tuple(sorted(found)) for model, found in models.items()})
+
+
+_NO_NAMES = Names({}, {})
+
+
+@dataclass(frozen=True, slots=True)
 class RouteTable:
     """All routes at one revision, by project and deployment id."""
 
     revision: int = 0
     routes: Mapping[str, Mapping[str, Route]] = field(default_factory=dict)
+    names: Mapping[str, Names] = field(default_factory=dict)
     has_chains: bool = False
 
     @classmethod
@@ -83,7 +112,8 @@ class RouteTable:
         for route in routes:
             by_project[route.project][route.deployment] = route
             has_chains |= route.chain is not None
-        return cls(revision, dict(by_project), has_chains)
+        names = {project: Names.of(found.values()) for project, found in by_project.items()}
+        return cls(revision, dict(by_project), names, has_chains)
 
 
 def resolve(table: RouteTable, project: str, target: Target) -> Route | None:
@@ -95,21 +125,23 @@ def resolve(table: RouteTable, project: str, target: Target) -> Route | None:
     Raises:
         FailedPrecondition: a model id with several deployments.
     """
-    routes = table.routes.get(project, {})
-    named = served(routes.values(), target.model)
+    names = table.names.get(project, _NO_NAMES)
+    named = names.served.get(target.model)
     if named:
         return next((route for route in named if _is_wanted(route, target)), None)
-    deployment = naming.resolve(target.model, {route.deployment: route.model for route in routes.values()})
-    if deployment is None or target.label:
+    routes = table.routes.get(project, {})
+    route = routes.get(target.model)
+    if route is None:
+        deployment = naming.only(target.model, names.models.get(target.model, ()))
+        route = routes[deployment] if deployment is not None else None
+    if route is None or target.label:
         return None
-    route = routes[deployment]
     return None if target.version and target.version != route.version else route
 
 
-def served(routes: Iterable[Route], name: str) -> list[Route]:
-    """The versions of a served name: those with a worker first, then by their number, the highest first."""
-    named = [route for route in routes if route.served_name and route.served_name == name]
-    return sorted(named, key=lambda route: (not route.endpoints, -int(route.version)))
+def versions(table: RouteTable, project: str, name: str) -> tuple[Route, ...]:
+    """The versions of a served name; none where it is none."""
+    return table.names.get(project, _NO_NAMES).served.get(name, ())
 
 
 def _is_wanted(route: Route, target: Target) -> bool:

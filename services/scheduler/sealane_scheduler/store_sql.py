@@ -138,9 +138,13 @@ class SqlStore:
         return [EnsembleRow(**row._mapping) for row in self._connection.execute(query)]
 
     def _refuse_taken(self, project: str, deployment: str) -> None:
-        for table in (deployments, ensembles):
-            query = sa.select(table.c.etag).where(_of(table, project, deployment))
-            if self._connection.execute(query).first() is not None:
+        # A name under which a compatible protocol serves versions would hide a deployment of that id.
+        hidden = (deployments.c.project == project) & (deployments.c.served_name == deployment)
+        for table, taken in (
+            (deployments, _of(deployments, project, deployment) | hidden),
+            (ensembles, _of(ensembles, project, deployment)),
+        ):
+            if self._connection.execute(sa.select(table.c.etag).where(taken)).first() is not None:
                 raise AlreadyExists(f"deployment {deployment} exists; delete it first, or choose another id")
 
     def bind(self, row: PlacementRow) -> int:

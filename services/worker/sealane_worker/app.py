@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from sealane import telemetry
@@ -59,6 +60,7 @@ from sealane_worker.streams import Streams
 from sealane_worker.worker import Parts, Worker, take_desired
 
 AUDIENCE = "sealane-inference"
+HEALTH = "grpc.health.v1.Health"
 NODE_PREFIX = "spiffe://sealane/node/"
 #: Calls from the listener and the lanes together; more are refused.
 MAX_IN_FLIGHT = 48
@@ -73,7 +75,8 @@ def services(serving: Serving, sealed: SealedServicer, health: Health, streams: 
     tfs = tfserving_pb2.DESCRIPTOR.services_by_name
     sealed_service = sealed_inference_service_pb2.DESCRIPTOR.services_by_name["SealedInferenceService"]
     reflection = Reflection(
-        (sealed_inference_service_pb2.DESCRIPTOR,), (*FOREIGN_SERVICES.values(), sealed_service.full_name)
+        (sealed_inference_service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR),
+        (*FOREIGN_SERVICES.values(), sealed_service.full_name, HEALTH),
     )
     servicers = (
         (front.OpenInferenceServicer(serving, health, streams), oip),
@@ -108,7 +111,7 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     serving = Serving(engine, telemetry_, introduction.node)
     sealed = SealedServicer(serving, Opener(sealing.pair, clock), introduction, telemetry_)
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lane-call")
-    streams = Streams(pool)
+    streams = Streams(MAX_IN_FLIGHT)
     dispatcher = Dispatcher(services(serving, sealed, health, streams), middleware.Chain(chain))
     streams.attach(dispatcher)
     work = LaneWork(dispatcher, engine, pool, MAX_IN_FLIGHT)

@@ -18,7 +18,7 @@ from sealane.rpc.call import Call
 from sealane.rpc.dispatch import Dispatcher, carried
 
 #: Requests of one stream that are under way, and their bytes; one larger request goes alone.
-UNDER_WAY = 16
+UNDER_WAY = 8
 BYTES_UNDER_WAY = 64 << 20
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -72,11 +72,12 @@ class Streams:
     """Runs streams.
 
     Args:
-        pool: threads that requests run on.
+        threads: most requests of all streams that run at the same time. They have threads of their own: what waits in
+            streams must not keep the lanes' calls from theirs.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
-        self._pool = pool
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="stream-call")
         self._dispatcher: Dispatcher | None = None
 
     def attach(self, dispatcher: Dispatcher) -> None:

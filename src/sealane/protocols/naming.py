@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sealane.errors import FailedPrecondition
 
@@ -17,7 +17,15 @@ def resolve(name: str, deployments: Mapping[str, str]) -> str | None:
     """
     if name in deployments:
         return name
-    of_model = sorted(deployment for deployment, model in deployments.items() if model == name)
+    return only(name, sorted(deployment for deployment, model in deployments.items() if model == name))
+
+
+def only(name: str, of_model: Sequence[str]) -> str | None:
+    """The one deployment of a model id; None where there is none.
+
+    Raises:
+        FailedPrecondition: there are several.
+    """
     if len(of_model) > 1:
         raise FailedPrecondition(
             f"model '{name}' has {len(of_model)} deployments; call one of them by its name: {', '.join(of_model)}",

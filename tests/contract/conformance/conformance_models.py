@@ -55,7 +55,9 @@ tf.saved_model.save(Echo(), sys.argv[1] + "/echo-bytes", signatures={"serving_de
 def build(folder: Path) -> dict[str, Path]:
     """Model -> what to push."""
     made = {f"echo-{name.lower()}": _echo(folder, name) for name in DATATYPES}
-    made |= {"pair": _pair(folder), "slow": _slow(folder), "counter": _counter(folder), "pixels": _pixels(folder)}
+    made |= {"pair": _pair(folder), "counter": _counter(folder), "pixels": _pixels(folder)}
+    # One for each place: their clients run beside each other, and a busy model refuses what it cannot do in time.
+    made |= dict.fromkeys(("slow-gateway", "slow-worker"), _slow(folder))
     made["spare"] = made["echo-fp32"]
     made |= {name: folder / name for name in ("estimator", "echo-bytes")}
     command = [sys.executable, "-c", _SAVED_MODELS, str(folder)]

@@ -13,13 +13,13 @@ import conformance_models
 import grpc
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "stack"))
-from light_site import CLOUD, LightSite, eventually  # noqa: E402
+from light_site import CLOUD, LightSite, eventually
 
-from sealane.client import Step, connect  # noqa: E402
-from sealane.compat.tfserving.v1 import tfserving_pb2 as tfs  # noqa: E402
-from sealane.errors import SealaneError  # noqa: E402
-from sealane_local import plan  # noqa: E402
-from sealane_local.stack import LocalStack  # noqa: E402
+from sealane.client import Step, connect
+from sealane.compat.tfserving.v1 import tfserving_pb2 as tfs
+from sealane.errors import SealaneError
+from sealane_local import plan
+from sealane_local.stack import LocalStack
 
 #: Served under this name with versions 1 and 2, and these labels.
 SHELF, LABELS = "shelf", {"stable": 1, "canary": 2}

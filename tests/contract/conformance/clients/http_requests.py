@@ -14,7 +14,6 @@ from calling import NUMPY, Refused, Site, run
 from rows_tfs import ROWS, Predicted, Prediction
 
 
-
 class Client:
     """Calls it as its users do."""
 
@@ -94,7 +93,7 @@ def _features(rows: list[list[float]]) -> list[dict[str, list[float]]]:
 
 
 def _arrays(answer: dict, datatype: str, model: str) -> dict[str, np.ndarray]:
-    alone = {"chain": "again", "pixels": "mean", "slow": "y"}.get(model, "y")
+    alone = {"chain": "again", "pixels": "mean"}.get(model, "y")
     if "predictions" in answer:
         rows = answer["predictions"]
         named = {name: [row[name] for row in rows] for name in rows[0]} if isinstance(rows[0], dict) else {alone: rows}

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import json_messages as messages
-from calling import Answer, Refused, Request, Site
+from calling import TYPED, Answer, Refused, Request, Site
 from json_messages import MODELS, OIP, PREDICTION, get
 from rows_tfs import Predicted, Prediction, Served
 
 
 class OpenInference:
     """The Open Inference Protocol."""
+
+    typed = TYPED | {"BYTES"}
 
     def __init__(self, site: Site, caller: Callable[[Site], object]) -> None:
         self.site = site

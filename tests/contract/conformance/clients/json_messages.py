@@ -69,7 +69,8 @@ def infer_request(request: Request) -> dict[str, object]:
     if request.sequence:
         keys = ("sequence_id", "sequence_start", "sequence_end")
         parameters |= {key: _parameter(value) for key, value in zip(keys, request.sequence, strict=True)}
-    parameters |= {name: _parameter(getattr(request, name)) for name in ("priority", "timeout") if getattr(request, name)}
+    numbers = {"priority": request.priority, "timeout": request.timeout}
+    parameters |= {name: _parameter(number) for name, number in numbers.items() if number}
     if parameters:
         message["parameters"] = parameters
     if request.outputs:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Coroutine
 
 import grpc
-from calling import Answer, Refused, Request, Site, run
+from calling import TYPED, Answer, Refused, Request, Site, run
 from kserve import InferenceGRPCClient
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve_shared import answer, asked
@@ -17,6 +17,8 @@ from rows_oip import ROWS
 
 class Client:
     """Calls it on a loop of its own."""
+
+    typed = TYPED
 
     def __init__(self, site: Site) -> None:
         self.site = site

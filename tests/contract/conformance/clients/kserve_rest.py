@@ -8,7 +8,7 @@ import sys
 from collections.abc import Coroutine
 
 import httpx
-from calling import Answer, Refused, Request, Site, run
+from calling import TYPED, Answer, Refused, Request, Site, run
 from kserve import InferenceRESTClient, InferRequest, RESTConfig
 from kserve_shared import answer, asked
 from rows_oip import ROWS
@@ -16,6 +16,8 @@ from rows_oip import ROWS
 
 class Client:
     """Calls it on a loop of its own."""
+
+    typed = TYPED
 
     def __init__(self, site: Site) -> None:
         self.site = site

@@ -51,8 +51,8 @@ class _Forward(grpc.GenericRpcHandler):
 class Client:
     """Runs it against a site."""
 
-    def __init__(self, site: Site, kind: str) -> None:
-        self.site, self._kind = site, kind
+    def __init__(self, site: Site, kind: str, token: str = "good") -> None:
+        self.site, self.kind, self._token = site, kind, token
 
     def run(self, model: str, *more: str, data: dict | None = None, refused: bool = False) -> str:
         """What it prints; it fails where a request fails or an answer is not what `data` says."""
@@ -72,18 +72,22 @@ class Client:
     def _way(self) -> Iterator[list[str]]:
         """The arguments that say where and as whom."""
         site = self.site
-        if self._kind == "http":
+        if self.kind == "http":
             at = ["-i", "http", "-u", f"https://{site.http}", "--ssl-https-ca-certificates-file", site.ca]
-            (header,) = site.authorization("good").items()
-            yield [*at, "-H", ": ".join(header)]
-        elif self._kind == "grpc" and site.mesh:
+            told = [f"{name}: {value}" for name, value in site.authorization(self._token).items()]
+            yield [*at, *(item for header in told for item in ("-H", header))]
+        elif self.kind == "grpc" and site.mesh:
             own = Path(site.certificate)
-            tls = {"root-certifications": site.ca, "private-key": own / "key.pem", "certificate-chain": own / "chain.pem"}
+            tls = {
+                "root-certifications": site.ca,
+                "private-key": own / "key.pem",
+                "certificate-chain": own / "chain.pem",
+            }
             files = [item for name, file in tls.items() for item in (f"--ssl-grpc-{name}-file", str(file))]
             yield ["-i", "grpc", "-u", site.mesh, "--ssl-grpc-use-ssl", "true", *files]
         else:
             with _proxy(site) as address:
-                kind = ["--service-kind", "tfserving"] if self._kind == "tfserving" else []
+                kind = ["--service-kind", "tfserving"] if self.kind == "tfserving" else []
                 yield ["-i", "grpc", "-u", address, *kind]
 
 
@@ -124,9 +128,13 @@ def _typed(client: Client) -> None:
     _measured(client.run("pair", *formats, data=_PAIR))
 
 
-def _unknown_model(client: Client) -> None:
-    told = client.run("nobody", refused=True).lower()
-    if "unknown model" not in told and "not found" not in told:
+def _compressed(client: Client, coding: str) -> None:
+    _measured(client.run("pair", "--grpc-compression-algorithm", coding, data=_PAIR))
+
+
+def _refused(client: Client, model: str, text: str, *more: str) -> None:
+    told = client.run(model, *more, refused=True)
+    if text not in told:
         raise AssertionError(told[-500:])
 
 
@@ -137,8 +145,12 @@ ROWS["sequence"] = lambda client: _measured(client.run("counter", "--sequence-le
 ROWS["ensemble"] = lambda client: _measured(client.run("chain", "--shape", "left:1,4", "--shape", "right:1,4"))
 ROWS["version_number"] = lambda client: _measured(client.run("pair", "-x", "1", data=_PAIR))
 ROWS["large"] = lambda client: _measured(client.run("pixels", "-b", "8"))
-ROWS["compression_gzip"] = lambda client: _measured(client.run("pair", "--grpc-compression-algorithm", "gzip", data=_PAIR))
-ROWS["unknown_model"] = _unknown_model
+ROWS["compression_gzip"] = lambda client: _compressed(client, "gzip")
+ROWS["compression_deflate"] = lambda client: _compressed(client, "deflate")
+ROWS["unknown_model"] = lambda client: _refused(client, "nobody", "nobody")
+ROWS["unknown_version"] = lambda client: _refused(client, "pair", "version 7", "-x", "7")
+ROWS["no_token"] = lambda client: _refused(Client(client.site, client.kind, "none"), "pair", "token")
+ROWS["bad_token"] = lambda client: _refused(Client(client.site, client.kind, "bad"), "pair", "token")
 #: The service kind tfserving compares no outputs.
 _SHAPES = ("--model-signature-name", "serving_default", "--shape", "a:1,4", "--shape", "b:1,4")
 ROWS["predict_values"] = lambda client: _measured(client.run("pair", *_SHAPES))

@@ -18,6 +18,8 @@ from tritonclient.utils import InferenceServerException
 class Client:
     """Calls it on a loop of its own."""
 
+    typed = frozenset()  # it sends contents raw alone
+
     def __init__(self, site: Site) -> None:
         self.site = site
         self._headers = site.authorization("good")
@@ -114,6 +116,8 @@ class Client:
         async def asked() -> AsyncIterator[dict[str, object]]:
             for request in requests:
                 yield {"model_name": request.model, "inputs": tensors(triton, request), **options(request)}
+            if grpc_errors:
+                await asyncio.Event().wait()  # closing just as the server ends the stream is an error of grpc.aio
 
         headers = self._headers | ({"triton_grpc_error": "true"} if grpc_errors else {})
         found: list[Answer | Refused] = []

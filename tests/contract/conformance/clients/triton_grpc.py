@@ -9,12 +9,14 @@ import time
 import tritonclient.grpc as triton
 from calling import Answer, Refused, Request, Site, run
 from rows_oip import ROWS
-from tritonclient.utils import InferenceServerException
 from triton_shared import answer, options, outputs, refusal, specs, tensors
+from tritonclient.utils import InferenceServerException
 
 
 class Client:
     """Calls it as its users do."""
+
+    typed = frozenset()  # it sends contents raw alone
 
     def __init__(self, site: Site) -> None:
         self.site = site

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import tritonclient.http as triton
-from calling import Answer, Request, Site, run
+from calling import TYPED, Answer, Request, Site, run
 from rows_oip import ROWS
 from triton_shared import answer, options, outputs, refusal, specs, tensors
 from tritonclient.utils import InferenceServerException
@@ -13,6 +13,8 @@ from tritonclient.utils import InferenceServerException
 
 class Client:
     """Calls it as its users do."""
+
+    typed = TYPED
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -78,7 +80,8 @@ class Client:
             "response_compression_algorithm": request.coding or None,
         }
         if request.typed and told["outputs"] is None:
-            told["outputs"] = [triton.InferRequestedOutput(name, binary_data=False) for name in ("total", "product")]
+            names = ("total", "product") if request.model == "pair" else ("y",)
+            told["outputs"] = [triton.InferRequestedOutput(name, binary_data=False) for name in names]
         try:
             result = self._client.infer(request.model, tensors(triton, request), **told)
         except InferenceServerException as error:
