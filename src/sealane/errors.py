@@ -25,6 +25,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+#: Reason of an Unavailable: the model died while it ran the request. It may be the request that kills it, so nobody
+#: runs it on another copy: one request would take the model down everywhere.
+MODEL_CRASHED = "MODEL_CRASHED"
+
 
 class SealaneError(Exception):
     """Base of the tree.

@@ -85,7 +85,7 @@ def build(config: Config, member: Membership, present: Present, quotas: QuotaLim
     )
     metrics = CallMetrics()
     chain = middleware.Chain([metrics, *usual])
-    repository = Repository(member.channel("scheduler", config.scheduler_mesh))
+    repository = Repository(member.channel("scheduler", config.scheduler_mesh), present)
     forwarder = Forwarder(present, loads, telemetry_)
     way = Way(present, loads, forwarder, Chains(present, forwarder), repository, Streams())
     served = services(way)

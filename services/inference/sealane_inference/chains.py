@@ -7,7 +7,8 @@ whole, as any other call is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import TypeVar
 
@@ -17,20 +18,22 @@ from sealane import ensembles
 from sealane.compat.openinference.v2 import openinference_pb2 as oip
 from sealane.compat.tfserving.v1 import tfserving_pb2 as tfs
 from sealane.ensembles import Step
-from sealane.errors import FailedPrecondition, InvalidArgument, Unavailable
+from sealane.errors import FailedPrecondition, InvalidArgument, SealaneError, Unavailable
 from sealane.protocols import openinference, openinference_model, tfserving
 from sealane.protocols.call import InferenceAnswer, InferenceCall, ModelDescription, Target
-from sealane.protocols.openinference_model import EnsembleStep, ModelSettings
+from sealane.protocols.openinference_model import EnsembleStep, ModelCounts, ModelSettings
 from sealane.rpc.call import Call
 from sealane.rpc.policy import Method, methods_of
 from sealane.tensors import Array
+from sealane_inference.chain_counts import ChainCounts
 from sealane_inference.forward import Forwarder
 from sealane_inference.present import Present
-from sealane_inference.routing import ChainRoute, Route, resolve
+from sealane_inference.routing import ChainRoute, Route
 
 _OIP = "/inference.GRPCInferenceService/"
 _PREDICTION = "/tensorflow.serving.PredictionService/"
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 #: Chains have one version: they are replaced, not changed.
 VERSION = "1"
@@ -43,6 +46,7 @@ class Chains:
         self._present = present
         self._forwarder = forwarder
         self._infer = _method_of("GRPCInferenceService", "ModelInfer")
+        self._counts = ChainCounts()
 
     def here(self, route: Route) -> bool:
         """Whether a route is a chain that no worker in reach serves whole."""
@@ -55,6 +59,10 @@ class Chains:
         return route.chain is not None and all(
             member is not None and self._present.reachable(member) for member in self._members(route, route.chain)
         )
+
+    def counts(self, route: Route) -> ModelCounts:
+        """What a chain has done from here."""
+        return self._counts.of(route)
 
     async def answer(self, call: Call, route: Route) -> bytes:
         """The serialized answer to a call of a chain.
@@ -76,12 +84,12 @@ class Chains:
         if chain is not None and path == _OIP + "ModelInfer":
             inference = openinference.decode_request(_parsed(oip.ModelInferRequest(), call))
             outputs = openinference.check(inference, chain.signature)
-            answer = await self._run(call, route, inference, outputs)
+            answer = await self._counted(call, route, inference, outputs)
             return openinference.encode_response(answer).SerializeToString()
         if chain is not None and path == _PREDICTION + "Predict":
             inference = tfserving.decode_request(_parsed(tfs.PredictRequest(), call))
             outputs = tfserving.check(inference, chain.signature)
-            answer = await self._run(call, route, inference, outputs)
+            answer = await self._counted(call, route, inference, outputs)
             return tfserving.encode_response(answer).SerializeToString()
         raise FailedPrecondition(
             f"no worker serves all models of the chain {route.deployment!r}; call ModelInfer or Predict, or deploy "
@@ -89,39 +97,101 @@ class Chains:
             reason="ENSEMBLE_SPREAD",
         )
 
+    async def _counted(
+        self, call: Call, route: Route, inference: InferenceCall, outputs: tuple[str, ...]
+    ) -> InferenceAnswer:
+        table, begun = self._present.table, time.monotonic()
+        try:
+            answer = await self._run(call, route, inference, outputs)
+        except SealaneError:
+            self._counts.failed(table, route, time.monotonic() - begun)
+            raise
+        first = next(iter(inference.inputs.values()))
+        self._counts.succeeded(table, route, first.shape[0] if first.ndim else 1, time.monotonic() - begun)
+        return answer
+
     async def _run(
         self, call: Call, route: Route, inference: InferenceCall, outputs: tuple[str, ...]
     ) -> InferenceAnswer:
         assert route.chain is not None
+        timed = replace(call, deadline=_deadline(call, inference))
         tensors: dict[str, Array] = dict(inference.inputs)
         for stage in ensembles.stages(route.chain.chain, outputs):
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._step(call, inference, step, tensors)) for step in stage]
-            for task in tasks:
-                tensors.update(task.result())
+            steps = [self._step(timed, (inference, route.chain), step, tensors) for step in stage]
+            for found in await _together(steps):
+                tensors.update(found)
         wanted = {name: tensors[name] for name in outputs}
         return InferenceAnswer(inference, VERSION, ensembles.DEFAULT_SIGNATURE, wanted)
 
     async def _step(
-        self, call: Call, inference: InferenceCall, step: Step, tensors: dict[str, Array]
+        self, call: Call, of: tuple[InferenceCall, ChainRoute], step: Step, tensors: dict[str, Array]
     ) -> dict[str, Array]:
+        inference, chain = of
         asked = InferenceCall(Target(step.deployment), ensembles.inputs_of(step, tensors), tuple(step.outputs))
         request = openinference.encode_request(asked)
         if inference.priority:
             request.parameters["priority"].int64_param = inference.priority
+        place = inference.sequence
+        if place is not None:
+            request.parameters["sequence_id"].string_param = place.id
+            request.parameters["sequence_start"].bool_param = place.start
+            request.parameters["sequence_end"].bool_param = place.end
         inner = replace(call, method=self._infer, body=request.SerializeToString(), message=None)
-        answer = await self._forwarder.repeatable(inner, lambda: self._member(call.caller.project, step.deployment))
+
+        def find() -> Route:
+            return self._member(call.caller.project, step.deployment, chain)
+
+        if place is not None:
+            answer = await self._forwarder.kept(inner, find, sequence_key(call, place.id))
+        else:
+            answer = await self._forwarder.repeatable(inner, find)
         return ensembles.outputs_of(step, openinference.decode_response(oip.ModelInferResponse.FromString(answer)))
 
-    def _member(self, project: str, deployment: str) -> Route:
-        route = resolve(self._present.table, project, Target(deployment))
-        if route is None:
+    def _member(self, project: str, deployment: str, chain: ChainRoute) -> Route:
+        """The route of a deployment, by its own id, while it serves a model that the chain was checked with.
+
+        Its callers were asked for the right to those models and to no other.
+        """
+        route = self._present.table.routes.get(project, {}).get(deployment)
+        if route is None or route.model not in chain.models:
             raise Unavailable(f"model {deployment!r} of the chain is gone; deploy it again", reason="ENSEMBLE_PART")
         return route
 
     def _members(self, route: Route, chain: ChainRoute) -> list[Route | None]:
         names = dict.fromkeys(step.deployment for step in chain.chain.steps)
-        return [resolve(self._present.table, route.project, Target(name)) for name in names]
+        routes = self._present.table.routes.get(route.project, {})
+        found = [routes.get(name) for name in names]
+        return [member if member is not None and member.model in chain.models else None for member in found]
+
+
+def sequence_key(call: Call, sequence: str) -> str:
+    """What a sequence is kept by: the same id of another caller is another one."""
+    return f"{call.caller.subject}\0{sequence}"
+
+
+def _deadline(call: Call, inference: InferenceCall) -> float:
+    """When nobody waits for the chain any more: its caller's timeout is for all of its models together."""
+    if not inference.timeout_us:
+        return call.deadline
+    return min(call.deadline, call.started + inference.timeout_us / 1e6)
+
+
+async def _together(steps: list[Coroutine[None, None, T]]) -> list[T]:
+    """What the steps give; the first that fails ends the others, and its failure is the chain's.
+
+    Raises:
+        SealaneError: of the step that failed.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(step) for step in steps]
+    except ExceptionGroup as failures:
+        told, defects = failures.split(SealaneError)
+        if told is None or defects is not None:
+            raise  # a defect must not hide behind what a model answered
+        first = told.exceptions[0]
+        raise first from first.__cause__
+    return [task.result() for task in tasks]
 
 
 def _method_of(service: str, name: str) -> Method:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from sealane.errors import InvalidArgument, SealaneError
@@ -47,8 +48,10 @@ class Finder:
             FailedPrecondition: the name means several deployments.
             Unavailable: there are no routes yet.
         """
-        route = resolve(self._present.table, call.caller.project, target)
-        if route is None or not may_use(call, route):
+        # Most tokens are for all models of their project: for them nothing is asked of each route.
+        may = functools.partial(may_use, call) if call.caller.models else _anything
+        route = resolve(self._present.table, call.caller.project, target, may)
+        if route is None:
             raise self._unknown(target)
         call.model = (route.project, route.deployment, route.version)
         return route
@@ -70,6 +73,10 @@ class Finder:
         """The routes of the caller's project that its token may use."""
         routes = self._present.table.routes.get(call.caller.project, {})
         return [route for route in routes.values() if may_use(call, route)]
+
+
+def _anything(route: Route) -> bool:
+    return True
 
 
 def may_use(call: Call, route: Route) -> bool:

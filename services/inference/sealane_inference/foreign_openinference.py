@@ -10,10 +10,12 @@ from dataclasses import replace
 from importlib import metadata
 
 from sealane.compat.openinference.v2 import openinference_pb2 as oip
+from sealane.errors import NotFound, Unavailable
 from sealane.protocols import openinference, openinference_model
 from sealane.protocols.openinference_model import IndexEntry
-from sealane.protocols.peek import peek_options
+from sealane.protocols.peek import peek, peek_options
 from sealane.rpc.call import Call
+from sealane_inference.chains import VERSION, sequence_key
 from sealane_inference.finder import Finder
 from sealane_inference.routing import Route, refusal
 from sealane_inference.way import Way
@@ -51,8 +53,11 @@ class OpenInferenceServicer:
         )
 
     async def ModelReady(self, request: None, call: Call) -> oip.ModelReadyResponse:
-        """Ready while a worker that serves the model has an open lane."""
-        route = self._finder.route(call, self._finder.target(call))
+        """Ready while a worker that serves the model has an open lane; an unknown one is not ready, as with Triton."""
+        try:
+            route = self._finder.route(call, peek(call.method.path, call.body or b""))
+        except NotFound:
+            return oip.ModelReadyResponse(ready=False)
         return oip.ModelReadyResponse(ready=self._chains.available(route))
 
     async def ModelMetadata(self, request: None, call: Call) -> bytes:
@@ -64,14 +69,25 @@ class OpenInferenceServicer:
         return await self._forward(call)
 
     async def ModelStatistics(self, request: oip.ModelStatisticsRequest, call: Call) -> oip.ModelStatisticsResponse:
-        """Asked of all workers that serve the model, or each of the caller's, and added up."""
+        """Asked of all workers that serve the model, or each of the caller's, and added up.
+
+        Each version of a name is told for itself; one that no worker in reach serves has nothing to tell.
+        """
         if request.name:
-            route = self._finder.route(call, openinference.target(request))
-            return oip.ModelStatisticsResponse(model_stats=[await self._statistics(call, request.name, route)])
-        reachable = [route for route in self._finder.mine(call) if self._present.reachable(route)]
-        parts = []
-        for route in sorted(reachable, key=lambda route: route.deployment):
-            parts.append(await self._statistics(call, route.deployment, route))
+            wanted = openinference.target(request)
+            # A version is one route; a name without one is all of its versions.
+            routes = [self._finder.route(call, wanted)] if wanted.version else self._finder.versions(call, wanted)
+            named = [(request.name, route) for route in routes]
+        else:
+            named = [(route.served_name or route.deployment, route) for route in self._finder.mine(call)]
+        parts, failure = [], None
+        for name, route in sorted(named, key=lambda item: (item[0], int(item[1].version))):
+            try:
+                parts.append(await self._statistics(call, name, route))
+            except Unavailable as error:
+                failure = error
+        if request.name and not parts and failure is not None:
+            raise failure
         return oip.ModelStatisticsResponse(model_stats=parts)
 
     async def RepositoryIndex(self, request: oip.RepositoryIndexRequest, call: Call) -> oip.RepositoryIndexResponse:
@@ -102,7 +118,7 @@ class OpenInferenceServicer:
             return await self._chains.answer(call, route)
         sequence = peek_options(call.body).sequence if call.body and b"sequence_id" in call.body else ""
         if sequence:
-            key = f"{call.caller.subject}\0{sequence}"
+            key = sequence_key(call, sequence)
             return await self._forwarder.kept(call, lambda: self._finder.route(call, target), key)
         return await self._forwarder.repeatable(call, lambda: self._finder.route(call, target))
 
@@ -117,6 +133,8 @@ class OpenInferenceServicer:
         return await self._forwarder.repeatable(call, lambda: self._finder.route(call, target))
 
     async def _statistics(self, call: Call, name: str, route: Route) -> oip.ModelStatistics:
+        if self._chains.here(route):
+            return openinference_model.encode_statistics(name, VERSION, self._chains.counts(route))
         asked = replace(call, body=oip.ModelStatisticsRequest(name=name).SerializeToString())
         answers = await self._forwarder.everywhere(asked, route)
         return openinference_model.add_statistics(

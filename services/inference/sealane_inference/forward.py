@@ -10,12 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from sealane import telemetry
-from sealane.errors import DeadlineExceeded, FailedPrecondition, ResourceExhausted, SealaneError, Unavailable
+from sealane.errors import (
+    MODEL_CRASHED,
+    DeadlineExceeded,
+    FailedPrecondition,
+    ResourceExhausted,
+    SealaneError,
+    Unavailable,
+)
 from sealane.rpc.authentication import FORWARDED_BINDING, binding_of
 from sealane.rpc.call import Call
 from sealane.rpc.transport import OWN_LIMITS
 from sealane.telemetry import Telemetry
-from sealane_inference.lanes import LANE_FULL, LANE_LOST, LANE_UNSENT, LaneCall
+from sealane_inference.lanes import LANE_FULL, LANE_UNSENT, LaneCall
 from sealane_inference.loads import Loads
 from sealane_inference.present import Present
 from sealane_inference.routing import Endpoint, Route, keeper, pick, refusal
@@ -29,8 +36,13 @@ RETRY_SECONDS = 0.2
 RETRY_SHARE = 0.1
 RETRIES_AT_REST = 10.0
 
-#: A worker that is at another epoch has not run the call.
-STALE_ROUTE = "STALE_ROUTE"
+#: There was no lane to send the call over.
+NO_WORKER = "NO_WORKER"
+#: No worker has begun the call, so one that must not run twice may still go to another. A list of what is known to be
+#: so, because a reason that is forgotten here costs a retry, and in a list of the others it would cost a second run.
+NOT_RUN = frozenset({NO_WORKER, LANE_UNSENT, LANE_FULL, "STALE_ROUTE", "OVERLOAD", "FAIR_SHARE"})
+#: Nor has the model, where it is one model and no chain of them.
+MODEL_NOT_RUN = frozenset({"MODEL_LOADING", "MODEL_RESTARTING"})
 
 FindRoute = Callable[[], Route]
 
@@ -65,10 +77,11 @@ class Forwarder:
     async def repeatable(self, call: Call, find: FindRoute) -> bytes:
         """Forward a call that may run more than once: every failure to reach an answer is retried.
 
+        But not a crash of the model: what killed one copy of it is not shown to the next one.
         `find` gives the route anew for each attempt, because the table may change meanwhile.
 
         Raises:
-            Unavailable: no worker answered in the time there was.
+            Unavailable: no worker answered in the time there was, or the model crashed while it ran the call.
             ResourceExhausted: those who serve it have too much to do.
             SealaneError: what `find` raises, or what a worker answered.
         """
@@ -101,6 +114,8 @@ class Forwarder:
 
     def _elsewhere(self, error: SealaneError) -> bool:
         """Whether another worker may be asked after this refusal."""
+        if error.reason == MODEL_CRASHED:
+            return False
         if not isinstance(error, ResourceExhausted) or error.reason == LANE_FULL:  # no worker has seen that one
             return True
         return error.reason not in OWN_LIMITS and self._budget.spend()
@@ -124,7 +139,8 @@ class Forwarder:
                 try:
                     return await self._send(call, route, endpoint, once=True)
                 except Unavailable as error:
-                    if error.reason not in (LANE_UNSENT, STALE_ROUTE):
+                    # A chain may have run some of its models before one that was not there.
+                    if error.reason not in NOT_RUN and (route.chain or error.reason not in MODEL_NOT_RUN):
                         raise
                     failure = error
             if time.monotonic() >= patience:
@@ -155,7 +171,7 @@ class Forwarder:
 
         Raises:
             FailedPrecondition: none of the recipients' keys is a present key of a worker of the route.
-            Unavailable: no recipient can be reached, or one was lost while it may have run the call.
+            Unavailable: no recipient can be reached, or one failed while it may have run the call.
             SealaneError: what the worker answered.
         """
         recipients = [endpoint for endpoint in self._present.reachable(route) if endpoint.key_id in key_ids]
@@ -174,8 +190,9 @@ class Forwarder:
             try:
                 return await self._send(call, route, endpoint, once=True)
             except (Unavailable, ResourceExhausted) as error:
-                # Lost after it was sent: the envelope may have run, so the sender has to seal anew.
-                if error.reason == LANE_LOST or not recipients or not self._elsewhere(error):
+                # What a worker says of a run is sealed with the answer: what is read here happened before or around
+                # it. Unless it is known that the envelope was not opened, the sender has to seal anew.
+                if error.reason not in NOT_RUN or not recipients or not self._elsewhere(error):
                     raise
 
     async def _send(self, call: Call, route: Route, endpoint: Endpoint, *, once: bool = False) -> bytes:
@@ -220,5 +237,5 @@ async def _wait(change: asyncio.Event, patience: float) -> None:
 
 def _nobody(route: Route) -> Unavailable:
     return Unavailable(
-        f"no worker serves deployment {route.deployment!r} now; retry in a moment", reason="NO_WORKER", retry_after=0.2
+        f"no worker serves deployment {route.deployment!r} now; retry in a moment", reason=NO_WORKER, retry_after=0.2
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from sealane.errors import Cancelled, InvalidArgument, ResourceExhausted
@@ -14,9 +15,9 @@ from sealane.rpc.limits import DATA_MESSAGE_BYTES
 BODY_BYTES = DATA_MESSAGE_BYTES
 #: Largest JSON. Its numbers take ten times as much memory while they are read; large tensors travel in binary.
 JSON_BYTES = 16 * 1024 * 1024
-#: Bodies of all requests together that are being read or worked on.
+#: Bodies of all requests together that are being read or worked on, and answers that are on their way.
 ALL_BYTES = 512 * 1024 * 1024
-#: Larger bodies are read and written by a thread, and so many at once.
+#: More is (de)compressed by a thread, so many at once, and JSON of more is read and written by another process.
 INLINE_BYTES = 64 * 1024
 THREADS = 2
 #: Smaller answers are not compressed.
@@ -32,7 +33,7 @@ class Inflow:
     """Reads bodies; what they take together is bounded."""
 
     def __init__(self, limit: int = ALL_BYTES) -> None:
-        self._left = limit
+        self.left = limit
 
     async def read(self, receive: Receive, headers: Mapping[str, str]) -> bytes:
         """The whole body of a request; :meth:`done` gives its place back.
@@ -71,27 +72,30 @@ class Inflow:
         Raises:
             ResourceExhausted: there are too many; they are counted all the same.
         """
-        self._left -= size
-        if self._left < 0:
+        self.left -= size
+        if self.left < 0:
             raise ResourceExhausted("too many bytes at once; back off and retry", reason="OVERLOAD", retry_after=0.5)
 
     def done(self, size: int) -> None:
         """A body of this size is not needed any more."""
-        self._left += size
+        self.left += size
 
 
 class Heavy:
-    """Runs work inline where it is little, and otherwise on a thread, a few at once."""
+    """Runs work inline where it is little, and otherwise on a thread of its own, a few at once."""
 
     def __init__(self) -> None:
-        self._places = asyncio.Semaphore(THREADS)
+        self._threads = ThreadPoolExecutor(THREADS, "http")
 
     async def run(self, size: int, work: Callable[[], T]) -> T:
         """What `work` gives; `size` is the number of bytes that it reads or writes."""
         if size <= INLINE_BYTES:
             return work()
-        async with self._places:
-            return await asyncio.to_thread(work)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def close(self) -> None:
+        """Take no more work."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def too_large() -> InvalidArgument:

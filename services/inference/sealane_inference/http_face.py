@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -17,33 +17,30 @@ from sealane.protocols.peek import target_of as oip_target
 from sealane.rpc import limits
 from sealane.rpc.async_dispatch import AsyncDispatcher
 from sealane.rpc.call import Call, Peer
+from sealane.rpc.http_guests import Connection
 from sealane.rpc.limits import HEAD_BYTES
 from sealane.rpc.policy import Method
 from sealane.rpc.transport import outward
 from sealane_inference import http_oip, http_tfs
 from sealane_inference.finder import Finder
-from sealane_inference.http_coding import (
-    JSON_BYTES,
-    Heavy,
-    Inflow,
-    Receive,
-    coding_of,
-    deflate,
-    inflate,
-    wanted_coding,
-)
+from sealane_inference.http_coding import INLINE_BYTES, JSON_BYTES, Heavy, Inflow, Receive, coding_of, inflate
+from sealane_inference.http_conversion import ASK, TELL, answer_frame, asked_of, question_frame, reply_of
+from sealane_inference.http_converter import Converter
 from sealane_inference.http_models import Models
 from sealane_inference.http_openapi import document
-from sealane_inference.http_scope import Scope, Send, headers_of, start, timeout_of
-from sealane_inference.http_status import refusal, told
-from sealane_inference.http_table import EVENTS, Asked, Endpoint, Question, Reply, Table, target_of
+from sealane_inference.http_scope import Scope, Send, connection_of, headers_of, timeout_of
+from sealane_inference.http_sending import begin_events, send_event, send_reply
+from sealane_inference.http_status import refusal
+from sealane_inference.http_table import Asked, Endpoint, Question, Reply, Table, target_of
 from sealane_inference.present import Present
 
 OPENAPI = "/openapi.json"
-#: An event that nobody takes for so long ends its stream.
-_SEND_SECONDS = 60.0
 _PEER = Peer(tls_version="TLSv1.3")  # the listener takes no other
 _ECHO = 200
+#: Endpoints whose JSON another process reads and writes where it is large.
+_CONVERTED = {ask: name for name, ask in ASK.items()}
+#: The JSON of all others holds no tensors.
+_CONTROL_BYTES = 256 * 1024
 _HEAD_TOO_LARGE = refusal(
     # The listener sees to those that come in pieces alone.
     InvalidArgument(f"the headers take more than {HEAD_BYTES} bytes; send fewer", reason="HEAD_TOO_LARGE"),
@@ -60,6 +57,7 @@ class _Exchange:
     question: Question
     call: Call
     receive: Receive
+    connection: Connection
     asked: Asked | None = None
     held: int = 0
     watch: asyncio.Task[None] | None = None
@@ -86,6 +84,7 @@ class Face:
         }
         self._inflow = Inflow()
         self._heavy = Heavy()
+        self._converter = Converter()
         self._openapi = document(self._table)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,7 +108,8 @@ class Face:
         except SealaneError as error:
             await self._send(send, refusal(error, "", tfserving=found.endpoint.tfserving), headers)
             return
-        exchange = _Exchange(found.endpoint, Question(target_of(found.values), headers), call, receive)
+        question = Question(target_of(found.values), headers)
+        exchange = _Exchange(found.endpoint, question, call, receive, connection_of(scope))
         try:
             await (self._stream if found.endpoint.streams else self._answer)(exchange, send)
         except asyncio.CancelledError:
@@ -123,37 +123,37 @@ class Face:
             if exchange.watch is not None:
                 exchange.watch.cancel()
 
+    async def close(self) -> None:
+        """End the processes that read and write large JSON."""
+        self._heavy.close()
+        await self._converter.close()
+
     async def _answer(self, exchange: _Exchange, send: Send) -> None:
         outcome = await self._dispatcher.unary(exchange.call, lambda call: self._source(exchange))
-        if isinstance(outcome, bytes):
-            reply = await self._told(exchange, outcome)
-        else:
-            reply = self._refused(exchange, outcome)
-        await self._send(send, reply, exchange.question.headers)
+        reply = await self._reply(exchange, outcome)
+        outcome = b""
+        if not await send_reply(send, reply, exchange.question.headers, self._heavy):
+            await self._end(exchange)
 
     async def _stream(self, exchange: _Exchange, send: Send) -> None:
         begun = False
-        async for outcome in self._answers(exchange):
-            if isinstance(outcome, bytes):
-                reply = await self._told(exchange, outcome)
-            elif begun:
-                reply = Reply((told(outward(outcome, exchange.call.method)),))
-            else:
-                reply = self._refused(exchange, outcome)
-            if not begun and reply.status != 200:
-                await self._send(send, reply, exchange.question.headers)
-                return
-            if not begun:
-                await send(start(200, [("content-type", EVENTS), ("cache-control", "no-store")]))
-                begun = True
-            event = b"".join((b"data: ", *reply.body, b"\n\n"))
-            async with asyncio.timeout(_SEND_SECONDS):
-                await send({"type": "http.response.body", "body": event, "more_body": True})
+        async with aclosing(self._answers(exchange)) as answers:
+            async for outcome in answers:
+                reply = await self._reply(exchange, outcome)
+                if not begun and reply.status != 200:
+                    await self._send(send, reply, exchange.question.headers)
+                    return
+                if not begun:
+                    await begin_events(send)
+                    begun = True
+                if not await send_event(send, reply.body):
+                    await self._end(exchange)
+                    return
         if not begun:
-            await send(start(200, [("content-type", EVENTS), ("cache-control", "no-store")]))
+            await begin_events(send)
         await send({"type": "http.response.body", "body": b""})
 
-    async def _answers(self, exchange: _Exchange) -> AsyncIterator[bytes | SealaneError]:
+    async def _answers(self, exchange: _Exchange) -> AsyncGenerator[bytes | SealaneError, None]:
         """Serialized answers of ModelInfer; a refusal is the last."""
         call = exchange.call
         if not call.method.server_streaming:
@@ -165,6 +165,7 @@ class Face:
 
     async def _source(self, exchange: _Exchange) -> bytes:
         """Read the request and make the method's of it; the caller is known by now."""
+        exchange.connection.known = exchange.connection.known or exchange.call.identity is not None
         body = await self._inflow.read(exchange.receive, exchange.question.headers)
         exchange.held = len(body)
         exchange.watch = asyncio.create_task(_watch(exchange, asyncio.current_task()))
@@ -172,34 +173,67 @@ class Face:
         coding = coding_of(question.headers)
         if coding:
             body = await self._heavy.run(len(body) * 8, lambda: inflate(body, coding))
-            exchange.held += len(body)
-            self._inflow.take(len(body))
+            self._hold(exchange, len(body))
         question = replace(question, body=body)
         weight = endpoint.weigh(question)
-        if weight > JSON_BYTES:
+        most = JSON_BYTES if endpoint.ask in _CONVERTED else _CONTROL_BYTES
+        if weight > most:
             raise InvalidArgument(
-                f"the JSON is larger than {JSON_BYTES} bytes; send the tensors in binary, or fewer rows a call",
+                f"the JSON is larger than {most} bytes; send the tensors in binary, or fewer rows a call",
                 reason="REQUEST_TOO_LARGE",
             )
         if endpoint.needs_model(question):
             finder = self._finders[endpoint.tfserving]
             found = await self._models.of(exchange.call, self._routed(exchange, question), finder)
             question = replace(question, model=found)
-        exchange.asked = await self._heavy.run(weight, lambda: endpoint.ask(question))
+        exchange.asked = await self._ask(endpoint, question, weight)
         return exchange.asked.message
+
+    async def _ask(self, endpoint: Endpoint, question: Question, weight: int) -> Asked:
+        name = _CONVERTED.get(endpoint.ask)
+        if weight <= INLINE_BYTES or name is None:
+            return await self._heavy.run(weight, lambda: endpoint.ask(question))
+        return asked_of(await self._converter.run(question_frame(name, question)), TELL[name])
 
     @staticmethod
     def _routed(exchange: _Exchange, question: Question) -> Target:
         target = question.target
         return target if exchange.endpoint.tfserving else oip_target(target.model, target.version)
 
-    async def _told(self, exchange: _Exchange, answer: bytes) -> Reply:
-        asked = exchange.asked
-        assert asked is not None
+    async def _reply(self, exchange: _Exchange, outcome: bytes | SealaneError) -> Reply:
+        self._let_go(exchange)
+        if not isinstance(outcome, bytes):
+            return self._refused(exchange, outcome)
         try:
-            return await self._heavy.run(0 if asked.light else len(answer), lambda: asked.tell(answer))
+            self._hold(exchange, len(outcome))
+            reply = await self._told(exchange, outcome)
+            self._hold(exchange, sum(map(len, reply.body)) - len(outcome))
         except SealaneError as error:
             return self._refused(exchange, error)
+        return reply
+
+    async def _told(self, exchange: _Exchange, answer: bytes) -> Reply:
+        asked, name = exchange.asked, _CONVERTED.get(exchange.endpoint.ask)
+        assert asked is not None
+        if asked.light or len(answer) <= INLINE_BYTES or name is None:
+            return await self._heavy.run(0 if asked.light else len(answer), lambda: asked.tell(answer))
+        if len(answer) > JSON_BYTES:
+            raise InvalidArgument(
+                f"the outputs take {len(answer)} bytes, and JSON carries {JSON_BYTES}; ask for them in binary",
+                reason="ANSWER_TOO_LARGE",
+            )
+        return reply_of(await self._converter.run(answer_frame(name, asked.notes, answer)))
+
+    def _hold(self, exchange: _Exchange, size: int) -> None:
+        exchange.held += size
+        self._inflow.take(size)
+
+    def _let_go(self, exchange: _Exchange) -> None:
+        """The request is not needed any more."""
+        self._inflow.done(exchange.held)
+        exchange.held, exchange.call.body, exchange.call.message = 0, None, None
+        if exchange.asked is not None:
+            exchange.asked = replace(exchange.asked, message=b"")
 
     @staticmethod
     def _refused(exchange: _Exchange, failure: SealaneError) -> Reply:
@@ -233,19 +267,15 @@ class Face:
         assert isinstance(path, bytes)
         return f"https://{name}{path.decode('ascii', 'replace').partition('?')[0]}"
 
+    @staticmethod
+    async def _end(exchange: _Exchange) -> None:
+        """End the connection, and wait until it is over."""
+        exchange.connection.abort()
+        while (await exchange.receive())["type"] != "http.disconnect":
+            pass
+
     async def _send(self, send: Send, reply: Reply, headers: Mapping[str, str]) -> None:
-        body, told_headers = reply.body, [("content-type", reply.media_type), *reply.headers]
-        size = sum(map(len, body))
-        coding = wanted_coding(headers, size)
-        if coding:
-            body = (await self._heavy.run(size, lambda: deflate(reply.body, coding)),)
-            size = len(body[0])
-            told_headers.append(("content-encoding", coding))
-        told_headers += (("content-length", str(size)), ("vary", "accept-encoding"))
-        await send(start(reply.status, told_headers))
-        for piece in body[:-1]:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": body[-1] if body else b""})
+        await send_reply(send, reply, headers, self._heavy)
 
 
 async def _watch(exchange: _Exchange, task: asyncio.Task[object] | None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from sealane.rpc.call_metrics import CallMetrics
 from sealane.rpc.metrics_page import MEDIA_TYPE, PATHS
 from sealane_inference.http_coding import Receive
-from sealane_inference.http_scope import Scope, Send
+from sealane_inference.http_scope import Scope, Send, connection_of
 from sealane_inference.metrics_text import page
 from sealane_inference.present import Present
 
@@ -38,9 +38,13 @@ class MetricsFace:
             status = 401
         else:
             body = page(self._metrics, self._present.models())
+            connection_of(scope).known = True
         headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+    async def close(self) -> None:
+        """There is nothing to end."""
 
     def _admitted(self, scope: Scope) -> bool:
         headers: Mapping[bytes, bytes] = dict(scope["headers"])  # type: ignore[call-overload]  # pairs, says ASGI

@@ -23,7 +23,7 @@ from sealane.protocols.openinference_json import (
 from sealane.protocols.openinference_raw import encode_raw_request
 from sealane.protocols.peek import target_of as oip_target
 from sealane.tensors import Signature
-from sealane_inference.http_table import BINARY, Asked, Endpoint, Question, Reply
+from sealane_inference.http_table import BINARY, Asked, Endpoint, Notes, Question, Reply
 
 SERVICE = "/inference.GRPCInferenceService/"
 INFER = SERVICE + "ModelInfer"
@@ -103,27 +103,31 @@ def infer(question: Question) -> Asked:
     else:
         message, wanted = encode_request(target, question.body, length)
 
-    def tell(answer: bytes) -> Reply:
-        told = decode_response(answer, wanted)
-        if not told.binary:
-            return Reply((told.document,))
-        headers = (("Inference-Header-Content-Length", str(len(told.document))),)
-        return Reply((told.document, *told.binary), media_type=BINARY, headers=headers)
-
-    return Asked(message, tell, light=wanted.binary and not any(not item for item in wanted.by_name.values()))
+    notes: Notes = {"binary": wanted.binary, "by_name": dict(wanted.by_name)}
+    light = wanted.binary and not any(not item for item in wanted.by_name.values())
+    return Asked(message, lambda answer: tell_infer(notes, answer), light, notes)
 
 
-def infer_events(question: Question) -> Asked:
-    """The same as events, which are text: every output is JSON."""
-    asked = infer(question)
-    return Asked(asked.message, lambda answer: Reply((decode_response(answer, Wanted()).document,)))
+def tell_infer(notes: Notes, answer: bytes) -> Reply:
+    """The answer of ModelInfer."""
+    by_name = {name: bool(value) for name, value in json_fields.object_of(notes["by_name"], "outputs").items()}
+    told = decode_response(answer, Wanted(bool(notes["binary"]), by_name))
+    if not told.binary:
+        return Reply((told.document,))
+    headers = (("Inference-Header-Content-Length", str(len(told.document))),)
+    return Reply((told.document, *told.binary), media_type=BINARY, headers=headers)
 
 
 def generate(question: Question) -> Asked:
     """ModelInfer of inputs by name."""
     target = oip_target(question.target.model, question.target.version)
     message = encode_generate(target, question.body, _signature(question))
-    return Asked(message, lambda answer: Reply((decode_generated(answer),)))
+    return Asked(message, lambda answer: tell_generate({}, answer))
+
+
+def tell_generate(notes: Notes, answer: bytes) -> Reply:
+    """The answer of ModelInfer, outputs by name."""
+    return Reply((decode_generated(answer),))
 
 
 def live(question: Question) -> Asked:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 
 from sealane.errors import InvalidArgument
+from sealane.rpc.http_guests import Connection
+from sealane.rpc.http_listener import CONNECTION
 
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 _SECONDS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -27,6 +29,15 @@ def headers_of(scope: Scope) -> tuple[dict[str, str], frozenset[str]]:
             duplicates.add(name)
         found[name] = value.decode("latin-1")
     return found, frozenset(duplicates)
+
+
+def connection_of(scope: Scope) -> Connection:
+    """The connection that a request came on."""
+    state = scope["state"]
+    assert isinstance(state, Mapping)
+    found = state[CONNECTION]
+    assert isinstance(found, Connection)
+    return found
 
 
 def timeout_of(headers: Mapping[str, str]) -> float:

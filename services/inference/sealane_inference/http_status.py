@@ -6,6 +6,7 @@ import math
 
 from sealane.errors import SealaneError
 from sealane.protocols import json_values
+from sealane.rpc.status import clipped
 from sealane_inference.http_table import Reply
 
 _STATUS = {
@@ -59,4 +60,4 @@ def refusal(failure: SealaneError, request_id: str, *, tfserving: bool) -> Reply
 
 def told(failure: SealaneError) -> bytes:
     """The body of a refusal."""
-    return json_values.dump({"error": failure.message})
+    return json_values.dump({"error": clipped(failure.message)})

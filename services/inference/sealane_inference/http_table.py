@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sealane.protocols.call import ModelDescription, Target
+from sealane.protocols.json_values import Json
 
 JSON = "application/json"
 BINARY = "application/octet-stream"
 EVENTS = "text/event-stream; charset=utf-8"
+
+#: What has to be kept of a question until its answer is told.
+Notes = Mapping[str, Json]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +45,14 @@ class Reply:
 class Asked:
     """The serialized request of the method, and how its answer is told.
 
-    `light` answers are told in no time, whatever their size.
+    `light` answers are told in no time, whatever their size; others may be told elsewhere, where `notes` are all that
+    is known of the question.
     """
 
     message: bytes
     tell: Callable[[bytes], Reply]
     light: bool = False
+    notes: Notes = field(default_factory=dict)
 
 
 class Ask(Protocol):

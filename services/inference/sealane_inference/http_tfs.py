@@ -8,7 +8,7 @@ from sealane.compat.tfserving.v1 import tfserving_pb2 as tfs
 from sealane.errors import InvalidArgument
 from sealane.protocols import tfserving, tfserving_json
 from sealane.protocols.call import Target
-from sealane_inference.http_table import Asked, Endpoint, Question, Reply
+from sealane_inference.http_table import Asked, Endpoint, Notes, Question, Reply
 
 PREDICTION = "/tensorflow.serving.PredictionService/"
 METADATA = PREDICTION + "GetModelMetadata"
@@ -43,23 +43,36 @@ def predict(question: Question) -> Asked:
     assert question.model is not None
     prediction = tfserving_json.encode_predict(_checked(question.target), question.body, question.model)
 
-    def tell(answer: bytes) -> Reply:
-        outputs = tfserving.decode_response(tfs.PredictResponse.FromString(answer))
-        return Reply((tfserving_json.decode_predict(outputs, rows=prediction.rows),))
+    notes: Notes = {"rows": prediction.rows}
+    return Asked(prediction.message, lambda answer: tell_predict(notes, answer), notes=notes)
 
-    return Asked(prediction.message, tell)
+
+def tell_predict(notes: Notes, answer: bytes) -> Reply:
+    """The answer of Predict, in rows or columns as it was asked."""
+    outputs = tfserving.decode_response(tfs.PredictResponse.FromString(answer))
+    return Reply((tfserving_json.decode_predict(outputs, rows=bool(notes["rows"])),))
 
 
 def classify(question: Question) -> Asked:
     """Classify."""
     message = tfserving_json.encode_examples(tfs.ClassificationRequest(), _checked(question.target), question.body)
-    return Asked(message, lambda answer: Reply((tfserving_json.decode_classes(answer),)))
+    return Asked(message, lambda answer: tell_classify({}, answer))
+
+
+def tell_classify(notes: Notes, answer: bytes) -> Reply:
+    """The answer of Classify."""
+    return Reply((tfserving_json.decode_classes(answer),))
 
 
 def regress(question: Question) -> Asked:
     """Regress."""
     message = tfserving_json.encode_examples(tfs.RegressionRequest(), _checked(question.target), question.body)
-    return Asked(message, lambda answer: Reply((tfserving_json.decode_values(answer),)))
+    return Asked(message, lambda answer: tell_regress({}, answer))
+
+
+def tell_regress(notes: Notes, answer: bytes) -> Reply:
+    """The answer of Regress."""
+    return Reply((tfserving_json.decode_values(answer),))
 
 
 def status(question: Question) -> Asked:

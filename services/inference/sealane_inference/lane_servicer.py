@@ -55,8 +55,12 @@ class LaneServicer:
             if known.resume(hello.received, hello.max_in_flight):
                 return known, known.welcome(resumed=True)
             known.close()
-        elif known is not None and not known.connected:
-            known.close()  # another process of the worker: the one before is gone
+        elif known is not None:
+            # Another session: the one before is gone, whether its stream was seen to break or not.
+            if known.connected:
+                known.fail_calls()  # its stream ends by itself: a worker that were cut off here would dial again
+            else:
+                known.close()
         lane = Lane(node, hello.max_in_flight, hello.session)
         if hello.session:
             self._sessions[node] = lane

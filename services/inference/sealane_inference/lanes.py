@@ -20,6 +20,8 @@ from sealane.rpc.lane_inbox import Inbox
 from sealane.rpc.status import from_code
 
 _DEFAULT_IN_FLIGHT = 48
+#: A worker may ask for more calls at once, but not without bound: each of them is held here until it is answered.
+MAX_IN_FLIGHT = 1024
 
 #: The lane broke after the call was sent: the worker may have run it.
 LANE_LOST = "LANE_LOST"
@@ -64,14 +66,14 @@ class Lane:
 
     Args:
         node: the worker's.
-        max_in_flight: most calls at once; 0 takes the default.
+        max_in_flight: most calls at once, 1024 at most; 0 takes the default.
         session: as the worker names it; empty for one that cannot be resumed.
     """
 
     def __init__(self, node: str, max_in_flight: int = 0, session: str = "") -> None:
         self.node = node
         self.session = session
-        self._max = max_in_flight if max_in_flight > 0 else _DEFAULT_IN_FLIGHT
+        self._max = _most(max_in_flight)
         self._loop = asyncio.get_running_loop()
         self._pending: dict[int, _Pending] = {}
         self._outbox: Outbox[_Pending] = Outbox()
@@ -180,7 +182,7 @@ class Lane:
         """Go on over another stream, of which the worker says that it has so many frames; false where that is over."""
         if self._closed or not self.session or not self._outbox.resume(received):
             return False
-        self._max = max_in_flight if max_in_flight > 0 else _DEFAULT_IN_FLIGHT
+        self._max = _most(max_in_flight)
         self._stream += 1
         self._connected = True
         self._wake()  # ends the messages of the stream before
@@ -199,6 +201,10 @@ class Lane:
         """Fail every call on the lane; the message generator ends."""
         self._closed = True
         self._wake()
+        self.fail_calls()
+
+    def fail_calls(self) -> None:
+        """Fail every call on the lane, as lost: nobody will answer them."""
         for call_id, pending in list(self._pending.items()):
             self._fail(call_id, pending)
 
@@ -296,6 +302,10 @@ class Lane:
         target.epoch = call.epoch
         if piece.end < parcel.size:
             target.size = parcel.size
+
+
+def _most(asked: int) -> int:
+    return min(asked, MAX_IN_FLIGHT) if asked > 0 else _DEFAULT_IN_FLIGHT
 
 
 def _expire(future: asyncio.Future[bytes]) -> None:

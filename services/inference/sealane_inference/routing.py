@@ -116,11 +116,14 @@ class RouteTable:
         return cls(revision, dict(by_project), names, has_chains)
 
 
-def resolve(table: RouteTable, project: str, target: Target) -> Route | None:
+def resolve(
+    table: RouteTable, project: str, target: Target, may: Callable[[Route], bool] = lambda route: True
+) -> Route | None:
     """The route that `target` means in a project; None where the model, version or label is not there.
 
     A deployment serves one version, so a version is a check and not a choice; a served name has several versions, of
-    which the one that is asked for is meant, by its number or its label, and else the highest that is available.
+    which the one that is asked for is meant, by its number or its label, and else the highest that is available. What
+    the caller may not use is not there for him, in what is meant and in what an error names.
 
     Raises:
         FailedPrecondition: a model id with several deployments.
@@ -128,13 +131,14 @@ def resolve(table: RouteTable, project: str, target: Target) -> Route | None:
     names = table.names.get(project, _NO_NAMES)
     named = names.served.get(target.model)
     if named:
-        return next((route for route in named if _is_wanted(route, target)), None)
+        return next((route for route in named if _is_wanted(route, target) and may(route)), None)
     routes = table.routes.get(project, {})
     route = routes.get(target.model)
     if route is None:
-        deployment = naming.only(target.model, names.models.get(target.model, ()))
+        of_model = [name for name in names.models.get(target.model, ()) if may(routes[name])]
+        deployment = naming.only(target.model, of_model)
         route = routes[deployment] if deployment is not None else None
-    if route is None or target.label:
+    if route is None or target.label or not may(route):
         return None
     return None if target.version and target.version != route.version else route
 

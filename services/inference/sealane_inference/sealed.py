@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from sealane.errors import NotFound, Unavailable
 from sealane.inference.v1 import sealed_inference_service_pb2 as pb
 from sealane.protocols.call import Target
@@ -27,8 +29,9 @@ class SealedServicer:
 
     async def GetSealingContext(self, request: pb.GetSealingContextRequest, call: Call) -> pb.SealingContext:
         """Deployment, version and the workers to seal to, cheapest first."""
-        route = resolve(self._present.table, call.caller.project, Target(request.model))
-        if route is None or not may_use(call, route):
+        may = functools.partial(may_use, call)
+        route = resolve(self._present.table, call.caller.project, Target(request.model), may)
+        if route is None:
             raise _absent(request.model)
         if (refused := refusal(route)) is not None:
             raise refused

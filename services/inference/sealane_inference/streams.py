@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from sealane.errors import InvalidArgument, SealaneError, Unavailable
@@ -19,8 +19,11 @@ from sealane.rpc.call import Call
 from sealane.rpc.dispatch import carried
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
-#: Requests of one stream that are under way, and their bytes; one larger request goes alone.
-UNDER_WAY = 64
+#: Requests of one stream that are under way.
+UNDER_WAY = 32
+#: The same until the first answer of the stream says how large its answers are.
+FIRST_UNDER_WAY = 4
+#: Bytes of them, and of their answers that wait for those before them; one larger request goes alone.
 BYTES_UNDER_WAY = 64 << 20
 
 _Outcome = bytes | SealaneError
@@ -34,6 +37,34 @@ class _Begun:
     request_id: str
     sequence: str
     size: int
+
+
+@dataclass(slots=True)
+class _Room:
+    """What a stream may have under way, going by what came and went on it before."""
+
+    request: int = 0
+    answer: int = 0
+    answered: bool = False
+
+    def fits(self, begun: Sequence[_Begun]) -> bool:
+        """Whether one more request may be read; what is not known yet is taken to be as large as the largest was."""
+        if not begun:
+            return True
+        if len(begun) >= (UNDER_WAY if self.answered else FIRST_UNDER_WAY):
+            return False
+        return sum(self._size(item) for item in begun) + max(self.request, self.answer) <= BYTES_UNDER_WAY
+
+    def _size(self, item: _Begun) -> int:
+        if not item.task.done():
+            return max(item.size, self.answer)
+        outcome = item.task.result()
+        return len(outcome) if isinstance(outcome, bytes) else 0
+
+    def told(self, outcome: _Outcome) -> None:
+        """A request was answered."""
+        self.answered = True
+        self.answer = max(self.answer, len(outcome) if isinstance(outcome, bytes) else 0)
 
 
 class Streams:
@@ -54,11 +85,12 @@ class Streams:
         """
         in_band = call.metadata.get(GRPC_ERRORS, "").lower() != "true"
         begun: deque[_Begun] = deque()
+        room = _Room()
         reading: asyncio.Task[bytes | None] | None = None
         over = False
         try:
             while begun or not over:
-                if reading is None and not over and _fits(begun):
+                if reading is None and not over and room.fits(begun):
                     reading = asyncio.ensure_future(_next(bodies))
                 waits = {task for task in (reading, begun[0].task if begun else None) if task is not None}
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -66,10 +98,12 @@ class Streams:
                     body, reading = reading.result(), None
                     over = body is None
                     if body is not None:
+                        room.request = max(room.request, len(body))
                         begun.append(self._begin(call, body, begun))
                 while begun and begun[0].task.done():
                     first = begun.popleft()
                     outcome = first.task.result()
+                    room.told(outcome)
                     if isinstance(outcome, bytes):
                         yield stream_answer(outcome)
                     elif in_band:
@@ -101,10 +135,6 @@ class Streams:
             return body
 
         return await self._dispatcher.unary(call, source)
-
-
-def _fits(begun: deque[_Begun]) -> bool:
-    return len(begun) < UNDER_WAY and sum(item.size for item in begun) < BYTES_UNDER_WAY
 
 
 async def _next(bodies: AsyncIterator[bytes]) -> bytes | None:

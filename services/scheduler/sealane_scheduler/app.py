@@ -82,6 +82,8 @@ async def run(config: Config) -> None:
     rules, gateways = JobRules(clock, config.task_lease), Gateways()
     loop = JobLoop(records, rules, controller, registry)
     await loop.prepare()
+    served_models = ServedModels(records, controller, chains, registry, clock)
+    await served_models.recover()
     desired = DesiredStates(controller, chains, loop, gateways, Grants(identity, clock))
     served = {
         deployment_service_pb2: DeploymentServicer(records, controller, chains, registry, clock),
@@ -91,9 +93,7 @@ async def run(config: Config) -> None:
             controller, chains, gateways, QuotaShares(clock.monotonic()), clock
         ),
         job_service_pb2: JobServicer(records, rules, registry, controller.changes),
-        served_model_service_pb2: ServedModelServicer(
-            ServedModels(records, controller, registry, clock), member.keys, member.revocations, clock
-        ),
+        served_model_service_pb2: ServedModelServicer(served_models, member.keys, member.revocations, clock),
         audit_service_pb2: AuditServicer(sealer),
         fleet_service_pb2: FleetServicer(controller, loop, desired, member.keys, clock),
     }

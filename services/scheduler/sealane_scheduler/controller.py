@@ -15,6 +15,7 @@ from functools import partial
 
 from sealane.clock import Clock
 from sealane.errors import Aborted, NotFound, SealaneError
+from sealane.records.tables import Actor
 from sealane.records.transactions import Transactions
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
@@ -83,13 +84,25 @@ class Controller:
         self.wake()
         return item
 
-    async def relabel(self, name: str, labels: str, now: float) -> None:
-        """Change the labels of a deployment that is there."""
+    async def rename(self, wanted: Iterable[DeploymentRow], actor: Actor, now: float) -> None:
+        """Let deployments be served under the names and labels of these rows, all at once."""
         async with self._lock:
-            item = self._deployed.get(name)
-            if item is not None and item.row.labels != labels:
-                row = replace(item.row, labels=labels, update_time=now, etag=secrets.token_hex(8))
-                await self._records.write(partial(_put, row=row))
+            changed = []
+            for want in wanted:
+                item = self._deployed.get(want.name)
+                if item is None:
+                    raise NotFound(f"{want.name} does not exist any more")
+                if (item.row.served_name, item.row.labels) != (want.served_name, want.labels):
+                    named = replace(item.row, served_name=want.served_name, labels=want.labels)
+                    changed.append((item, replace(named, update_time=now, etag=secrets.token_hex(8))))
+
+            def put(store: Store) -> None:
+                for _, row in changed:
+                    store.put_deployment(row)
+                    store.record(actor, "ServeUnderName", row.name, now, served_name=row.served_name, labels=row.labels)
+
+            await self._records.write(put)
+            for item, row in changed:
                 item.row = row
         self.changes.announce()
 

@@ -26,8 +26,8 @@ class Chained:
 
     row: EnsembleRow
     message: pb.Ensemble
-    members: tuple[str, ...]
-    """Resource names of the deployments of its models, each once."""
+    members: dict[str, str]
+    """Resource name of each deployment -> version that the chain was checked with."""
 
 
 class Ensembles:
@@ -67,6 +67,7 @@ class Ensembles:
         chain = ensemble_messages.chain_of(message)
         signatures: dict[str, Signature] = {}
         models: set[str] = set()
+        versions: list[str] = []
         for step in chain.steps:
             item = self._controller.get(f"projects/{project}/deployments/{step.deployment}")
             if item is None:
@@ -76,10 +77,12 @@ class Ensembles:
                 )
             signatures[step.deployment] = _default_signature(step.deployment, item)
             models.add(item.row.model_version.split("/")[3])
+            versions.append(item.row.model_version)
         checked = ensemble_messages.message_of(chain)
         signature = ensembles.signature_of(chain, signatures)
         checked.signature.CopyFrom(ensemble_messages.signature_message(signature))
         checked.models.extend(sorted(models))
+        checked.model_versions.extend(versions)
         return checked
 
     async def delete(self, name: str, etag: str, drop: Callable[[Store], None]) -> None:
@@ -108,31 +111,41 @@ class Ensembles:
 
     def nodes(self, chained: Chained) -> dict[str, Copy]:
         """Workers that serve all models of a chain, each with its copy of the first one."""
-        serving = [self._serving(name) for name in chained.members]
+        serving = [self._serving(name, version) for name, version in chained.members.items()]
         common = set(serving[0]).intersection(*serving[1:])
         return {node: serving[0][node] for node in sorted(common)}
 
     def unserved(self, chained: Chained) -> Deployed | None:
         """A model of the chain that no worker serves now; None where all are served somewhere."""
-        for name in chained.members:
-            if not self._serving(name):
+        for name, version in chained.members.items():
+            if not self._serving(name, version):
                 return self._controller.get(name)
         return None
 
     def state(self, chained: Chained) -> str:
         """State of the chain: that of the model that is furthest from serving."""
         order = ("PENDING", "DEGRADED", "PREPARING", "SERVING")
-        items = [self._controller.get(name) for name in chained.members]
+        items = [self._member(name, version) for name, version in chained.members.items()]
         states = ["PENDING" if item is None else item.state(self._controller.fleet) for item in items]
         return min(states, key=order.index)
 
     def served_by(self, assigned: Iterable[str]) -> list[Chained]:
         """Chains whose models are all among these deployments."""
         names = set(assigned)
-        return [chained for chained in self.all() if names.issuperset(chained.members)]
+        return [
+            chained
+            for chained in self.all()
+            if names.issuperset(chained.members)
+            and all(self._member(name, version) for name, version in chained.members.items())
+        ]
 
-    def _serving(self, deployment: str) -> Mapping[str, Copy]:
+    def _member(self, deployment: str, version: str) -> Deployed | None:
+        """A deployment, unless another model has taken its name since the chain was checked."""
         item = self._controller.get(deployment)
+        return item if item is not None and item.row.model_version == version else None
+
+    def _serving(self, deployment: str, version: str) -> Mapping[str, Copy]:
+        item = self._member(deployment, version)
         return {} if item is None else {copy.row.node: copy for copy in item.serving(self._controller.fleet)}
 
 
@@ -153,5 +166,5 @@ def _default_signature(deployment: str, item: Deployed) -> Signature:
 
 def _chained(row: EnsembleRow) -> Chained:
     message = pb.Ensemble.FromString(row.ensemble)
-    members = dict.fromkeys(f"projects/{row.project}/deployments/{step.deployment}" for step in message.steps)
-    return Chained(row, message, tuple(members))
+    names = (f"projects/{row.project}/deployments/{step.deployment}" for step in message.steps)
+    return Chained(row, message, dict(zip(names, message.model_versions, strict=True)))

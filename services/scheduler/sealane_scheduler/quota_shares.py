@@ -36,6 +36,10 @@ _SETTLING_SECONDS = 2.0
 _LEAST = 1e-6
 
 
+#: Calls a second of all together below which nobody asks for anything: one in a quarter of an hour.
+_IDLE_RATE = 1e-3
+
+
 @dataclass(frozen=True, slots=True)
 class Need:
     """What an enforcer tells of one project or account.
@@ -170,5 +174,6 @@ class QuotaShares:
 def _wanted(mine: _Holding, holders: dict[str, _Holding]) -> float:
     """What it should have: an even part of the tenth that is divided so, and of the rest by its rate."""
     rates = sum(each.rate for each in holders.values())
-    weight = mine.rate / rates if rates > 0 else 1 / len(holders)
+    # Rates that fade away are told at different times, and their ratio says nothing any more.
+    weight = mine.rate / rates if rates > _IDLE_RATE else 1 / len(holders)
     return max(EVEN / len(holders) + (1 - EVEN) * weight, _LEAST)

@@ -49,7 +49,8 @@ class ServedModelServicer:
             actor=Actor(identity.subject, identity.project, request.request_id[:64]),
             deadline=self._clock.monotonic() + max(call.remaining - 1.0, 0.0),
         )
-        return pb.ApplyServedModelsResponse(deployments=await self._rules.apply(change))
+        deployments = await self._rules.apply(change)
+        return pb.ApplyServedModelsResponse(deployments=deployments, revision=self._rules.revision)
 
     async def _caller(self, token: str) -> Identity:
         try:

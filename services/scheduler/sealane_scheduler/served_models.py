@@ -7,21 +7,23 @@ is as it was before.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from sealane import names
 from sealane.clock import Clock
-from sealane.errors import FailedPrecondition, InvalidArgument, NotFound, SealaneError
+from sealane.errors import FailedPrecondition, InvalidArgument, NotFound
 from sealane.records.tables import Actor
 from sealane.records.transactions import Transactions
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane_scheduler import cluster
 from sealane_scheduler.cluster import Deployed
 from sealane_scheduler.controller import Controller
+from sealane_scheduler.ensembles import Ensembles
 from sealane_scheduler.registry_port import RegistryPort, version_number
 from sealane_scheduler.store import DeploymentRow, Store
 
@@ -103,13 +105,29 @@ class ServedModels:
     """Makes and removes them."""
 
     def __init__(
-        self, records: Transactions[Store], controller: Controller, registry: RegistryPort, clock: Clock
+        self,
+        records: Transactions[Store],
+        controller: Controller,
+        chains: Ensembles,
+        registry: RegistryPort,
+        clock: Clock,
     ) -> None:
         self._records = records
         self._controller = controller
+        self._chains = chains
         self._registry = registry
         self._clock = clock
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @property
+    def revision(self) -> int:
+        """Revision of the routes as they are now."""
+        return self._controller.changes.revision
+
+    async def recover(self) -> None:
+        """Take back what the last process was about to serve when it ended: its callers were told of no success."""
+        for item in self._unfinished():
+            await self._delete(Actor("scheduler", item.row.project, ""), item.row)
 
     async def apply(self, change: Change) -> list[str]:
         """Bring it about; returns the names of the deployments when all serve.
@@ -117,30 +135,51 @@ class ServedModels:
         Raises:
             NotFound: a model or version that is not there, or that the caller may not deploy; a name to remove that is
                 not there.
-            FailedPrecondition: a name is taken by a deployment that was made otherwise, or a model cannot serve.
+            FailedPrecondition: a name is taken, a chain needs what would go, or a model cannot serve.
         """
         async with self._locks[change.project]:
+            for item in self._unfinished(change.project):
+                await self._delete(change.actor, item.row)  # of a call that was cut off
             present = {item.row.deployment: item for item in self._of_origin(change)}
             self._check_names(change, present)
             rows = [row for wanted in change.wanted for row in await self._rows(change, wanted)]
-            new = [row for row in rows if row.deployment not in present]
-            await self._create(change, new)
-            try:
-                await self._until_serving(new, change.deadline)
-            except SealaneError:
-                for row in new:
-                    await self._delete(change, row)
-                raise
-            now = self._clock.now()
-            for row in rows:
-                await self._controller.relabel(row.name, row.labels, now)
-            kept = {row.deployment for row in rows}
-            names_wanted = {wanted.name for wanted in change.wanted}
-            for item in present.values():
-                gone = change.replace_all or item.row.served_name in (*change.remove, *names_wanted)
-                if gone and item.row.deployment not in kept:
-                    await self._delete(change, item.row)
+            gone = _gone(change, present, {row.deployment for row in rows})
+            for item in gone:
+                self._chains.refuse_if_needed(item.row.name)
+            await self._bring_up(change, rows, present, {item.row.served_name for item in gone})
+            for item in gone:
+                await self._delete(change.actor, item.row)
             return [row.name for row in rows]
+
+    async def _bring_up(
+        self, change: Change, rows: list[DeploymentRow], present: Mapping[str, Deployed], replaced: set[str]
+    ) -> None:
+        """Create what is missing, wait until it serves, then let the names mean it; or leave nothing behind."""
+        new = [row for row in rows if row.deployment not in present]
+        done = False
+        try:
+            await self._create(change.actor, new)
+            await self._until_serving(
+                [row for row in rows if row in new or row.served_name in replaced], change.deadline
+            )
+            await self._controller.rename(rows, change.actor, self._clock.now())
+            done = True
+        finally:
+            if not done:  # refused, cut off or broken: whatever it was, it does not keep the rest from being taken back
+                await asyncio.shield(self._take_back(change.actor, new))
+
+    async def _take_back(self, actor: Actor, rows: Iterable[DeploymentRow]) -> None:
+        for row in rows:
+            with contextlib.suppress(NotFound):
+                await self._delete(actor, row)
+
+    def _unfinished(self, project: str = "") -> list[Deployed]:
+        """Deployments that were to be served under a name and are not yet."""
+        return [
+            item
+            for item in self._controller.all()
+            if item.row.origin and not item.row.served_name and project in ("", item.row.project)
+        ]
 
     def _of_origin(self, change: Change) -> Iterable[Deployed]:
         return [
@@ -152,29 +191,44 @@ class ServedModels:
         ]
 
     def _check_names(self, change: Change, present: Mapping[str, Deployed]) -> None:
-        """Refuse names that deployments of another kind have, or that are asked for twice, or are not there to go."""
+        """Refuse names that mean something else, or that are asked for twice, or are not there to go."""
         wanted = [item.name for item in change.wanted]
         if len(set(wanted)) < len(wanted):
             raise InvalidArgument("a name is given twice; name each model once", reason="NAME_TWICE", field="models")
         if len(wanted) > MAX_NAMES:
             raise InvalidArgument(f"{len(wanted)} names, the limit is {MAX_NAMES}", field="models")
-        others = {
-            name
-            for item in self._controller.all()
-            if item.row.project == change.project and item.row.origin != change.origin
-            for name in (item.row.deployment, item.row.served_name)
-        }
-        for name in (*wanted, *change.remove):
-            if name in others:
-                raise FailedPrecondition(
-                    f"deployment {name!r} was made otherwise and is not changed this way; delete it with "
-                    "'sealane deployments delete', or choose another name",
-                    reason="NAME_TAKEN",
-                )
+        mine = [item for item in self._controller.all() if item.row.project == change.project]
+        for item in change.wanted:
+            # The name stands for a model to its callers: who may not deploy a model of that name may not take it.
+            if not change.may_deploy(item.name):
+                raise NotFound(f"{item.name} is not yours to deploy; choose a name that begins as your models do")
+            self._check_free(change, item, mine)
         served = {item.row.served_name for item in present.values()}
+        others = {item.row.served_name or item.row.deployment for item in mine if item.row.origin != change.origin}
         for name in change.remove:
+            if name in others:
+                raise _taken(name)
             if name not in served:
                 raise NotFound(f"model {name!r} is not loaded; list the models first", reason="MODEL_NOT_FOUND")
+
+    def _check_free(self, change: Change, wanted: Wanted, mine: Iterable[Deployed]) -> None:
+        """Refuse a name that a deployment, a chain or another model's callers know, whoever may see them."""
+        name = wanted.name
+        if self._chains.get(f"projects/{change.project}/deployments/{name}") is not None:
+            raise _taken(name)
+        for item in mine:
+            row, model = item.row, _model_id(item.row)
+            if row.deployment == name or (row.served_name == name and row.origin != change.origin):
+                raise _taken(name)
+            if row.served_name == name and model != wanted.model_id:
+                raise FailedPrecondition(
+                    f"{name!r} serves another model, and a name keeps its model while it is served; remove it first",
+                    reason="NAME_OF_ANOTHER_MODEL",
+                )
+            if model == name and model != wanted.model_id:
+                raise FailedPrecondition(
+                    f"{name!r} is the id of another model that is deployed; choose another name", reason="NAME_TAKEN"
+                )
 
     async def _rows(self, change: Change, wanted: Wanted) -> list[DeploymentRow]:
         if not change.may_deploy(wanted.model_id):
@@ -213,24 +267,24 @@ class ServedModels:
             labels=",".join(sorted(label for label, of in wanted.labels.items() if of == number)),
         )
 
-    async def _create(self, change: Change, rows: Iterable[DeploymentRow]) -> None:
-        rows = list(rows)
+    async def _create(self, actor: Actor, rows: Iterable[DeploymentRow]) -> None:
+        # Not under their name yet: it goes on meaning what it did until all of them serve.
+        nameless = [replace(row, served_name="", labels="") for row in rows]
 
         def create(store: Store) -> None:
-            for row in rows:
+            for row in nameless:
                 store.add_deployment(row)
                 store.record(
-                    change.actor, "CreateDeployment", row.name, row.create_time,
-                    version=row.model_version, origin=row.origin,
-                )  # fmt: skip
+                    actor, "CreateDeployment", row.name, row.create_time, version=row.model_version, origin=row.origin
+                )
 
-        if rows:
+        if nameless:
             await self._records.write(create)
-        for row in rows:
+        for row in nameless:
             await self._controller.reconcile(self._controller.add(row))
 
-    async def _delete(self, change: Change, row: DeploymentRow) -> None:
-        await self._controller.delete(row.name, "", partial(_drop, row=row, actor=change.actor, now=self._clock.now()))
+    async def _delete(self, actor: Actor, row: DeploymentRow) -> None:
+        await self._controller.delete(row.name, "", partial(_drop, row=row, actor=actor, now=self._clock.now()))
 
     async def _until_serving(self, rows: Iterable[DeploymentRow], deadline: float) -> None:
         """Wait until all serve.
@@ -253,6 +307,24 @@ class ServedModels:
                 )
             changes = self._controller.changes
             await changes.after(changes.revision, _LOOK_SECONDS)
+
+
+def _gone(change: Change, present: Mapping[str, Deployed], kept: set[str]) -> list[Deployed]:
+    """What is there and is not wanted any more."""
+    named = {*change.remove, *(wanted.name for wanted in change.wanted)}
+    return [
+        item
+        for item in present.values()
+        if (change.replace_all or item.row.served_name in named) and item.row.deployment not in kept
+    ]
+
+
+def _taken(name: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"deployment {name!r} was made otherwise and is not changed this way; delete it with "
+        "'sealane deployments delete', or choose another name",
+        reason="NAME_TAKEN",
+    )
 
 
 def _refuse_if_hopeless(item: Deployed) -> None:

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from sealane.errors import FailedPrecondition, SealaneError, Unavailable
+from sealane.errors import MODEL_CRASHED, FailedPrecondition, SealaneError, Unavailable
 from sealane.tensors import Signature
 from sealane_worker.child import Child, LoadedModel
 from sealane_worker.control import Disconnected
@@ -152,7 +152,7 @@ class Box:
             child.kill()
             raise Unavailable(
                 "the model's process crashed while it ran this request; it is being restarted, try again",
-                reason="MODEL_CRASHED",
+                reason=MODEL_CRASHED,
                 retry_after=self._backoff(),
             ) from error
 

@@ -20,6 +20,8 @@ from sealane_worker.statistics import StatisticsRecorder
 RUNTIME = "ensemble"
 #: Runs one model of this worker.
 RunModel = Callable[[Inference], Ran]
+#: The model that a deployment serves here; raises NotFound.
+ModelOf = Callable[[str], Model]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,13 @@ class LoadedChain:
             loaded=LoadedModel(tuple(signatures.values()), "none", 0.0, ()),
         )
 
-    def infer(self, inference: Inference, run: RunModel) -> Ran:
+    def infer(self, inference: Inference, run: RunModel, model_of: ModelOf) -> Ran:
         """Run the models that the outputs wanted need.
+
+        Args:
+            inference: what is asked of the chain.
+            run: runs one model of this worker.
+            model_of: gives the model that a deployment serves here.
 
         Raises:
             Unavailable: a model of the chain is not loaded yet.
@@ -94,6 +101,7 @@ class LoadedChain:
                 raise InvalidArgument(f"outputs are unknown; choose from {sorted(known)}", field="outputs")
         begun = time.time()
         try:
+            self._check_models(inference, model_of)
             ran = self._run(inference, inference.outputs or known, run)
         except SealaneError:
             self.recorder.failed(time.time() - begun)
@@ -101,6 +109,17 @@ class LoadedChain:
         first = next(iter(inference.inputs.values()))
         self.recorder.succeeded(ran, first.shape[0] if first.ndim else 1, time.time())
         return ran
+
+    def _check_models(self, inference: Inference, model_of: ModelOf) -> None:
+        """Callers were asked for the right to the models that the chain was checked with: no other one is run."""
+        for step in self.chain.steps:
+            name = _member(inference, step)
+            try:
+                found = model_of(name).assignment.model_id
+            except NotFound as error:
+                raise _not_here(step) from error
+            if found not in self.model.members:
+                raise _not_here(step)
 
     def _run(self, inference: Inference, wanted: tuple[str, ...], run: RunModel) -> Ran:
         tensors: dict[str, Array] = dict(inference.inputs)
@@ -115,10 +134,9 @@ class LoadedChain:
 
 
 def _run_step(step: Step, inference: Inference, tensors: dict[str, Array], run: RunModel) -> Ran:
-    project = inference.deployment.partition("/deployments/")[0]
     asked = replace(
         inference,
-        deployment=f"{project}/deployments/{step.deployment}",
+        deployment=_member(inference, step),
         inputs=ensembles.inputs_of(step, tensors),
         outputs=tuple(step.outputs),
         signature="",
@@ -128,8 +146,17 @@ def _run_step(step: Step, inference: Inference, tensors: dict[str, Array], run: 
     try:
         return run(asked)
     except NotFound as error:
-        raise Unavailable(
-            f"model {step.deployment!r} of the chain is not loaded here; try again in a moment",
-            reason="MODEL_LOADING",
-            retry_after=0.2,
-        ) from error
+        raise _not_here(step) from error
+
+
+def _member(inference: Inference, step: Step) -> str:
+    project = inference.deployment.partition("/deployments/")[0]
+    return f"{project}/deployments/{step.deployment}"
+
+
+def _not_here(step: Step) -> Unavailable:
+    return Unavailable(
+        f"model {step.deployment!r} of the chain is not loaded here; try again in a moment",
+        reason="MODEL_LOADING",
+        retry_after=0.2,
+    )

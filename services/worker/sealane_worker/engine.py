@@ -149,7 +149,7 @@ class Engine:
         """
         chained = self._chains.get(inference.deployment)
         if chained is not None:
-            return chained.infer(inference, self.infer)
+            return chained.infer(inference, self.infer, self.model)
         entry = self._find(inference.deployment)
         try:
             return infer(entry, inference)

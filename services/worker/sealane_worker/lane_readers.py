@@ -7,6 +7,7 @@ followers, Schmidt 2000). Where no reader waits to read on, all calls go to the 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -60,11 +61,15 @@ class Readers(Generic[M]):
                 continue
             *others, last = work
             for item in others:
-                self._pool.submit(item)
+                self._hand_over(item)
             if self._waiting > 0:
                 last()
             else:
-                self._pool.submit(last)
+                self._hand_over(last)
+
+    def _hand_over(self, work: Work) -> None:
+        with contextlib.suppress(RuntimeError):  # the pool takes nothing any more: this worker is stopping
+            self._pool.submit(work)
 
     def _wait(self, more: int) -> None:
         with self._counting:

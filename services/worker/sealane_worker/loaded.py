@@ -10,9 +10,9 @@ from sealane.errors import FailedPrecondition, InvalidArgument, SealaneError
 from sealane.tensors import Array, Signature
 from sealane_worker.deployment import Assignment, Inference, Model
 from sealane_worker.pool import PooledModel
-from sealane_worker.sequences import Asked, Sequences
+from sealane_worker.sequences import Asked, Places, Sequences
 from sealane_worker.signatures import pick_signature
-from sealane_worker.single_flight import SingleFlight, key_of
+from sealane_worker.single_flight import SingleFlight, Waiter, key_of
 from sealane_worker.spec import Ran, Run
 from sealane_worker.statistics import StatisticsRecorder
 
@@ -75,7 +75,7 @@ def _run(entry: Loaded, inference: Inference, run: Run) -> tuple[Ran, bool]:
     if entry.flights is not None:
         what = (inference.deployment, entry.model.assignment.epoch, run.signature, run.outputs)
         key = key_of((inference.caller,), what, run.inputs)
-        return entry.flights.run(key, inference.deadline, lambda: entry.pooled.run(run))
+        return entry.flights.run(key, Waiter(inference.deadline, inference.on_cancel), lambda: entry.pooled.run(run))
     return entry.pooled.run(run), False
 
 
@@ -89,7 +89,8 @@ def entry_of(assignment: Assignment, pooled: PooledModel) -> Loaded:
     signatures = {signature.name: signature for signature in pooled.loaded.signatures}
     sequences: dict[str, Sequences] = {}
     if serving.sequencing is not None:
-        sequences = {name: Sequences(serving.sequencing, signature) for name, signature in signatures.items()}
+        places = Places()
+        sequences = {name: Sequences(serving.sequencing, signature, places) for name, signature in signatures.items()}
         signatures = {name: item.signature for name, item in sequences.items()}
     flights = SingleFlight() if serving.deterministic and not sequences else None
     return Loaded(Model(assignment, signatures), pooled, StatisticsRecorder(), sequences, flights)

@@ -5,19 +5,23 @@ Scrapes are few, so the standard library's server does; it stands on a thread be
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import socket
 import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from sealane.errors import NotFound
 from sealane.rpc.metrics_page import MEDIA_TYPE, PATHS, Labels, Page, histogram
 from sealane.security import tls
 from sealane_worker.deployment import Served
 from sealane_worker.engine import Engine
 
-#: A scraper has so long to say what it wants, and to read it.
+#: A scraper has so long to shake hands, say what it wants and read it.
 SECONDS = 10.0
+#: Scrapes at the same time; more are closed.
+SCRAPES = 8
 
 
 class MetricsListener:
@@ -66,8 +70,35 @@ class _Server(ThreadingHTTPServer):
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_3
         self._seen = 0.0
+        self._places = threading.BoundedSemaphore(SCRAPES)
         self._load()
         self.socket = self._context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
+    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
+        """A thread of its own for a scrape, if there is a place for it."""
+        assert isinstance(request, socket.socket)
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread can be started
+            self._places.release()
+            raise
+
+    def process_request_thread(
+        self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
+    ) -> None:
+        """One scrape, which ends when its time is over, however slowly its bytes come."""
+        assert isinstance(request, socket.socket)
+        timer = threading.Timer(SECONDS, _cut, (request,))
+        timer.daemon = True
+        timer.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            timer.cancel()
+            self._places.release()
 
     def get_request(self) -> tuple[socket.socket, object]:
         """The next scrape, with the certificate of this moment."""
@@ -113,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def page(engine: Engine) -> bytes:
     """Everything."""
-    served = [engine.get(model.assignment.deployment) for model in engine.offered()]
+    served = [item for model in engine.offered() if (item := _served(engine, model.assignment.deployment))]
     written = Page()
 
     def count(name: str, text: str, values: list[float]) -> None:
@@ -149,6 +180,20 @@ def page(engine: Engine) -> bytes:
         [("", _labels(item), item.footprint_bytes) for item in served],
     )
     return written.text()
+
+
+def _served(engine: Engine, deployment: str) -> Served | None:
+    try:
+        return engine.get(deployment)
+    except NotFound:
+        return None  # unloaded since it was offered
+
+
+def _cut(request: socket.socket) -> None:
+    """End a connection under whoever reads from it or writes to it."""
+    with contextlib.suppress(OSError):
+        # Beneath TLS: TLS's own would let go of the session, and what is written after that goes out in the clear.
+        socket.socket.shutdown(request, socket.SHUT_RDWR)
 
 
 def _labels(item: Served) -> Labels:

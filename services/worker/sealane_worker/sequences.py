@@ -15,13 +15,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from sealane.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, ResourceExhausted
+from sealane.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, SealaneError
 from sealane.protocols.call import SequencePlace
 from sealane.tensors import NUMPY_OF, Array, Signature, TensorSpec
+from sealane_worker.sequence_room import SequenceRoom, owned, size_of
 from sealane_worker.spec import Ran, Sequencing
 
-#: Sequences of one model at the same time, where its manifest does not say.
-MAX_SEQUENCES = 1024
 MAX_IDLE_SECONDS = 60.0
 START, READY, END, CORRID = "START", "READY", "END", "CORRID"
 KINDS = (START, READY, END, CORRID)
@@ -55,7 +54,18 @@ class Asked:
 class _Live:
     used: float
     states: dict[str, Array] = field(default_factory=dict)
+    size: int = 0
+    over: bool = False
+    """It ended, or its beginning failed: who has waited for it looks again."""
     turn: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Places:
+    """Of the sequences of one model: their room, and the lock that guards it and their tables."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.room = SequenceRoom()
 
 
 class Sequences:
@@ -64,12 +74,13 @@ class Sequences:
     Args:
         policy: what the manifest says.
         signature: of the model itself, with what is filled here.
+        places: of the sequences of all signatures of the model; its own where there are none.
 
     Raises:
         FailedPrecondition: the manifest names tensors that the model does not have.
     """
 
-    def __init__(self, policy: Sequencing, signature: Signature) -> None:
+    def __init__(self, policy: Sequencing, signature: Signature, places: Places | None = None) -> None:
         inputs = {spec.name: spec for spec in signature.inputs}
         outputs = {spec.name: spec for spec in signature.outputs}
         missing = [name for name in (*policy.controls, *policy.states) if name not in inputs]
@@ -89,7 +100,8 @@ class Sequences:
         self._policy = policy
         self._inputs = inputs
         self._live: OrderedDict[Key, _Live] = OrderedDict()
-        self._lock = threading.Lock()
+        places = places or Places()
+        self._lock, self._room = places.lock, places.room
 
     def __len__(self) -> int:
         return len(self._live)
@@ -99,9 +111,10 @@ class Sequences:
 
         Raises:
             InvalidArgument: no sequence is named, or one that was not begun or is over.
-            ResourceExhausted: too many sequences are live.
+            ResourceExhausted: too many sequences are live, or keep too much.
             DeadlineExceeded: the requests before it did not end in time.
-            SealaneError: what the model answers; the sequence is then as before this request.
+            SealaneError: what the model answers; the sequence is then as before this request, and not begun where
+                this request should have begun it.
         """
         place = asked.place
         if place is None:
@@ -112,35 +125,61 @@ class Sequences:
                 field="parameters[sequence_id]",
             )
         key = (asked.caller, place.id)
-        live = self._find(key, place)
-        if not live.turn.acquire(timeout=max(asked.deadline - time.monotonic(), 0.0)):
-            raise DeadlineExceeded("the requests of the sequence before this one did not end in time")
+        live = self._take_turn(key, place, asked.deadline)
+        goes_on = False
         try:
             ran = self._run(live, place, asked, run)
-            if place.end:
-                self._end(key, live)
+            goes_on = not place.end
             return ran
+        except SealaneError:
+            goes_on = not place.start
+            raise
         finally:
+            if not goes_on:
+                self._end(key, live)
+            live.turn.release()
+
+    def _take_turn(self, key: Key, place: SequencePlace, deadline: float) -> _Live:
+        """The sequence, after the requests before this one; it may have ended with one of them."""
+        while True:
+            live = self._find(key, place)
+            if not live.turn.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
+                raise DeadlineExceeded("the requests of the sequence before this one did not end in time")
+            if not live.over:
+                return live
             live.turn.release()
 
     def _run(self, live: _Live, place: SequencePlace, asked: Asked, run: RunModel) -> Ran:
         inputs, wanted = asked.inputs, asked.outputs
         rows = next((array.shape[0] for array in inputs.values() if array.ndim), 1)
-        if place.start:
-            live.states = {}
+        states: Mapping[str, Array] = {} if place.start else live.states
         filled = {name: self._control(self._inputs[name], kind, place) for name, kind in self._policy.controls.items()}
         for name in self._policy.states:
-            filled[name] = live.states[name] if name in live.states else _zeros(self._inputs[name], rows)
+            filled[name] = states[name] if name in states else _zeros(self._inputs[name], rows)
         kept = self._policy.states.values()
         ran = run({**inputs, **filled}, (*wanted, *(name for name in kept if name not in wanted)) if wanted else ())
-        live.states = {name: ran.outputs[output] for name, output in self._policy.states.items()}
+        if not place.end:
+            self._keep(live, asked.caller, {key: ran.outputs[name] for key, name in self._policy.states.items()})
         live.used = time.monotonic()
         return replace(ran, outputs={name: array for name, array in ran.outputs.items() if name not in kept})
 
+    def _keep(self, live: _Live, caller: str, states: Mapping[str, Array]) -> None:
+        kept = {name: owned(array) for name, array in states.items()}
+        size = size_of(kept.values())
+        with self._lock:
+            if not live.over:
+                self._room.grow(caller, size - live.size)
+                live.states, live.size = kept, size
+
     def _end(self, key: Key, live: _Live) -> None:
         with self._lock:
-            if self._live.get(key) is live:
-                del self._live[key]
+            if not live.over:
+                self._drop(key, live)
+
+    def _drop(self, key: Key, live: _Live) -> None:
+        live.over = True
+        del self._live[key]
+        self._room.leave(key[0], live.size)
 
     def _find(self, key: Key, place: SequencePlace) -> _Live:
         now = time.monotonic()
@@ -155,12 +194,7 @@ class Sequences:
                         reason="SEQUENCE_NOT_STARTED",
                         field="parameters[sequence_start]",
                     )
-                if len(self._live) >= MAX_SEQUENCES:
-                    raise ResourceExhausted(
-                        f"{MAX_SEQUENCES} sequences are live; end some, or try again in a moment",
-                        reason="SEQUENCES_FULL",
-                        retry_after=1.0,
-                    )
+                self._room.enter(key[0])
                 live = self._live[key] = _Live(now)
             live.used = now
             self._live.move_to_end(key)
@@ -168,11 +202,14 @@ class Sequences:
 
     def _forget(self, now: float) -> None:
         """Drop those that were idle for too long; the one used longest ago stands first."""
-        while self._live:
-            key, live = next(iter(self._live.items()))
-            if now - live.used < self._policy.max_idle_seconds or live.turn.locked():
-                return
-            del self._live[key]
+        idle = []
+        for key, live in self._live.items():
+            if now - live.used < self._policy.max_idle_seconds:
+                break
+            if not live.turn.locked():
+                idle.append((key, live))
+        for key, live in idle:
+            self._drop(key, live)
 
     def _control(self, spec: TensorSpec, kind: str, place: SequencePlace) -> Array:
         shape = tuple(1 if size == -1 else size for size in spec.shape)

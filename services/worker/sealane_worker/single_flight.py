@@ -1,7 +1,8 @@
 """One run for equal requests that are under way at the same time, of models that are declared deterministic.
 
 Only requests of the same caller are equal: what one caller may see says nothing about another. A request joins another
-one within its own deadline; where that one fails for a reason of its own caller, those that joined run for themselves.
+one within its own deadline, and as long as its caller waits; where that one fails for a reason of its own caller, one
+of those that joined runs, and the others join it.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
 
-from sealane.errors import DeadlineExceeded, Internal, SealaneError
+from sealane.errors import MODEL_CRASHED, Cancelled, DeadlineExceeded, Internal, SealaneError
 from sealane.protocols.elements import byte_elements
 from sealane.tensors import Array
-from sealane_worker.spec import Ran
+from sealane_worker.spec import OnCancel, Ran
 
 #: Failures that are about the inputs, and so about every equal request.
 _SHARED_FAILURES = frozenset({"INVALID_ARGUMENT", "FAILED_PRECONDITION"})
+#: What killed the model once would kill it once for each of those that joined.
+_SHARED_REASONS = frozenset({MODEL_CRASHED})
 
 Key = tuple[object, ...]
 
@@ -39,6 +42,40 @@ def key_of(caller: tuple[str, ...], what: tuple[object, ...], inputs: Mapping[st
     return (*caller, *what, digest.digest())
 
 
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """Who asks: until when, and who tells where nobody waits for the answer any more."""
+
+    deadline: float
+    on_cancel: OnCancel | None = None
+    _woken: threading.Event = field(default_factory=threading.Event)
+    _left: bool = False
+    _asked: bool = False
+
+    def join(self, flight: Future[Ran]) -> None:
+        """Wait until an equal request has ended.
+
+        Raises:
+            DeadlineExceeded: it did not in time.
+            Cancelled: nobody waits any more.
+        """
+        if self.on_cancel is not None and not self._asked:
+            self._asked = True
+            self.on_cancel(self._leave)
+        self._woken.clear()
+        flight.add_done_callback(lambda _: self._woken.set())
+        if not self._left:  # after the clearing: who leaves from here on wakes it
+            self._woken.wait(max(self.deadline - time.monotonic(), 0.0))
+        if self._left:
+            raise Cancelled("nobody waits for the answer any more")
+        if not flight.done():
+            raise DeadlineExceeded("an equal request did not end before the deadline; allow more time")
+
+    def _leave(self) -> None:
+        self._left = True
+        self._woken.set()
+
+
 class SingleFlight:
     """Runs that others may join. Every method may be called from any thread."""
 
@@ -46,43 +83,44 @@ class SingleFlight:
         self._lock = threading.Lock()
         self._flights: dict[Key, Future[Ran]] = {}
 
-    def run(self, key: Key, deadline: float, run: Callable[[], Ran]) -> tuple[Ran, bool]:
+    def run(self, key: Key, waiter: Waiter, run: Callable[[], Ran]) -> tuple[Ran, bool]:
         """The answer of an equal request under way, or of `run`; and whether it was joined.
 
         Raises:
             DeadlineExceeded: the one that was joined did not end in time.
+            Cancelled: nobody waits any more.
             SealaneError: what `run` raises, or raised for an equal request.
         """
-        with self._lock:
-            flight = self._flights.get(key)
-            leads = flight is None
-            if flight is None:
-                flight = self._flights[key] = Future()
-        if leads:
-            return self._lead(key, flight, run), False
-        try:
-            return flight.result(max(deadline - time.monotonic(), 0.0)), True
-        except FutureTimeout:
-            raise DeadlineExceeded("an equal request did not end before the deadline; allow more time") from None
-        except SealaneError as error:
-            if error.kind in _SHARED_FAILURES:
-                raise
-        return run(), False
+        while True:
+            with self._lock:
+                flight = self._flights.get(key)
+                leads = flight is None
+                if flight is None:
+                    flight = self._flights[key] = Future()
+            if leads:
+                return self._lead(key, flight, run), False
+            waiter.join(flight)
+            try:
+                return flight.result(), True
+            except SealaneError as error:
+                if error.kind in _SHARED_FAILURES or error.reason in _SHARED_REASONS:
+                    raise
 
     def _lead(self, key: Key, flight: Future[Ran], run: Callable[[], Ran]) -> Ran:
+        # A defect is no SealaneError: those who joined must not wait for ever.
+        failure: SealaneError = Internal("the model's run ended without an answer")
+        ran: Ran | None = None
         try:
             ran = run()
-        except SealaneError as error:
-            flight.set_exception(error)
-            raise
-        else:
-            flight.set_result(ran)
             return ran
+        except SealaneError as error:
+            failure = error
+            raise
         finally:
-            if not flight.done():  # a defect: those who joined must not wait for ever
-                flight.set_exception(Internal("the model's run ended without an answer"))
-            self._land(key)
-
-    def _land(self, key: Key) -> None:
-        with self._lock:
-            del self._flights[key]
+            # Off the table first: who is woken by a failure must not find this flight again.
+            with self._lock:
+                del self._flights[key]
+            if ran is not None:
+                flight.set_result(ran)
+            else:
+                flight.set_exception(failure)

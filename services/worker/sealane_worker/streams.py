@@ -5,6 +5,7 @@ Each request is a call of its own, with its own deadline, quota and trace. Those
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from sealane.errors import Cancelled, InvalidArgument, SealaneError, Unavailable
 from sealane.protocols.openinference_stream import GRPC_ERRORS, stream_answer, stream_error
 from sealane.protocols.peek import InferOptions, peek_options
-from sealane.rpc.call import Call
+from sealane.rpc.call import Call, Cancellation
 from sealane.rpc.dispatch import Dispatcher, carried
 
 #: Requests of one stream that are under way, and their bytes; one larger request goes alone.
@@ -68,6 +69,40 @@ class _Window:
         return not self._count or (self._count < UNDER_WAY and self._bytes + size <= BYTES_UNDER_WAY)
 
 
+class _UnderWay:
+    """The calls under way that a stream carries; all of them hear when its caller is gone, and none is kept longer."""
+
+    def __init__(self, stream: Call) -> None:
+        self._lock = threading.Lock()
+        self._calls: set[Cancellation] | None = set()
+        stream.on_cancel(self._cancel)
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[Cancellation]:
+        """For one call, while it runs.
+
+        Raises:
+            Cancelled: the stream is over.
+        """
+        call = Cancellation()
+        with self._lock:
+            if self._calls is None:
+                raise Cancelled("the stream is over")
+            self._calls.add(call)
+        try:
+            yield call
+        finally:
+            with self._lock:
+                if self._calls is not None:
+                    self._calls.discard(call)
+
+    def _cancel(self) -> None:
+        with self._lock:
+            calls, self._calls = self._calls, None
+        for call in calls or ():
+            call.cancel()
+
+
 class Streams:
     """Runs streams.
 
@@ -118,6 +153,7 @@ class Streams:
     ) -> None:
         """Begin the requests in their order until the caller has sent all or is gone."""
         sequences: dict[str, _Answer] = {}
+        under_way = _UnderWay(call)
         try:
             for body in bodies:
                 if not window.enter(len(body)):
@@ -128,7 +164,7 @@ class Streams:
                     answers.put(_Begun(_failed(error), InferOptions(), len(body)))
                     continue
                 before = sequences.get(options.sequence) if options.sequence else None
-                answer = self._pool.submit(self._one, call, body, before)
+                answer = self._pool.submit(self._one, call, body, before, under_way)
                 if options.sequence:
                     sequences = {name: item for name, item in sequences.items() if not item.done()}
                     sequences[options.sequence] = answer
@@ -138,7 +174,7 @@ class Streams:
         finally:
             answers.put(None)
 
-    def _one(self, call: Call, body: bytes, before: _Answer | None) -> bytes:
+    def _one(self, call: Call, body: bytes, before: _Answer | None, under_way: _UnderWay) -> bytes:
         if before is not None:
             before.exception()  # waits; begun before this one, it needs no thread that this one holds
         if call.remaining <= 0:
@@ -146,7 +182,8 @@ class Streams:
         if self._dispatcher is None:
             raise Unavailable("not ready; try again in a moment")
         route = self._dispatcher.route(INFER)
-        return self._dispatcher.unary(route, carried(call, route.method, body))
+        with under_way.one() as cancellation:
+            return self._dispatcher.unary(route, carried(call, route.method, body, cancellation.watch))
 
 
 def _failed(error: SealaneError) -> _Answer:

@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind
 from sealane import telemetry
 from sealane.client.credentials import Token
 from sealane.client.session import INFERENCE, Session
-from sealane.errors import DeadlineExceeded, SealaneError, Unauthenticated, Unavailable
+from sealane.errors import MODEL_CRASHED, DeadlineExceeded, SealaneError, Unauthenticated, Unavailable
 from sealane.rpc.channel import Target
 from sealane.rpc.status import from_rpc_error
 
@@ -122,17 +122,22 @@ def final(error: SealaneError) -> bool:
 def repeat(attempt: Callable[[], T], deadline: float) -> T:
     """Run `attempt` until it answers, fails for good, or the time is over.
 
+    A crash of the model is tried once more, because another request may have been its cause; a second one is final.
+
     Raises:
         SealaneError: the last failure.
     """
     backoff = _FIRST_BACKOFF
+    crashed = False
     while True:
         try:
             return attempt()
         except SealaneError as error:
             pause = max(random.uniform(0, backoff), error.retry_after or 0.0)  # noqa: S311  # jitter is no secret
-            if final(error) or time.monotonic() + pause >= deadline:
+            again = error.reason == MODEL_CRASHED
+            if final(error) or (crashed and again) or time.monotonic() + pause >= deadline:
                 raise
+            crashed = crashed or again
             time.sleep(pause)
             backoff = min(2 * backoff, _LAST_BACKOFF)
 

@@ -19,7 +19,7 @@ from sealane.client.calls import Caller, Request
 from sealane.client.routes import Routes
 from sealane.client.session import Session
 from sealane.compat.openinference.v2 import openinference_pb2 as oip
-from sealane.errors import InvalidArgument, NotFound, SealaneError, Unavailable
+from sealane.errors import MODEL_CRASHED, InvalidArgument, NotFound, SealaneError, Unavailable
 from sealane.protocols import openinference
 from sealane.protocols.call import InferenceCall
 from sealane.protocols.call import Target as ModelTarget
@@ -89,8 +89,8 @@ class Inference:
     def predict(self, model: str, inputs: Inputs, **options: Unpack[PredictOptions]) -> dict[str, Array]:
         """Run a model once.
 
-        Unsealed calls are repeated on UNAVAILABLE inside the timeout. A sealed request is sealed anew for
-        every attempt, and none runs twice on one worker.
+        Unsealed calls are repeated on UNAVAILABLE inside the timeout, but only once where it was the model that
+        crashed. A sealed request is sealed anew for every attempt, and none runs twice on one worker.
 
         Args:
             model: deployment id, or id of a model with exactly one deployment.
@@ -226,7 +226,8 @@ class Inference:
             try:
                 return self._once(prediction, target, direct=False)
             except SealaneError as error:
-                if calls.final(error) and error.reason not in _MOVED:
+                # What crashed one copy of the model is not shown to the next one of the lease.
+                if error.reason == MODEL_CRASHED or (calls.final(error) and error.reason not in _MOVED):
                     raise
                 failure = error
         self._routes.expire(model)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from sealane.compat.openinference.v2 import openinference_pb2 as oip
 from sealane.errors import InvalidArgument
 from sealane.protocols.elements import MAX_RANK, MAX_TENSORS
-from sealane.protocols.json_values import Json
+from sealane.protocols.json_values import Json, is_too_large
 from sealane.tensors import MAX_TENSOR_BYTES
 
 
@@ -105,7 +105,7 @@ def set_parameter(target: oip.InferParameter, value: Json, path: str) -> None:
         target.int64_param = value
     elif isinstance(value, int) and 0 <= value < 1 << 64:
         target.uint64_param = value
-    elif isinstance(value, float):
+    elif isinstance(value, float) and not is_too_large(value):
         target.double_param = value
     elif isinstance(value, str):
         target.string_param = value

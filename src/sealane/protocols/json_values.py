@@ -14,6 +14,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,6 +34,8 @@ _LARGEST = {
     "FP64": math.inf,
 }
 _BINARY = "b64"
+#: What the tokens are read as. An infinity that is neither of these objects was a number, and too large for a double.
+_TOKENS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def parse(body: bytes) -> dict[str, Json]:
@@ -44,7 +47,7 @@ def parse(body: bytes) -> dict[str, Json]:
     if not body:
         raise _malformed("the document is empty")
     try:
-        document = json.loads(body)
+        document = json.loads(body, parse_constant=_TOKENS.__getitem__)
         if _SURROGATE.search(body):
             json.dumps(document, ensure_ascii=False).encode()
     except RecursionError:
@@ -59,6 +62,11 @@ def parse(body: bytes) -> dict[str, Json]:
     return document
 
 
+def is_too_large(value: Json) -> bool:
+    """Whether this number of a parsed body became infinite because no double holds it."""
+    return isinstance(value, float) and math.isinf(value) and not any(value is token for token in _TOKENS.values())
+
+
 def dump(document: Json) -> bytes:
     """The body of an object."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
@@ -68,7 +76,7 @@ def numbers(values: Json, datatype: str, path: str, *, exact: bool = False) -> A
     """The array of nested lists of numbers or truth values, in the shape that they have.
 
     Args:
-        values: what JSON says.
+        values: what :func:`parse` found.
         datatype: of the array; not BYTES.
         path: field that holds them, for error messages.
         exact: whether whole numbers that a floating datatype cannot hold exactly are refused.
@@ -85,7 +93,7 @@ def numbers(values: Json, datatype: str, path: str, *, exact: bool = False) -> A
             raise _wrong(datatype, path)
         return wide
     if datatype in _LARGEST:
-        return _floats(wide, datatype, path, exact=exact)
+        return _floats(wide, values, _Into(datatype, path, exact))
     if kind not in "iu":
         raise _wrong(datatype, path)
     if wide.dtype == np.uint64 and datatype != "UINT64":
@@ -119,9 +127,19 @@ def _wide(values: Json, datatype: str, path: str) -> Array:
     return wide
 
 
-def _floats(wide: Array, datatype: str, path: str, *, exact: bool) -> Array:
+@dataclass(frozen=True, slots=True)
+class _Into:
+    """The tensor that values are for."""
+
+    datatype: str
+    path: str
+    exact: bool
+
+
+def _floats(wide: Array, values: Json, into: _Into) -> Array:
+    datatype, path = into.datatype, into.path
     numbers_ = wide.astype(np.float64)
-    if wide.dtype.kind in "iu" and exact and np.abs(numbers_).max() > _EXACT_INTEGER[datatype]:
+    if wide.dtype.kind in "iu" and into.exact and np.abs(numbers_).max() > _EXACT_INTEGER[datatype]:
         raise InvalidArgument(
             f"a whole number in {path} cannot be converted to {datatype} without loss of precision; "
             "send it with a fraction or as another datatype",
@@ -129,6 +147,8 @@ def _floats(wide: Array, datatype: str, path: str, *, exact: bool) -> Array:
             field=path,
         )
     finite = numbers_[np.isfinite(numbers_)]
+    if finite.size < numbers_.size and any(is_too_large(value) for value in leaves(values)):
+        raise _outside(datatype, path)
     if finite.size and np.abs(finite).max() > _LARGEST[datatype]:
         raise _outside(datatype, path)
     if datatype != "BF16":

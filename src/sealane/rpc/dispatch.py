@@ -27,6 +27,8 @@ log = logging.getLogger("sealane.rpc")
 # A servicer's function takes (request, call) and returns a message or ready bytes; on streams an
 # iterator, on grpc.aio an awaitable of either. One Callable type for all is what grpc itself does.
 Handler = Callable[..., object]
+#: Has a function called when nobody waits for an answer any more; see :attr:`sealane.rpc.call.Call.watch`.
+Watch = Callable[[Callable[[], None]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +69,19 @@ def routes_of(services: Iterable[Served]) -> dict[str, Route]:
     return routes
 
 
-def carried(stream: Call, method: Method, body: bytes) -> Call:
-    """A unary call that a stream of the same caller carries: what it costs and asks is looked at for itself."""
+def carried(stream: Call, method: Method, body: bytes, watch: Watch | None = None) -> Call:
+    """A unary call that a stream of the same caller carries: what it costs and asks is looked at for itself.
+
+    `watch` tells it when nobody waits for it any more. Not the stream's own: what is asked of that one is kept until
+    the stream ends, and a stream may carry calls for days.
+    """
     return Call(
         method=method,
         metadata={**stream.metadata, "traceparent": stream.traceparent},
         peer=stream.peer,
         deadline=min(stream.deadline, time.monotonic() + limits.UNARY_SECONDS),
         body=body,
-        watch=stream.watch,
+        watch=watch,
         within=stream,
     )
 

@@ -7,26 +7,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import cast
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from sealane.rpc.http_guests import Connection, Guests, network_of
 from sealane.rpc.limits import HEAD_BYTES
 from sealane.security import tls
 
 #: A connection has so long to send a whole request, from when it is made and from each answer on; uvicorn itself waits
 #: for ever for the first one, and for bodies.
 REQUEST_SECONDS = 10.0
-#: Connections at the same time; idle ones count.
-CONNECTIONS = 1000
+#: A connection of which no request was a known caller's has so long for the next one.
+STRANGER_SECONDS = 5.0
+#: A TLS handshake takes no longer, as on the gRPC ports.
+HANDSHAKE_SECONDS = 5.0
+#: Who takes nothing of an answer for so long is not waited for.
+STALL_SECONDS = 15.0
+#: Bytes of an answer that wait in a connection; the rest waits in the application.
+WRITE_BYTES = 64 * 1024
+#: Where the state of a request's scope has its :class:`Connection`.
+CONNECTION = "connection"
 #: uvicorn's own limit of a pause between two requests, which holds where it is shorter than ours.
 _KEEP_ALIVE = 5
 #: How often a renewed certificate is looked for.
 RENEWAL_SECONDS = 30.0
+
+
+_Send = Callable[[MutableMapping[str, object]], Awaitable[None]]
+_Application = Callable[[Mapping[str, object], object, _Send], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +50,7 @@ class Patience:
     Args:
         body: for a whole request of which the head is there, from when the wait for it began; 0 is as long as for the
             head.
-        idle: between two requests of a connection; 0 is as long as for the head.
+        idle: between two requests of a connection on which a known caller was heard; 0 is as long as for the head.
         drain: for what runs, when it stops.
     """
 
@@ -46,23 +60,49 @@ class Patience:
 
 
 class _Protocol(H11Protocol):
-    """Closes connections on which no request comes."""
+    """Closes connections on which no request comes, or on which no answer goes."""
 
     patience = Patience()
+    guests = Guests()
+    connection: Connection | None = None
+    _network = ""
     _timer: asyncio.TimerHandle | None = None
+    _stall: asyncio.TimerHandle | None = None
     _since = 0.0
-    _answered = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for the first request."""
-        super().connection_made(cast(asyncio.Transport, transport))
+        plain = cast(asyncio.Transport, transport)
+        super().connection_made(plain)
+        plain.set_write_buffer_limits(high=WRITE_BYTES)
+        self._network = network_of(str((self.client or ("",))[0]))
+        if not self.guests.admit(self._network):
+            plain.abort()
+            return
+        self.connection = Connection(plain, lambda: self.guests.introduce(self._network))
+        self.app_state = {**self.app_state, CONNECTION: self.connection}
         self._wait_for_request(REQUEST_SECONDS)
+
+    def data_received(self, data: bytes) -> None:
+        """Take nothing from a connection that was not admitted."""
+        if self.connection is not None:
+            super().data_received(data)
+
+    def pause_writing(self) -> None:
+        """Begin to wait until the peer takes what was written."""
+        super().pause_writing()
+        if self._stall is None:
+            self._stall = self.loop.call_later(STALL_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """He took it."""
+        super().resume_writing()
+        self._stop_stall()
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next one."""
         super().on_response_complete()
-        self._answered = True
-        self._wait_for_request(max(REQUEST_SECONDS, self.patience.idle))
+        self._wait_for_request(max(REQUEST_SECONDS, self.patience.idle) if self._known() else STRANGER_SECONDS)
 
     def shutdown(self) -> None:
         """Close, and do not wait for a caller that is idle to say goodbye."""
@@ -73,6 +113,11 @@ class _Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
         self._stop_waiting()
+        self._stop_stall()
+        if self.connection is not None:
+            self.guests.leave(self._network, known=self.connection.known)
+            self.connection = None
+        self._unset_keepalive_if_required()  # uvicorn leaves it where the peer broke off: a minute of its memory
         super().connection_lost(exc)
 
     def _wait_for_request(self, seconds: float) -> None:
@@ -86,11 +131,19 @@ class _Protocol(H11Protocol):
             self._timer.cancel()
             self._timer = None
 
+    def _known(self) -> bool:
+        return self.connection is not None and self.connection.known
+
+    def _stop_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
     def _close_if_none(self) -> None:
         asked = self.cycle is not None and not self.cycle.response_complete
         if asked and not self.cycle.more_body:
             return  # a whole request is being answered, and the wait begins again with its answer
-        left = self._since + max(self.patience.body, self.patience.idle if self._answered else 0.0) - self.loop.time()
+        left = self._since + max(self.patience.body, self.patience.idle if self._known() else 0.0) - self.loop.time()
         if asked and self.patience.body and left > 0:
             self._timer = self.loop.call_later(left, self._close_if_none)
             return
@@ -104,6 +157,25 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals alone."""
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, with a time for handshakes: uvicorn leaves asyncio's, which is a minute."""
+        config = self.config
+
+        def accepted() -> asyncio.Protocol:
+            made = cast(type[_Protocol], config.http_protocol_class)
+            return made(config=config, server_state=self.server_state, app_state={})
+
+        server = await asyncio.get_running_loop().create_server(
+            accepted,
+            config.host,
+            config.port,
+            ssl=config.ssl,
+            backlog=config.backlog,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS,
+        )
+        self.servers = [server]
+        self.started = True
 
 
 class HttpListener:
@@ -128,7 +200,7 @@ class HttpListener:
         """
         name, _, port = address.rpartition(":")
         settings = uvicorn.Config(
-            application,  # type: ignore[arg-type]  # an ASGI application
+            _unambiguous(cast(_Application, application)),
             host=name,
             port=int(port),
             ssl_keyfile=str(identity.directory / tls.KEY),
@@ -139,7 +211,6 @@ class HttpListener:
             date_header=False,
             http=_protocol(patience or Patience()),
             h11_max_incomplete_event_size=HEAD_BYTES,
-            limit_concurrency=CONNECTIONS,
             timeout_keep_alive=max(_KEEP_ALIVE, int(patience.idle) if patience else 0),
             timeout_graceful_shutdown=(patience or Patience()).drain,
         )
@@ -150,7 +221,7 @@ class HttpListener:
         task = asyncio.create_task(server.serve())
         while not server.started:
             if task.done():
-                raise OSError(f"cannot listen on {address}; is the port taken?")
+                raise OSError(f"cannot listen on {address}; is the port taken?") from task.exception()
             await asyncio.sleep(0.01)
         return cls(server, task, identity)
 
@@ -190,4 +261,25 @@ class HttpListener:
 
 
 def _protocol(patience: Patience) -> type[_Protocol]:
-    return type("_PatientProtocol", (_Protocol,), {"patience": patience})
+    return type("_PatientProtocol", (_Protocol,), {"patience": patience, "guests": Guests()})
+
+
+def _unambiguous(application: _Application) -> _Application:
+    """The application without requests whose end somebody between us and the caller may see elsewhere.
+
+    RFC 9112 section 6.1 lets a server refuse them, and wants the connection closed.
+    """
+
+    async def guarded(scope: Mapping[str, object], receive: object, send: _Send) -> None:
+        headers = cast(list[tuple[bytes, bytes]], scope.get("headers", ()))
+        names = {name for name, _ in headers}
+        if b"content-length" not in names or b"transfer-encoding" not in names:
+            await application(scope, receive, send)
+            return
+        body = b'{"error":"content-length and transfer-encoding exclude each other; send one of them"}'
+        told = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        told.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": 400, "headers": told})
+        await send({"type": "http.response.body", "body": body})
+
+    return guarded

@@ -60,7 +60,7 @@ class Client:
     @property
     def missing(self) -> str:
         """Why it cannot be run here; empty where it can."""
-        absent = [path.name for path in (self.python, *self.needs) if not path.exists()]
+        absent = [str(path).removeprefix(f"{ROOT}/") for path in (self.python, *self.needs) if not path.exists()]
         return f"`make conformance-clients` has not made {', '.join(absent)}" if absent else ""
 
 

@@ -79,6 +79,7 @@ def test_the_server_answers_for_itself(gateway: Gateway, start_worker: StartWork
         return oip.ModelReadyResponse.FromString(gateway.call(OIP + "ModelReady", body)).ready
 
     assert ready("d") and not ready("e")
+    assert not ready("nobody") and not ready(""), "an unknown model is not ready, and that is no error"
 
 
 @pytest.mark.parametrize(
@@ -276,7 +277,7 @@ def test_a_sealed_call_that_may_have_run_is_not_sent_again(gateway: Gateway, sta
 
 
 def test_a_sealed_call_that_was_refused_goes_to_the_next_recipient(gateway: Gateway, start_worker: StartWorker) -> None:
-    busy = start_worker("w1", lambda call: refuse(Unavailable("restarting")))
+    busy = start_worker("w1", lambda call: refuse(Unavailable("another epoch", reason="STALE_ROUTE")))
     good = start_worker("w2", lambda call: lane_pb.ReplyFrame(payload=b"sealed answer"))
     gateway.routes(route(busy.endpoint("k1"), good.endpoint("k2")))
     for _ in range(5):

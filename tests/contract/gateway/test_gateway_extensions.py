@@ -203,6 +203,34 @@ def test_statistics_are_those_of_all_workers(gateway: Gateway, start_worker: Sta
         assert {item.name: item.inference_count for item in stats} == wanted
 
 
+def test_statistics_go_by_the_names_that_the_index_tells(gateway: Gateway, start_worker: StartWorker) -> None:
+    versions = {f"w{number}": start_worker(f"w{number}", counted(number)) for number in (1, 2)}
+
+    def of_version(number: int, *endpoints: Endpoint) -> Route:
+        return route(*endpoints, deployment=f"camera-v{number}", version=str(number), served_name="camera")
+
+    gateway.routes(
+        *(of_version(number, versions[f"w{number}"].endpoint()) for number in (1, 2)), of_version(3), route()
+    )
+
+    def told(request: oip.ModelStatisticsRequest) -> list[tuple[str, int]]:
+        answer = gateway.call(OIP + "ModelStatistics", request.SerializeToString())
+        stats = oip.ModelStatisticsResponse.FromString(answer).model_stats
+        return [(item.name, item.inference_count) for item in stats]
+
+    both = [("camera", 1), ("camera", 2)]
+    assert told(oip.ModelStatisticsRequest()) == both
+    assert told(oip.ModelStatisticsRequest(name="camera")) == both
+    assert told(oip.ModelStatisticsRequest(name="camera", version="2")) == [("camera", 2)]
+    for request, code in (
+        (oip.ModelStatisticsRequest(name="d"), grpc.StatusCode.UNAVAILABLE),
+        (oip.ModelStatisticsRequest(name="camera", version="9"), grpc.StatusCode.NOT_FOUND),
+    ):
+        with pytest.raises(grpc.RpcError) as refused:
+            told(request)
+        assert refused.value.code() is code  # type: ignore[attr-defined]
+
+
 def test_the_index_is_that_of_the_routes(gateway: Gateway, start_worker: StartWorker) -> None:
     gateway.routes(
         *named(start_worker),

@@ -98,13 +98,12 @@ def test_follows_and_outlives_the_scheduler_and_drains(
 
     def known(name: str) -> bool:
         metadata = [("authorization", f"Bearer {authority.token()}")]
-        body = oip.ModelReadyRequest(name=name).SerializeToString()
         try:
-            channel.unary_unary(OIP + "ModelReady")(body, metadata=metadata, timeout=5)
+            answer = channel.unary_unary(OIP + "RepositoryIndex")(b"", metadata=metadata, timeout=5)
         except grpc.RpcError as error:
-            assert error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE)  # type: ignore[attr-defined]
+            assert error.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
             return False
-        return True
+        return name in {entry.name for entry in oip.RepositoryIndexResponse.FromString(answer).models}
 
     assert not known("a")
     scheduler.tables.put(table(1, "a"))

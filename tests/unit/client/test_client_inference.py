@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealane.client import Client, StaticToken
 from sealane.errors import (
+    MODEL_CRASHED,
     DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
@@ -52,6 +53,20 @@ def test_unavailable_is_retried_inside_the_timeout(client: Client, site) -> None
     site.workers[0].failures = [Unavailable("loading", reason="NO_WORKER")] * 2
     np.testing.assert_array_equal(client.inference.predict("camera", {"x": X})["y"], X * 2)
     assert len(site.workers[0].calls) == 3
+
+
+def test_a_crash_of_the_model_is_tried_once_more_and_no_oftener(client: Client, site) -> None:
+    crashed = Unavailable("the model crashed", reason=MODEL_CRASHED, retry_after=0.01)
+    site.workers[0].failures = [crashed]
+    np.testing.assert_array_equal(client.inference.predict("camera", {"x": X})["y"], X * 2)
+    for via in ("gateway", "direct"):
+        for worker in site.workers:
+            worker.calls.clear()
+            worker.failures = [crashed] * 10
+        with pytest.raises(Unavailable) as refused:
+            client.inference.predict("camera", {"x": X}, via=via)
+        assert refused.value.reason == MODEL_CRASHED
+        assert sum(len(worker.calls) for worker in site.workers) == 2
 
 
 def test_a_binding_constraint_is_told_at_once(client: Client, site) -> None:

@@ -11,7 +11,7 @@ import pytest
 from sealane import telemetry
 from sealane.clock import SystemClock
 from sealane.compat.openinference.v2 import openinference_pb2
-from sealane.errors import DeadlineExceeded, ResourceExhausted, SealaneError
+from sealane.errors import MODEL_CRASHED, DeadlineExceeded, ResourceExhausted, SealaneError, Unavailable
 from sealane.inference.v1 import lane_service_pb2 as pb
 from sealane.rpc.call import Call, Identity, Peer
 from sealane.rpc.policy import methods_of
@@ -39,7 +39,7 @@ class Site:
         self.forwarder = Forwarder(
             self.present, Loads(clock), telemetry.configure(telemetry.TelemetryConfig("test", sample_ratio=0.0))
         )
-        self.route = Route("p", "d", "m", "1", tuple(Endpoint(node, 1) for node in answers))
+        self.route = Route("p", "d", "m", "1", tuple(Endpoint(node, 1, key_id=node) for node in answers))
         self.tasks = [asyncio.create_task(self._serve(node, answer)) for node, answer in answers.items()]
 
     async def _serve(self, node: str, answer: Callable[[], bytes]) -> None:
@@ -52,9 +52,19 @@ class Site:
                     lane.deliver(pb.WorkerFrames(frames=[pb.WorkerFrame(reply=_reply(frame.call.call_id, answer))]))
 
     async def call(self, seconds: float = 5.0) -> bytes:
-        await asyncio.sleep(0)
-        call = Call(METHOD, {}, Peer(), time.monotonic() + seconds, body=b"body", identity=Identity("a", "p"))
-        return await self.forwarder.repeatable(call, lambda: self.route)
+        return await self.forwarder.repeatable(await a_call(seconds), lambda: self.route)
+
+    async def kept(self) -> bytes:
+        return await self.forwarder.kept(await a_call(), lambda: self.route, "a\0sequence")
+
+    async def once(self) -> bytes:
+        keys = tuple(endpoint.key_id for endpoint in self.route.endpoints)
+        return await self.forwarder.once(await a_call(), self.route, keys)
+
+
+async def a_call(seconds: float = 5.0) -> Call:
+    await asyncio.sleep(0)
+    return Call(METHOD, {}, Peer(), time.monotonic() + seconds, body=b"body", identity=Identity("a", "p"))
 
 
 def _reply(call_id: int, answer: Callable[[], bytes]) -> pb.ReplyFrame:
@@ -72,6 +82,77 @@ def refuses(error: SealaneError) -> Callable[[], bytes]:
         raise error
 
     return answer
+
+
+def one_after_another(*answers: SealaneError | bytes) -> Callable[[], bytes]:
+    """What is answered first, second, and so on."""
+    left = list(answers)
+
+    def answer() -> bytes:
+        given = left.pop(0)
+        if isinstance(given, SealaneError):
+            raise given
+        return given
+
+    return answer
+
+
+def test_a_request_that_crashed_the_model_is_shown_to_no_other_copy_of_it() -> None:
+    async def test() -> None:
+        crashed = refuses(Unavailable("crashed", reason=MODEL_CRASHED, retry_after=0.1))
+        site = Site(one=crashed, two=crashed)
+        with pytest.raises(Unavailable) as caught:
+            await site.call()
+        assert (caught.value.reason, caught.value.retry_after) == (MODEL_CRASHED, 0.1)
+        assert len(site.asked) == 1
+
+    asyncio.run(asyncio.wait_for(test(), 10))
+
+
+def test_a_request_that_the_model_never_saw_goes_elsewhere() -> None:
+    async def test() -> None:
+        site = Site(down=refuses(Unavailable("restarting", reason="MODEL_RESTARTING")), up=lambda: b"answer")
+        for _ in range(5):
+            assert await site.call() == b"answer"
+
+    asyncio.run(asyncio.wait_for(test(), 10))
+
+
+@pytest.mark.parametrize("reason", [MODEL_CRASHED, "MODEL_CLOSED", "LANE_LOST", "", "SOMETHING_NEW"])
+def test_what_may_have_run_and_may_run_only_once_is_not_sent_again(reason: str) -> None:
+    async def test() -> None:
+        failing = refuses(Unavailable("failed", reason=reason))
+        for ask in (Site.once, Site.kept):
+            site = Site(one=failing, two=failing)
+            with pytest.raises(Unavailable):
+                await ask(site)
+            assert len(site.asked) == 1
+
+    asyncio.run(asyncio.wait_for(test(), 10))
+
+
+def test_a_sealed_request_that_was_not_opened_goes_to_another_recipient() -> None:
+    async def test() -> None:
+        for error in (
+            Unavailable("another epoch", reason="STALE_ROUTE"),
+            ResourceExhausted("full", reason="LANE_FULL"),
+            ResourceExhausted("too many calls", reason="OVERLOAD"),
+        ):
+            site = Site(one=refuses(error), two=lambda: b"answer")
+            for _ in range(4):
+                assert await site.once() == b"answer"
+
+    asyncio.run(asyncio.wait_for(test(), 10))
+
+
+def test_a_request_of_a_sequence_waits_for_its_worker_where_the_model_has_not_run() -> None:
+    async def test() -> None:
+        restarting = Unavailable("restarting", reason="MODEL_RESTARTING")
+        site = Site(one=one_after_another(restarting, Unavailable("old", reason="STALE_ROUTE"), b"answer"))
+        assert await site.kept() == b"answer"
+        assert site.asked == ["one"] * 3
+
+    asyncio.run(asyncio.wait_for(test(), 10))
 
 
 def test_an_overloaded_worker_is_passed_over_for_another_one() -> None:

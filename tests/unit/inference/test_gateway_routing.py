@@ -81,3 +81,25 @@ def test_calls_in_flight_count() -> None:
     assert pick(B.endpoints, loads, Random(1).choice).node == "edge"
     loads.begin("edge")
     assert pick(B.endpoints, loads, Random(1).choice).node == "cloud"
+
+
+def test_what_a_caller_may_not_use_is_not_there_for_him() -> None:
+    table = RouteTable.of(
+        1,
+        [
+            Route("p", "a", "secret", "1"),
+            Route("p", "b", "secret", "2"),
+            Route("p", "n-v1", "open", "1", served_name="n"),
+            Route("p", "n-v2", "secret", "2", served_name="n"),
+        ],
+    )
+
+    def may(route: Route) -> bool:
+        return route.model == "open"
+
+    with pytest.raises(FailedPrecondition, match="3 deployments"):
+        resolve(table, "p", Target("secret", version="1"))
+    assert resolve(table, "p", Target("secret"), may) is None  # and no error that names what is there
+    assert resolve(table, "p", Target("a"), may) is None
+    found = resolve(table, "p", Target("n"), may)
+    assert found is not None and found.version == "1"

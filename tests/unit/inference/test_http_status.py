@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sealane.errors import BY_KIND, AlreadyExists, ResourceExhausted, SealaneError, Unauthenticated
+from sealane.errors import BY_KIND, AlreadyExists, NotFound, ResourceExhausted, SealaneError, Unauthenticated
 from sealane_inference.http_status import refusal, status_of
 
 
@@ -35,3 +35,9 @@ def test_who_has_to_prove_himself_is_told_how() -> None:
 def test_tensorflow_serving_has_a_status_for_conflicts() -> None:
     assert status_of(AlreadyExists("a"), tfserving=True) == 409
     assert status_of(AlreadyExists("a"), tfserving=False) == 400
+
+
+def test_a_name_is_not_told_at_any_length() -> None:
+    told = refusal(NotFound(f"'{'n' * 1_000_000}' is unknown; list the models"), "", tfserving=False)
+    assert len(told.body[0]) < 3000
+    assert json.loads(told.body[0])["error"].endswith("list the models")

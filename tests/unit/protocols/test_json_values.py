@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
 import pytest
 
+from sealane.compat.openinference.v2 import openinference_pb2 as oip
 from sealane.errors import InvalidArgument
-from sealane.protocols import json_values
+from sealane.protocols import json_fields, json_values
 from sealane.tensors import NUMPY_OF
 
 INTEGERS = [name for name in NUMPY_OF if name.startswith(("INT", "UINT"))]
@@ -36,7 +36,7 @@ def test_unsigned_numbers_on_both_sides_of_the_middle() -> None:
 
 @pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
 def test_floats_with_whole_numbers_nan_and_infinity(datatype: str) -> None:
-    values = json.loads("[1, 2.5, NaN, Infinity, -Infinity]")
+    values = json_values.parse(b'{"x": [1, 2.5, NaN, Infinity, -Infinity]}')["x"]
     found = json_values.numbers(values, datatype, "x").tolist()
     assert found[:2] == [1, 2.5]
     assert math.isnan(found[2])
@@ -122,3 +122,23 @@ def test_ragged_texts_are_refused() -> None:
     for ragged in ([["a"], "b"], [["a"], ["b", "c"]], ["a", ["b"]]):
         with pytest.raises(InvalidArgument):
             json_values.dense_shape(ragged, "x")
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64"])
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 400 + ".0"])
+def test_a_number_that_no_double_holds_is_refused_and_an_infinity_is_not(datatype: str, number: str) -> None:
+    body = f'{{"x": [[Infinity, {number}]], "y": [[Infinity, -Infinity, NaN, 1e0]]}}'.encode()
+    document = json_values.parse(body)
+    with pytest.raises(InvalidArgument) as caught:
+        json_values.numbers(document["x"], datatype, "x")
+    assert caught.value.reason == "VALUE_OUT_OF_RANGE"
+    assert json_values.numbers(document["y"], datatype, "y").shape == (1, 4)
+
+
+def test_a_parameter_that_no_double_holds_is_refused() -> None:
+    document = json_values.parse(b'{"token": Infinity, "number": 1e999}')
+    parameter = oip.InferParameter()
+    json_fields.set_parameter(parameter, document["token"], "token")
+    assert parameter.double_param == float("inf")
+    with pytest.raises(InvalidArgument):
+        json_fields.set_parameter(parameter, document["number"], "number")

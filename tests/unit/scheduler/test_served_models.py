@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 from test_fleet import VERSION, A, World, facts, row
 
 from sealane.clock import ManualClock
 from sealane.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from sealane.records import tables
 from sealane.records.tables import Actor
 from sealane.registry.v1 import model_service_pb2 as model_pb
+from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane_scheduler import cluster, present
 from sealane_scheduler.cluster import Copy
+from sealane_scheduler.ensembles import Ensembles
 from sealane_scheduler.registry_port import RegistryPort
 from sealane_scheduler.served_models import Change, ServedModels, Wanted, model_name
+from sealane_scheduler.store import EnsembleRow
 
 MODEL = "projects/p/models/m"
 
@@ -46,7 +52,8 @@ class Site:
         self.world = world
         self.broken: set[str] = set()
         registry = cast(RegistryPort, Versions())
-        self.rules = ServedModels(world.records, world.controller, registry, world.clock)
+        self.chains = Ensembles(world.records, world.controller)
+        self.rules = ServedModels(world.records, world.controller, self.chains, registry, world.clock)
         self.seen: list[set[str]] = []
 
     async def apply(self, *wanted: Wanted, origin: str = "reload-config", **change: object) -> list[str]:
@@ -163,6 +170,119 @@ async def test_versions_and_labels_that_are_not_there(site: Site) -> None:
     with pytest.raises(FailedPrecondition, match="label 'stable' is for version 2"):
         await site.apply(wanted("camera", 1, labels={"stable": 2}))
     assert not list(site.world.controller.all())
+
+
+OTHER = "projects/p/models/other"
+
+
+async def test_a_name_keeps_its_model_while_it_is_served(site: Site) -> None:
+    await site.apply(wanted("camera", 1))
+    for origin in ("reload-config", "repository"):
+        with pytest.raises(FailedPrecondition, match=r"another model|made otherwise"):
+            await site.apply(Wanted("camera", OTHER, (1,)), origin=origin)
+    assert site.serving() == {"camera-v1"}
+
+
+async def test_a_name_is_the_id_of_no_other_model_that_is_deployed(site: Site) -> None:
+    await site.world.create(A)  # of model m
+    with pytest.raises(FailedPrecondition, match="id of another model"):
+        await site.apply(Wanted("m", OTHER, (1,)))
+
+
+async def test_a_name_that_others_own_is_not_taken_by_who_may_not_see_it(site: Site) -> None:
+    await site.apply(Wanted("mnist", OTHER, (1,)))
+    with pytest.raises(NotFound, match="mnist is not yours"):
+        await site.apply(wanted("mnist", 3), may_deploy=lambda name: name == "m")
+    with pytest.raises(FailedPrecondition, match="another model"):
+        await site.apply(wanted("mnist", 3), may_deploy=lambda name: name in ("m", "mnist"))
+    assert site.serving() == {"mnist-v1"}
+
+
+async def chain_over(site: Site, deployment: str) -> None:
+    message = pb.Ensemble(model_versions=[f"{MODEL}/versions/1"], models=["m"])
+    message.steps.add(deployment=deployment)
+    chain = EnsembleRow("p", "pipe", message.SerializeToString(), site.world.clock.now(), "e")
+    await site.world.records.write(lambda store: store.add_ensemble(chain))
+    site.chains.add(chain)
+
+
+async def test_what_a_chain_needs_does_not_go(site: Site) -> None:
+    await site.apply(wanted("camera", 1))
+    await chain_over(site, "camera-v1")
+    for change in ((), (wanted("camera", 2),)):
+        with pytest.raises(FailedPrecondition, match="part of the chain pipe"):
+            await site.apply(*change)
+    assert site.serving() == {"camera-v1"}
+    with pytest.raises(FailedPrecondition, match="made otherwise"):
+        await site.apply(wanted("camera", 1), wanted("pipe", 1))
+
+
+async def test_a_chain_is_not_served_by_another_model_of_that_name(site: Site) -> None:
+    await site.apply(wanted("camera", 1))
+    await chain_over(site, "camera-v1")
+    (chained,) = site.chains.all()
+    assert list(site.chains.nodes(chained))
+    item = site.world.controller.get("projects/p/deployments/camera-v1")
+    assert item is not None
+    item.row = replace(item.row, model_version=f"{OTHER}/versions/1")
+    assert not site.chains.nodes(chained) and site.chains.state(chained) == "PENDING"
+    assert site.chains.served_by(chained.members) == []
+
+
+async def test_a_name_means_the_new_version_only_when_it_serves(site: Site) -> None:
+    await site.apply(wanted("camera", 1, labels={"stable": 1}))
+    named: list[set[str]] = []
+    work = site.nodes_work
+
+    def look() -> None:
+        named.append({item.row.deployment for item in site.world.controller.all() if item.row.served_name})
+        work()
+
+    site.nodes_work = look  # type: ignore[method-assign]
+    await site.apply(wanted("camera", 2, labels={"stable": 2}))
+    assert {"camera-v1"} in named and set() not in named
+    assert site.serving() == {"camera-v2"}
+
+
+async def test_a_call_that_is_cut_off_leaves_nothing(site: Site) -> None:
+    await site.apply(wanted("camera", 1))
+    site.nodes_work = lambda: None  # type: ignore[method-assign]
+    task = asyncio.create_task(site.apply(wanted("camera", 2)))
+    while len(list(site.world.controller.all())) < 2:
+        await asyncio.sleep(0.005)
+    inner = [item for item in asyncio.all_tasks() if "ServedModels.apply" in repr(item)]
+    assert len(inner) == 1
+    inner[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert {item.row.deployment for item in site.world.controller.all()} == {"camera-v1"}
+
+
+async def test_what_a_dead_process_was_about_to_serve_is_taken_back(site: Site) -> None:
+    await site.apply(wanted("camera", 1))
+    left = replace(row("camera-v2"), origin="reload-config")
+    await site.world.create(left)
+    again = ServedModels(site.world.records, site.world.controller, site.chains, cast(RegistryPort, Versions()),
+                         site.world.clock)  # fmt: skip
+    await again.recover()
+    assert {item.row.deployment for item in site.world.controller.all()} == {"camera-v1"}
+    await site.world.create(left)
+    await site.apply(wanted("camera", 1, 2))
+    assert site.serving() == {"camera-v1", "camera-v2"}
+
+
+async def test_moving_a_label_is_in_the_audit_log(site: Site) -> None:
+    await site.apply(wanted("camera", 1, 2, labels={"stable": 1}))
+    await site.apply(wanted("camera", 1, 2, labels={"stable": 2}))
+
+    def read(connection: sa.Connection) -> list[tuple[str, str]]:
+        events = tables.audit
+        rows = connection.execute(sa.select(events.c.action, events.c.resource))
+        return [(row.action, row.resource.rpartition("/")[2]) for row in rows]
+
+    told = await asyncio.wrap_future(site.world.database.read(read))
+    assert told.count(("ServeUnderName", "camera-v1")) == 2
+    assert told.count(("ServeUnderName", "camera-v2")) == 2
 
 
 async def test_a_caller_limited_to_some_models_neither_deploys_nor_removes_others(site: Site) -> None:

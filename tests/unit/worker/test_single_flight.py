@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from sealane.errors import DeadlineExceeded, InvalidArgument, SealaneError
+from sealane.errors import MODEL_CRASHED, Cancelled, DeadlineExceeded, InvalidArgument, SealaneError, Unavailable
+from sealane.rpc.call import Cancellation
 from sealane.tensors import Array
-from sealane_worker.single_flight import Key, SingleFlight, key_of
+from sealane_worker.single_flight import Key, SingleFlight, Waiter, key_of
 from sealane_worker.spec import Ran
 
 ANSWER: dict[str, Array] = {"y": np.ones(1, np.float32)}
@@ -33,7 +35,7 @@ def together(flights: SingleFlight, keys: list[Key], failure: SealaneError | Non
 
     def ask(key: Key) -> object:
         try:
-            return flights.run(key, time.monotonic() + 5, run)[1]
+            return flights.run(key, Waiter(time.monotonic() + 5), run)[1]
         except SealaneError as error:
             return error
 
@@ -41,7 +43,8 @@ def together(flights: SingleFlight, keys: list[Key], failure: SealaneError | Non
         asked = [pool.submit(ask, key) for key in keys]
         time.sleep(0.1)
         go.set()
-        return runs[0], [item.result() for item in asked]
+        results = [item.result() for item in asked]
+    return runs[0], results
 
 
 def key(value: float = 1.0, caller: str = "a", what: str = "m") -> Key:
@@ -74,9 +77,10 @@ def test_keys_tell_names_shapes_types_and_elements_apart() -> None:
 def test_a_failure_about_the_inputs_is_shared_and_another_is_not() -> None:
     runs, got = together(SingleFlight(), [key()] * 4, InvalidArgument("bad"))
     assert runs == 1 and all(isinstance(item, InvalidArgument) for item in got)
-    flights = SingleFlight()
-    runs, got = together(flights, [key()] * 3, DeadlineExceeded("its own"))
-    assert runs == 1 and all(isinstance(item, DeadlineExceeded) for item in got)
+    runs, got = together(SingleFlight(), [key()] * 4, Unavailable("crashed", reason=MODEL_CRASHED))
+    assert runs == 1 and all(isinstance(item, Unavailable) for item in got), "nor does it crash the model four times"
+    runs, got = together(SingleFlight(), [key()] * 3, DeadlineExceeded("its own"))
+    assert runs == 3 and all(isinstance(item, DeadlineExceeded) for item in got)
 
 
 def test_who_joined_one_that_gave_up_runs_for_himself() -> None:
@@ -88,9 +92,9 @@ def test_who_joined_one_that_gave_up_runs_for_himself() -> None:
         raise DeadlineExceeded("its caller had no time")
 
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(flights.run, key(), time.monotonic() + 1, gives_up)
+        first = pool.submit(flights.run, key(), Waiter(time.monotonic() + 1), gives_up)
         begun.wait(5)
-        ran, joined = flights.run(key(), time.monotonic() + 5, lambda: Ran(ANSWER, 0.0))
+        ran, joined = flights.run(key(), Waiter(time.monotonic() + 5), lambda: Ran(ANSWER, 0.0))
         assert not joined and ran.outputs is ANSWER
         assert isinstance(first.exception(), DeadlineExceeded)
 
@@ -104,9 +108,73 @@ def test_who_joins_waits_within_his_own_deadline() -> None:
         return Ran(ANSWER, 0.0)
 
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(flights.run, key(), time.monotonic() + 9, slow)
+        first = pool.submit(flights.run, key(), Waiter(time.monotonic() + 9), slow)
         begun.wait(5)
         with pytest.raises(DeadlineExceeded):
-            flights.run(key(), time.monotonic() + 0.01, slow)
+            flights.run(key(), Waiter(time.monotonic() + 0.01), slow)
         go.set()
         assert first.result()[1] is False
+
+
+def until_asleep(threads: int) -> None:
+    """Until so many threads have had the time to come to their wait; too little makes a test weaker, not wrong."""
+    for _ in range(threads):
+        time.sleep(0.05)
+
+
+def test_who_joined_and_leaves_waits_no_longer() -> None:
+    flights, begun, go = SingleFlight(), threading.Event(), threading.Event()
+
+    def slow() -> Ran:
+        begun.set()
+        go.wait(30)
+        return Ran(ANSWER, 0.0)
+
+    leaves = Cancellation()
+
+    def on_cancel(callback: Callable[[], None]) -> None:
+        if not leaves.watch(callback):
+            callback()
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(flights.run, key(), Waiter(time.monotonic() + 60), slow)
+        assert begun.wait(10)
+        second = pool.submit(flights.run, key(), Waiter(time.monotonic() + 60, on_cancel), slow)
+        until_asleep(1)
+        leaves.cancel()
+        assert isinstance(second.exception(timeout=30), Cancelled)
+        assert not first.done(), "whom he had joined runs on"
+        with pytest.raises(Cancelled):  # gone before he joined
+            flights.run(key(), Waiter(time.monotonic() + 60, on_cancel), slow)
+        go.set()
+        assert first.result()[1] is False
+
+
+def test_of_those_who_joined_one_that_gave_up_one_runs_and_the_others_join_him() -> None:
+    flights, begun, give_up = SingleFlight(), threading.Event(), threading.Event()
+    lock, running, most = threading.Lock(), 0, 0
+
+    def gives_up() -> Ran:
+        begun.set()
+        give_up.wait(30)
+        raise Cancelled("its caller left")
+
+    def run() -> Ran:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.2)
+        with lock:
+            running -= 1
+        return Ran(ANSWER, 0.0)
+
+    with ThreadPoolExecutor(6) as pool:
+        first = pool.submit(flights.run, key(), Waiter(time.monotonic() + 60), gives_up)
+        assert begun.wait(10)
+        others = [pool.submit(flights.run, key(), Waiter(time.monotonic() + 60), run) for _ in range(5)]
+        until_asleep(4)
+        give_up.set()
+        assert isinstance(first.exception(timeout=30), Cancelled)
+        assert all(other.result(timeout=30)[0].outputs is ANSWER for other in others)
+    assert most == 1, "equal requests never run at the same time"

@@ -111,6 +111,13 @@ def test_callers_wait_for_a_model_that_is_not_there_yet(chained: Front) -> None:
         chained.engine.infer(Inference(NAME, {"left": rows}, time.monotonic() + 5))
 
 
+def test_no_model_runs_that_the_chain_was_not_checked_with(chained: Front) -> None:
+    members = {"camera": next(iter(chained.engine.model(DEPLOYMENT).signatures.values()))}
+    chained.engine.chain([ServedChain(NAME, 9, CHAIN, signature_of(CHAIN, members), ("another-model",))])
+    with pytest.raises(Unavailable, match="'camera' of the chain"):
+        chained.engine.infer(asked())
+
+
 def test_a_chain_is_never_unloaded_as_a_model_is(chained: Front) -> None:
     assert [model.assignment.deployment for model in chained.engine.models()] == [DEPLOYMENT]
     assert chained.engine.model(NAME).assignment == Assignment(

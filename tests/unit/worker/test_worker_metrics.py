@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import socket
 import ssl
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +21,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "security"))
 from certificates import Pki
 
 from sealane.compat.openinference.v2 import openinference_pb2 as oip
+from sealane.errors import NotFound
 from sealane.protocols import openinference
 from sealane.protocols.call import InferenceCall, Target
 from sealane.tensors import Array
+from sealane_worker import metrics
 from sealane_worker.metrics import MetricsListener, page
 
 TOKEN = "0123456789abcdef"
@@ -98,8 +104,6 @@ def test_scrapers_find_it_where_they_look(listener: tuple[MetricsListener, ssl.S
 
 
 def test_who_makes_no_handshake_keeps_nobody_waiting(listener: tuple[MetricsListener, ssl.SSLContext]) -> None:
-    import socket
-
     made, trust = listener
     silent = [socket.create_connection(("127.0.0.1", made.port), timeout=5) for _ in range(5)]
     try:
@@ -120,3 +124,71 @@ def test_labels_name_no_more_than_the_model(front: Front) -> None:
             assert set(sample.labels) <= {"model", "model_name", "version", "project", "runtime", "le"}
             assert sample.labels["project"] == LABELS["project"]
     assert np.isfinite(list(values(page(front.engine).decode()).values())).all()
+
+
+def test_scrapes_are_few_and_the_others_are_closed(listener: tuple[MetricsListener, ssl.SSLContext]) -> None:
+    made, trust = listener
+    before = threading.active_count()
+    silent = [socket.create_connection(("127.0.0.1", made.port), timeout=20) for _ in range(12)]
+    try:
+        until, left = time.monotonic() + 8, silent
+        while len(left) > metrics.SCRAPES and time.monotonic() < until:
+            left = [connection for connection in left if not is_closed(connection)]
+        assert len(left) == metrics.SCRAPES
+        # Each of those inside has a thread, and one that watches its time.
+        assert threading.active_count() <= before + 2 * metrics.SCRAPES
+        with pytest.raises(OSError):
+            get(made.port, trust, "/metrics")
+    finally:
+        for connection in silent:
+            connection.close()
+    assert eventually_answered(made, trust)
+
+
+def test_who_sends_byte_after_byte_is_cut_off(
+    listener: tuple[MetricsListener, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, trust = listener
+    monkeypatch.setattr(metrics, "SECONDS", 1.0)
+    with trust.wrap_socket(socket.create_connection(("127.0.0.1", made.port), timeout=20)) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.0\r\nx: ")
+        with pytest.raises(OSError):
+            for _ in range(400):  # twenty seconds, each byte well before a read gives up
+                connection.sendall(b"a")
+                time.sleep(0.05)
+
+
+def test_a_model_that_goes_meanwhile_is_left_out(front: Front) -> None:
+    class Going:
+        """An engine whose model is unloaded after it was offered."""
+
+        def offered(self) -> list[object]:
+            return list(front.engine.offered())
+
+        def get(self, deployment: str) -> object:
+            raise NotFound("not served here")
+
+    told = page(Going()).decode()  # type: ignore[arg-type]  # the part of an engine that the page reads
+    assert "# TYPE nv_inference_count" in told
+    assert values(told) == {}
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the other side has closed, or does so soon."""
+    connection.settimeout(0.2)
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+def eventually_answered(made: MetricsListener, trust: ssl.SSLContext) -> bool:
+    """The places of those who left are free as soon as that is noticed."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return get(made.port, trust, "/metrics")[0] == 200
+        time.sleep(0.05)
+    return False

@@ -377,6 +377,7 @@ class Ensemble(_message.Message):
     OUTPUTS_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    MODEL_VERSIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ensemble.Step]:
         """The models, 1 to 32, in any order."""
@@ -393,6 +394,12 @@ class Ensemble(_message.Message):
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the models, for callers that are limited to some; output only."""
 
+    @_builtins.property
+    def model_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Versions that the steps were checked with, in their order; a deployment that serves another one is not part of the
+        chain. Output only.
+        """
+
     def __init__(
         self,
         *,
@@ -400,10 +407,11 @@ class Ensemble(_message.Message):
         outputs: _abc.Iterable[_builtins.str] | None = ...,
         signature: _tensor_pb2.Signature | None = ...,
         models: _abc.Iterable[_builtins.str] | None = ...,
+        model_versions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "outputs", b"outputs", "signature", b"signature", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_versions", b"model_versions", "models", b"models", "outputs", b"outputs", "signature", b"signature", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from sealane.type.v1 import access_pb2 as sealane_dot_type_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/sealane/scheduler/v1/served_model_service.proto\x12\x14sealane.scheduler.v1\x1a\x1csealane/type/v1/access.proto\"\xc1\x01\n\x0bServedModel\x12\x13\n\x0bserved_name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08versions\x18\x03 \x03(\x03\x12\x0e\n\x06latest\x18\x04 \x01(\x05\x12=\n\x06labels\x18\x05 \x03(\x0b\x32-.sealane.scheduler.v1.ServedModel.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xb6\x02\n\x18\x41pplyServedModelsRequest\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x45\n\x06origin\x18\x02 \x01(\x0e\x32\x35.sealane.scheduler.v1.ApplyServedModelsRequest.Origin\x12\x31\n\x06models\x18\x03 \x03(\x0b\x32!.sealane.scheduler.v1.ServedModel\x12\x13\n\x0breplace_all\x18\x04 \x01(\x08\x12\x0e\n\x06remove\x18\x05 \x03(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"Q\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x18\n\x14ORIGIN_RELOAD_CONFIG\x10\x01\x12\x15\n\x11ORIGIN_REPOSITORY\x10\x02\"0\n\x19\x41pplyServedModelsResponse\x12\x13\n\x0b\x64\x65ployments\x18\x01 \x03(\t2\xa1\x01\n\x12ServedModelService\x12\x8a\x01\n\x11\x41pplyServedModels\x12..sealane.scheduler.v1.ApplyServedModelsRequest\x1a/.sealane.scheduler.v1.ApplyServedModelsResponse\"\x14\x90\x02\x02\x8a\xe7\x18\r\x18\x03\"\tinferenceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/sealane/scheduler/v1/served_model_service.proto\x12\x14sealane.scheduler.v1\x1a\x1csealane/type/v1/access.proto\"\xc1\x01\n\x0bServedModel\x12\x13\n\x0bserved_name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08versions\x18\x03 \x03(\x03\x12\x0e\n\x06latest\x18\x04 \x01(\x05\x12=\n\x06labels\x18\x05 \x03(\x0b\x32-.sealane.scheduler.v1.ServedModel.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xb6\x02\n\x18\x41pplyServedModelsRequest\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x45\n\x06origin\x18\x02 \x01(\x0e\x32\x35.sealane.scheduler.v1.ApplyServedModelsRequest.Origin\x12\x31\n\x06models\x18\x03 \x03(\x0b\x32!.sealane.scheduler.v1.ServedModel\x12\x13\n\x0breplace_all\x18\x04 \x01(\x08\x12\x0e\n\x06remove\x18\x05 \x03(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"Q\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x18\n\x14ORIGIN_RELOAD_CONFIG\x10\x01\x12\x15\n\x11ORIGIN_REPOSITORY\x10\x02\"B\n\x19\x41pplyServedModelsResponse\x12\x13\n\x0b\x64\x65ployments\x18\x01 \x03(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x32\xa1\x01\n\x12ServedModelService\x12\x8a\x01\n\x11\x41pplyServedModels\x12..sealane.scheduler.v1.ApplyServedModelsRequest\x1a/.sealane.scheduler.v1.ApplyServedModelsResponse\"\x14\x90\x02\x02\x8a\xe7\x18\r\x18\x03\"\tinferenceb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,7 +45,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPLYSERVEDMODELSREQUEST_ORIGIN']._serialized_start=529
   _globals['_APPLYSERVEDMODELSREQUEST_ORIGIN']._serialized_end=610
   _globals['_APPLYSERVEDMODELSRESPONSE']._serialized_start=612
-  _globals['_APPLYSERVEDMODELSRESPONSE']._serialized_end=660
-  _globals['_SERVEDMODELSERVICE']._serialized_start=663
-  _globals['_SERVEDMODELSERVICE']._serialized_end=824
+  _globals['_APPLYSERVEDMODELSRESPONSE']._serialized_end=678
+  _globals['_SERVEDMODELSERVICE']._serialized_start=681
+  _globals['_SERVEDMODELSERVICE']._serialized_end=842
 # @@protoc_insertion_point(module_scope)

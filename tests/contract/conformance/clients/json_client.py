@@ -60,7 +60,7 @@ class OpenInference:
 
     def index(self) -> dict[tuple[str, str], str]:
         found = self._call("RepositoryIndex", {})["models"]
-        return {(item["name"], item["version"]): item["state"] for item in found}
+        return {(item["name"], item.get("version", "")): item["state"] for item in found}
 
     def load(self, name: str) -> None:
         self._call("RepositoryModelLoad", {"model_name": name})

@@ -79,12 +79,8 @@ def model_ready(client) -> None:
 
 @row
 def model_not_ready(client) -> None:
-    """A model that is not there is not ready, or is refused as unknown."""
-    try:
-        equal(client.model_ready("nobody"), False)
-    except Exception as error:
-        if "unknown model" not in str(error).lower():
-            raise
+    """A model that is not there is not ready, which is no error, as with Triton."""
+    equal(client.model_ready("nobody"), False)
 
 
 @row
@@ -117,7 +113,8 @@ def model_statistics(client) -> None:
 def repository_index(client) -> None:
     states = client.index()
     equal(states.get(("pair", "1")), "READY")
-    equal(("spare", "1") in states, False)
+    if client.site.place == "gateway":  # a worker may just have it, for a client of the gateway
+        equal(("spare", "1") in states, False)
 
 
 @row

@@ -73,7 +73,7 @@ class Client:
 
     def index(self) -> dict[tuple[str, str], str]:
         found = self._asked("get_model_repository_index", as_json=True)["models"]
-        return {(item["name"], item["version"]): item["state"] for item in found}
+        return {(item["name"], item.get("version", "")): item["state"] for item in found}
 
     def load(self, name: str) -> None:
         self._asked("load_model", name)

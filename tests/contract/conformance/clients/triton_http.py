@@ -58,7 +58,9 @@ class Client:
         return int(found.get("inference_count", 0))
 
     def index(self) -> dict[tuple[str, str], str]:
-        return {(item["name"], item["version"]): item["state"] for item in self._asked("get_model_repository_index")}
+        return {
+            (item["name"], item.get("version", "")): item["state"] for item in self._asked("get_model_repository_index")
+        }
 
     def load(self, name: str) -> None:
         self._asked("load_model", name)
