@@ -8,10 +8,13 @@ followers, Schmidt 2000). Where no reader waits to read on, all calls go to the 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
+
+log = logging.getLogger("sealane.worker.lanes")
 
 #: So many calls at once run on the threads that read them, less one.
 READERS = 3
@@ -63,7 +66,10 @@ class Readers(Generic[M]):
             for item in others:
                 self._hand_over(item)
             if self._waiting > 0:
-                last()
+                try:
+                    last()
+                except Exception:  # supervisor: a reader that died would leave nobody to read in the end
+                    log.exception("a call of a lane ended without an answer")
             else:
                 self._hand_over(last)
 

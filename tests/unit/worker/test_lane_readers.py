@@ -130,3 +130,26 @@ def test_a_message_that_cannot_be_taken_ends_the_stream() -> None:
         source.messages.put(1)
         with pytest.raises(Unavailable, match="confused"):
             Readers(iter(source), pool, refuse).run()
+
+
+def test_work_that_fails_costs_no_reader() -> None:
+    source, done = Source(), []
+
+    def work(message: int) -> list[Work]:
+        def fail() -> None:
+            done.append(message)
+            raise ValueError("a defect")
+
+        return [fail]
+
+    with ThreadPoolExecutor(4) as pool:
+        thread = run(source, pool, work)
+        for number in range(50):
+            source.messages.put(number)
+            until = time.monotonic() + 10
+            while len(done) <= number:
+                assert time.monotonic() < until, f"nobody reads after {number}"
+                time.sleep(0.0005)
+        source.messages.put(None)
+        thread.join(10)
+        assert not thread.is_alive()
