@@ -89,7 +89,8 @@ def versions() -> dict[str, str]:
         text = (ROOT / "requirements" / f"{lock}.lock").read_text()
         found[name] = re.findall(rf"(?m)^{re.escape(package)}==(\S+)", text)[0]
     packages = json.loads((ROOT / "requirements" / "grpc-js" / "package.json").read_text())["dependencies"]
-    return found | packages
+    # The others there are for the sealed protocol.
+    return found | {name: version for name, version in packages.items() if name.startswith("@grpc/")}
 
 
 def _figure(found: dict[str, dict[str, dict[str, str]]]) -> str:

@@ -6,6 +6,8 @@ tensor is given by one step, or by the caller where no step gives it. The terms 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -111,6 +113,25 @@ def stages(chain: Chain, wanted: Sequence[str] = ()) -> tuple[tuple[Step, ...], 
         left = [step for step in left if step not in able]
         done.update(tensor for step in able for tensor in step.outputs.values())
     return tuple(order)
+
+
+def digest_of(chain: Chain, variants: Mapping[str, str]) -> str:
+    """What a chain runs, as one digest: its steps, and what each of their deployments serves.
+
+    Args:
+        chain: the chain.
+        variants: deployment id -> digest of the variant that it serves there.
+
+    Returns:
+        ``sha256:`` and hex; empty where a deployment is missing.
+    """
+    if any(not variants.get(step.deployment) for step in chain.steps):
+        return ""
+    steps = [
+        [step.deployment, variants[step.deployment], dict(step.inputs), dict(step.outputs)] for step in chain.steps
+    ]
+    content = json.dumps(["sealane/chain/v1", steps, list(chain.outputs)], sort_keys=True)
+    return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
 
 
 def inputs_of(step: Step, tensors: Mapping[str, Array]) -> dict[str, Array]:

@@ -1,26 +1,20 @@
 """Traces: one W3C context through every hop; sampling is decided once, by whoever starts the trace.
 
-Span and attribute names are declared here and nowhere else. Attributes are an allow-list: never a
-payload, a token or a name chosen by a caller other than the resource acted on.
+Span and attribute names are declared here and nowhere else. Attributes are an allow-list, enforced where spans leave
+the process: never a payload, a token or a name chosen by a caller other than the resource acted on.
 """
 
 from __future__ import annotations
 
-import json
 import random
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
-
-if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan
 
 RPC_METHOD = "rpc.method"
 RPC_SYSTEM = "rpc.system.name"
@@ -31,6 +25,9 @@ DEPLOYMENT = "sealane.deployment"
 VARIANT = "sealane.variant"
 BATCH = "sealane.batch_size"
 QUEUE_US = "sealane.queue_us"
+
+#: All that a span may say; the exporters drop everything else.
+ATTRIBUTES = frozenset({RPC_METHOD, RPC_SYSTEM, RPC_STATUS, ERROR_TYPE, NODE, DEPLOYMENT, VARIANT, BATCH, QUEUE_US})
 
 SPAN_LANE = "lane.call"
 SPAN_OPEN = "seal.open"
@@ -75,16 +72,16 @@ class Telemetry:
             return None
         return self._tracer.start_span(name, context=trace.set_span_in_context(NonRecordingSpan(parent)), kind=kind)
 
+    def span(self, name: str, **attributes: str | int | float) -> AbstractContextManager[Span | None]:
+        """A span for a step inside a call; nothing, at hardly any cost, where the call is not sampled."""
+        return self._recorded(name, attributes) if sampled() else _NOTHING
+
     @contextmanager
-    def span(self, name: str, **attributes: str | int | float) -> Iterator[Span | None]:
-        """A span for a step inside a call; nothing where the call is not sampled."""
-        current = _traceparent.get()
-        parent = parse(current)
-        if parent is None or not parent.trace_flags.sampled:
+    def _recorded(self, name: str, attributes: Mapping[str, str | int | float]) -> Iterator[Span | None]:
+        span = self.start(name, SpanKind.INTERNAL, _traceparent.get())
+        if span is None:  # what is current is no trace context
             yield None
             return
-        span = self.start(name, SpanKind.INTERNAL, current)
-        assert span is not None
         for key, value in attributes.items():
             span.set_attribute(key, value)
         token = _traceparent.set(header_of(span))
@@ -93,6 +90,10 @@ class Telemetry:
         finally:
             _traceparent.reset(token)
             span.end()
+
+
+#: May be entered any number of times at once.
+_NOTHING: AbstractContextManager[Span | None] = nullcontext()
 
 
 def sampled() -> bool:
@@ -148,49 +149,19 @@ def configure(config: TelemetryConfig) -> Telemetry:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+    from sealane.telemetry_export import Allowed, FileExporter
+
     provider = TracerProvider(resource=Resource.create({"service.name": config.service}), shutdown_on_exit=True)
     if config.trace_file:
-        path = Path(config.trace_file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        provider.add_span_processor(BatchSpanProcessor(_file_exporter(path, config.service), schedule_delay_millis=200))
+        file = FileExporter(Path(config.trace_file), config.service)
+        provider.add_span_processor(BatchSpanProcessor(Allowed(file), schedule_delay_millis=200))
     if config.otlp_endpoint:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=config.otlp_endpoint)))
+        provider.add_span_processor(BatchSpanProcessor(Allowed(OTLPSpanExporter(endpoint=config.otlp_endpoint))))
     return Telemetry(provider.get_tracer("sealane"), config.sample_ratio)
 
 
 def disabled() -> Telemetry:
     """Telemetry that records nothing."""
     return Telemetry(trace.NoOpTracer(), 0.0)
-
-
-def _file_exporter(path: Path, service: str):  # type: ignore[no-untyped-def]  # the SDK is an extra
-    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-
-    lock = threading.Lock()
-
-    class FileExporter(SpanExporter):
-        """Appends a JSON object per span."""
-
-        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-            lines = "".join(json.dumps(_as_json(span, service)) + "\n" for span in spans)
-            with lock, path.open("a", encoding="utf-8") as file:
-                file.write(lines)
-            return SpanExportResult.SUCCESS
-
-    return FileExporter()
-
-
-def _as_json(span: ReadableSpan, service: str) -> dict[str, object]:
-    context = span.get_span_context()
-    return {
-        "service": service,
-        "name": span.name,
-        "trace_id": f"{context.trace_id:032x}" if context else "",
-        "span_id": f"{context.span_id:016x}" if context else "",
-        "parent_id": f"{span.parent.span_id:016x}" if span.parent else "",
-        "start_ns": span.start_time,
-        "end_ns": span.end_time,
-        "attributes": dict(span.attributes or {}),
-    }

@@ -127,11 +127,13 @@ def running(
     linked: bool = False,
     edge_lost_after: float = 30.0,
     settings: Mapping[str, Mapping[str, str]] | None = None,
+    others: tuple[plan.WorkerPlan, ...] = (),
+    sample_ratio: float = 0.0,
 ) -> Iterator[LightSite]:
-    """A suite on `data`, stopped at the end; `settings` are more of those of its services."""
-    workers = (plan.CLOUD, replace(plan.EDGE, linked=linked))
+    """A suite on `data`, stopped at the end; `settings` are more of those of its services, `others` more workers."""
+    workers = (plan.CLOUD, replace(plan.EDGE, linked=linked), *others)
     options = plan.Options(
-        data, workers=workers, sample_ratio=0.0, edge_lost_after=edge_lost_after, settings=settings or {}
+        data, workers=workers, sample_ratio=sample_ratio, edge_lost_after=edge_lost_after, settings=settings or {}
     )
     with LocalStack(options) as stack, connect(data) as client:
         yield LightSite(stack, client)

@@ -42,6 +42,8 @@ from sealane_inference.way import Way
 
 AUDIENCE = "sealane-inference"
 HEALTH = "grpc.health.v1.Health"
+#: Streams whose messages are calls of their own.
+RAW = frozenset({"ModelStreamInfer", "SealedInferStream"})
 
 
 def services(way: Way) -> list[Served]:
@@ -58,12 +60,12 @@ def services(way: Way) -> list[Served]:
         (foreign_openinference.OpenInferenceServicer(way), oip),
         (foreign_tfserving.PredictionServicer(way), tfs["PredictionService"]),
         (foreign_tfserving.ModelServicer(way), tfs["ModelService"]),
-        (sealed.SealedServicer(way.present, way.loads, way.forwarder), sealed_service),
+        (way.sealed, sealed_service),
         (LaneServicer(way.present, way.loads), lane_service),
         (ReflectionServicer(reflection), reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]),
     )
     return [
-        Served(servicer, descriptor, FOREIGN_SERVICES.get(descriptor.full_name, ""), frozenset({"ModelStreamInfer"}))
+        Served(servicer, descriptor, FOREIGN_SERVICES.get(descriptor.full_name, ""), RAW)
         for servicer, descriptor in servicers
     ]
 
@@ -87,10 +89,19 @@ def build(config: Config, member: Membership, present: Present, quotas: QuotaLim
     chain = middleware.Chain([metrics, *usual])
     repository = Repository(member.channel("scheduler", config.scheduler_mesh), present)
     forwarder = Forwarder(present, loads, telemetry_)
-    way = Way(present, loads, forwarder, Chains(present, forwarder), repository, Streams())
+    way = Way(
+        present,
+        loads,
+        forwarder,
+        Chains(present, forwarder),
+        repository,
+        Streams(),
+        sealed.SealedServicer(present, loads, forwarder),
+    )
     served = services(way)
     dispatcher = AsyncDispatcher(routes_of(served), chain)
     way.streams.attach(dispatcher)
+    way.sealed.attach(dispatcher)
     listeners = host.Listeners(config.listen, config.mesh_listen, limits.DATA_MESSAGE_BYTES)
     faces = [HttpServer("http", config.http_listen, Face(dispatcher, present, config.hosts))]
     if config.metrics_listen:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from sealane.errors import InvalidArgument, SealaneError
 from sealane.protocols.call import Target
 from sealane.protocols.peek import peek
+from sealane.protocols.sealed import RUNS, sealed_required
 from sealane.rpc.call import Call
 from sealane_inference.present import Present
 from sealane_inference.routing import Route, resolve, versions
@@ -45,7 +46,7 @@ class Finder:
 
         Raises:
             NotFound: no such model or version there.
-            FailedPrecondition: the name means several deployments.
+            FailedPrecondition: the name means several deployments, or its owner wants what is sent there sealed.
             Unavailable: there are no routes yet.
         """
         # Most tokens are for all models of their project: for them nothing is asked of each route.
@@ -53,6 +54,8 @@ class Finder:
         route = resolve(self._present.table, call.caller.project, target, may)
         if route is None:
             raise self._unknown(target)
+        if route.sealing_required and call.method.path in RUNS:
+            raise sealed_required(route.deployment)
         call.model = (route.project, route.deployment, route.version)
         return route
 

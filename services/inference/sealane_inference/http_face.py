@@ -237,7 +237,7 @@ class Face:
 
     @staticmethod
     def _refused(exchange: _Exchange, failure: SealaneError) -> Reply:
-        outer = outward(failure, exchange.call.method)
+        outer = outward(failure, exchange.call.method.path)
         return refusal(outer, exchange.call.request_id, tfserving=exchange.endpoint.tfserving)
 
     def _call(self, endpoint: Endpoint, scope: Scope, headers: Mapping[str, str], duplicates: frozenset[str]) -> Call:

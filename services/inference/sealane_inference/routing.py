@@ -12,6 +12,7 @@ from sealane.ensembles import Chain
 from sealane.errors import Unavailable
 from sealane.protocols import naming
 from sealane.protocols.call import Target
+from sealane.security.sealing_policy import SealingPolicy
 from sealane.tensors import Signature
 
 
@@ -26,6 +27,8 @@ class Endpoint:
     variant_digest: str = ""
     statement: str = ""
     key_id: str = ""
+    policies: tuple[SealingPolicy, ...] = ()
+    """What the owners of its models demand of sealing: passed on to clients as it came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Route:
     served_name: str = ""
     labels: tuple[str, ...] = ()
     chain: ChainRoute | None = None
+    sealing_required: bool = False
 
     @property
     def models(self) -> tuple[str, ...]:

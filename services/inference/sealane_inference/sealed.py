@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import AsyncIterator
 
 from sealane.errors import NotFound, Unavailable
 from sealane.inference.v1 import sealed_inference_service_pb2 as pb
+from sealane.protocols import sealed
 from sealane.protocols.call import Target
-from sealane.protocols.peek import peek_sealed
+from sealane.protocols.peek import SealedRoute, inner, peek_sealed
+from sealane.rpc.async_dispatch import AsyncDispatcher, Source
 from sealane.rpc.call import Call
+from sealane.rpc.dispatch import carried
+from sealane.security.sealing_messages import message_of
 from sealane_inference.finder import may_use
 from sealane_inference.forward import Forwarder
 from sealane_inference.loads import Loads
@@ -16,7 +21,7 @@ from sealane_inference.present import Present
 from sealane_inference.routing import Endpoint, Route, RouteTable, refusal, resolve
 
 #: Paths whose bodies are not parsed here.
-RAW = frozenset({"/sealane.inference.v1.SealedInferenceService/SealedInfer"})
+RAW = frozenset({sealed.INFER, sealed.OPEN_SESSION})
 
 
 class SealedServicer:
@@ -26,11 +31,18 @@ class SealedServicer:
         self._present = present
         self._loads = loads
         self._forwarder = forwarder
+        self._dispatcher: AsyncDispatcher | None = None
+
+    def attach(self, dispatcher: AsyncDispatcher) -> None:
+        """Say what serves the messages of streams; it serves the streams too, so it is there later."""
+        self._dispatcher = dispatcher
 
     async def GetSealingContext(self, request: pb.GetSealingContextRequest, call: Call) -> pb.SealingContext:
         """Deployment, version and the workers to seal to, cheapest first."""
         may = functools.partial(may_use, call)
-        route = resolve(self._present.table, call.caller.project, Target(request.model), may)
+        route = resolve(
+            self._present.table, call.caller.project, Target(request.model, request.version, request.label), may
+        )
         if route is None:
             raise _absent(request.model)
         if (refused := refusal(route)) is not None:
@@ -50,12 +62,38 @@ class SealedServicer:
         )
 
     async def SealedInfer(self, request: None, call: Call) -> bytes:
-        """Forwarded, to a worker that the sender sealed to."""
-        wanted = peek_sealed(call.body or b"")
+        """Forwarded, to a worker that the sender sealed to, or that keeps its session."""
+        return await self._forward(call, peek_sealed(call.body or b""))
+
+    async def OpenSealedSession(self, request: None, call: Call) -> bytes:
+        """Forwarded, to the worker that the sender sealed to."""
+        return await self._forward(call, peek_sealed(inner(call.body or b"")))
+
+    async def SealedInferStream(self, bodies: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
+        """Each message of the stream is a call of its own; the next one is read when it is answered."""
+        if self._dispatcher is None:
+            raise Unavailable("not ready; try again in a moment")
+        first = True
+        async for body in bodies:
+            path, request = sealed.step_of_stream(body, first=first)
+            answer = await self._dispatcher.unary(carried(call, self._dispatcher.method(path), request), _body(request))
+            if not isinstance(answer, bytes):
+                raise answer
+            yield sealed.answer_of_stream(answer, first=first)
+            first = False
+
+    async def _forward(self, call: Call, wanted: SealedRoute) -> bytes:
         route = _named(self._present.table, call.caller.project, wanted.deployment)
         if route is None or not may_use(call, route):
             raise _absent(wanted.deployment)
         return await self._forwarder.once(call, route, wanted.key_ids)
+
+
+def _body(request: bytes) -> Source:
+    async def source(_: Call) -> bytes:
+        return request
+
+    return source
 
 
 def _named(table: RouteTable, project: str, deployment: str) -> Route | None:
@@ -74,4 +112,5 @@ def _candidate(endpoint: Endpoint) -> pb.SealingCandidate:
         variant_digest=endpoint.variant_digest,
         address=endpoint.address,
         tls_name=endpoint.tls_name,
+        policies=[message_of(policy) for policy in endpoint.policies],
     )

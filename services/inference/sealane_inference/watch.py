@@ -13,12 +13,13 @@ import threading
 from collections.abc import Callable
 
 from sealane import ensemble_messages
-from sealane.errors import SealaneError, Unauthenticated
+from sealane.errors import SealaneError
 from sealane.rpc.channel import Target, connect
 from sealane.scheduler.v1 import deployment_service_pb2 as deployment_pb
 from sealane.scheduler.v1 import routing_service_pb2 as pb
 from sealane.scheduler.v1 import routing_service_pb2_grpc
-from sealane.security import jws
+from sealane.security import statements
+from sealane.security.sealing_messages import policy_of
 from sealane_inference.present import Present
 from sealane_inference.routing import ChainRoute, Endpoint, Route, RouteTable
 
@@ -26,7 +27,6 @@ log = logging.getLogger("sealane.inference.watch")
 
 _FIRST_BACKOFF = 0.1
 _LAST_BACKOFF = 2.0
-_STATEMENT_HEADER = frozenset({"alg", "kid", "typ"})
 
 
 class Watch:
@@ -114,6 +114,7 @@ def _route(route: pb.Route) -> Route | None:
         constraint=route.binding_constraint,
         served_name=route.served_name,
         labels=tuple(route.labels),
+        sealing_required=route.sealing_required,
         chain=_chain(route.ensemble) if route.HasField("ensemble") else None,
     )
 
@@ -131,17 +132,7 @@ def _endpoint(endpoint: pb.Endpoint) -> Endpoint:
         tls_name=endpoint.tls_name,
         variant_digest=endpoint.variant_digest,
         statement=endpoint.sealing_statement,
-        key_id=_key_id(endpoint.sealing_statement),
+        # Not verified here: the client is the one who must not be fooled.
+        key_id=statements.claims_of(endpoint.sealing_statement).get("key_id", ""),
+        policies=tuple(policy_of(item) for item in endpoint.sealing),
     )
-
-
-def _key_id(statement: str) -> str:
-    """The key id in a statement. Not verified here: the client is the one who must not be fooled."""
-    if not statement:
-        return ""
-    try:
-        parsed = jws.parse(statement, header_names=_STATEMENT_HEADER, limit=jws.MAX_STATEMENT_BYTES)
-    except Unauthenticated:
-        return ""
-    key_id = parsed.claims.get("key_id")
-    return key_id if isinstance(key_id, str) else ""

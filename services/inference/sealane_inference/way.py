@@ -9,6 +9,7 @@ from sealane_inference.forward import Forwarder
 from sealane_inference.loads import Loads
 from sealane_inference.present import Present
 from sealane_inference.repository import Repository
+from sealane_inference.sealed import SealedServicer
 from sealane_inference.streams import Streams
 
 
@@ -22,3 +23,4 @@ class Way:
     chains: Chains
     repository: Repository
     streams: Streams
+    sealed: SealedServicer

@@ -20,7 +20,7 @@ def find_in_memory(pid: int, needles: Sequence[bytes]) -> int:
     Raises:
         PermissionError: the process is not ours to look at.
     """
-    missing = {_telling(needle) for needle in needles}
+    missing = {telling(needle) for needle in needles}
     wanted = len(missing)
     with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
         for start, end in _resident(pid):
@@ -46,7 +46,7 @@ def _resident(pid: int) -> Iterator[tuple[int, int]]:
                 yield (first + int(begin)) * mmap.PAGESIZE, (first + int(stop)) * mmap.PAGESIZE
 
 
-def _telling(needle: bytes) -> bytes:
-    """The slice with the most different bytes."""
+def telling(needle: bytes) -> bytes:
+    """The 24 bytes of `needle` that are most different from each other."""
     starts = range(0, max(1, len(needle) - _SLICE_BYTES + 1), 4)
     return max((needle[start : start + _SLICE_BYTES] for start in starts), key=lambda part: len(set(part)))

@@ -40,6 +40,7 @@ class WorkerPlan:
         runtimes: runtimes to offer; empty offers all that are installed.
         linked: whether it reaches the rest through a link that can be cut.
         environment: further variables of its process, such as ``SEALANE_WORKER_SANDBOX``.
+        region: region of its join token.
     """
 
     node: str
@@ -50,11 +51,12 @@ class WorkerPlan:
     runtimes: tuple[str, ...] = ()
     linked: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    region: str = "eu"
 
     @property
     def place(self) -> NodePlace:
         """What its join token says of it."""
-        return NodePlace(self.tier, zone=self.zone, region="eu", pool=self.tier, clearance=self.clearance)
+        return NodePlace(self.tier, zone=self.zone, region=self.region, pool=self.tier, clearance=self.clearance)
 
 
 CLOUD = WorkerPlan("cloud-1", "cloud", "eu-1", "internal", 0.20)

@@ -9,6 +9,7 @@ from sealane.errors import InvalidArgument
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.registry.v1 import variant_service_pb2 as variant_pb
 from sealane.rpc.times import time_of
+from sealane.security.sealing_messages import message_of, policy_of
 from sealane_registry.catalog import File, NewVariant
 from sealane_registry.store import AliasRow, ModelRow, VariantRow, VersionRow
 
@@ -78,6 +79,8 @@ def new_variant(variant_id: str, message: variant_pb.Variant) -> NewVariant:
         job=message.job,
         runtime=message.runtime,
     )
+    if message.HasField("sealing"):
+        kept.sealing.CopyFrom(message_of(policy_of(message.sealing)))
     files = [File(file.path, file.sha256, file.size_bytes) for file in message.files]
     return NewVariant(variant_id, files, kept.SerializeToString())
 

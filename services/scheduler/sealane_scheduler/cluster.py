@@ -49,6 +49,11 @@ class Deployed:
     refused: bytes = b""
     """The refusal, serialized."""
 
+    @property
+    def sealing_required(self) -> bool:
+        """Whether plaintext is refused: one variant that demands it is enough, whichever serves."""
+        return any(item.sealing.required for item in self.variants)
+
     def variant(self, name: str) -> VariantView | None:
         """A variant of its version."""
         return next((item for item in self.variants if item.variant == name), None)
@@ -88,6 +93,7 @@ def place_of(state: NodeState) -> NodeView:
         zone=attributes.get("zone", ""),
         clearance=attributes.get("clearance", ""),
         alive=state.state == READY,
+        facts={**attributes, "suite": state.facts.suite},
     )
 
 

@@ -12,6 +12,7 @@ from sealane_scheduler.ensembles import Ensembles
 from sealane_scheduler.gateways import Gateways
 from sealane_scheduler.grants import Grants
 from sealane_scheduler.job_loop import JobLoop
+from sealane_scheduler.present import labels_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class DesiredStates:
                             data_class=demand.data_class,
                             pinned=demand.pinned,
                             grant=self._grants.to_serve(node, variant.name),
+                            served_name=item.row.served_name,
+                            labels=labels_of(item.row),
                         )
                     )
         for chained in self._chains.served_by(item.deployment for item in message.assignments):

@@ -17,6 +17,7 @@ from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane.tensors import Signature
 from sealane_scheduler.cluster import Copy, Deployed
 from sealane_scheduler.controller import Controller
+from sealane_scheduler.filters import VariantView
 from sealane_scheduler.store import EnsembleRow, Store
 
 
@@ -114,6 +115,26 @@ class Ensembles:
         serving = [self._serving(name, version) for name, version in chained.members.items()]
         common = set(serving[0]).intersection(*serving[1:])
         return {node: serving[0][node] for node in sorted(common)}
+
+    def variants(self, chained: Chained, node: str) -> dict[str, VariantView]:
+        """Id of each deployment of a chain -> the variant that serves it on a node; those that are there."""
+        found = {}
+        for name, version in chained.members.items():
+            item, copy = self._member(name, version), self._serving(name, version).get(node)
+            variant = item.variant(copy.row.variant) if item is not None and copy is not None else None
+            if variant is not None:
+                found[name.rpartition("/")[2]] = variant
+        return found
+
+    def digest(self, chained: Chained, node: str) -> str:
+        """What a node runs for a chain; see :func:`sealane.ensembles.digest_of`."""
+        variants = {name: variant.digest for name, variant in self.variants(chained, node).items()}
+        return ensembles.digest_of(ensemble_messages.chain_of(chained.message), variants)
+
+    def sealing_required(self, chained: Chained) -> bool:
+        """Whether the owner of one of its models refuses plaintext."""
+        items = (self._member(name, version) for name, version in chained.members.items())
+        return any(item.sealing_required for item in items if item is not None)
 
     def unserved(self, chained: Chained) -> Deployed | None:
         """A model of the chain that no worker serves now; None where all are served somewhere."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sealane.security.sealing_policy import SealingPolicy
+
 MIB = 1 << 20
 DEFAULT_MEMORY = 64 * MIB
 DEFAULT_REQUEST_BYTES = 4096
@@ -56,6 +58,8 @@ class NodeView:
     rtt_ms: float = 0.0
     price_per_hour: float = 0.0
     accelerator: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What its signed statement says."""
     avoid: frozenset[str] = frozenset()
     """Variants this node refused lately."""
 
@@ -77,6 +81,8 @@ class VariantView:
     converted: bool = False
     runtime: str = ""
     """Runtime that has to run it; empty for any."""
+    sealing: SealingPolicy = field(default_factory=SealingPolicy)
+    """What its owner demands of sealing."""
 
 
 Filter = Callable[[Demand, NodeView, VariantView], str]
@@ -97,6 +103,10 @@ def _clearance(demand: Demand, node: NodeView, variant: VariantView) -> str:
     if CLEARANCE.get(node.clearance, 0) >= CLEARANCE[demand.data_class]:
         return ""
     return f"data is {demand.data_class}, the node is cleared for {node.clearance or 'nothing'}"
+
+
+def _sealing(demand: Demand, node: NodeView, variant: VariantView) -> str:
+    return variant.sealing.refusal(node.facts)
 
 
 def _accelerator(demand: Demand, node: NodeView, variant: VariantView) -> str:
@@ -167,6 +177,7 @@ def _refused(demand: Demand, node: NodeView, variant: VariantView) -> str:
 FILTERS: tuple[tuple[str, Filter], ...] = (
     ("residency", _residency),
     ("clearance", _clearance),
+    ("sealing", _sealing),
     ("sandbox", _sandbox),
     ("accelerator", _accelerator),
     ("format", _format),
@@ -183,7 +194,7 @@ FILTERS: tuple[tuple[str, Filter], ...] = (
 
 def forbidden(demand: Demand, node: NodeView, variant: VariantView) -> str:
     """Why a copy may not be on a node whatever else is true: where its data may go. Empty where it may."""
-    return _residency(demand, node, variant) or _clearance(demand, node, variant)
+    return _residency(demand, node, variant) or _clearance(demand, node, variant) or _sealing(demand, node, variant)
 
 
 def memory_of(demand: Demand, variant: VariantView) -> int:

@@ -38,6 +38,8 @@ class Facts:
     device_class: str = ""
     accelerator: str = ""
     speed: float = 0.0
+    suite: str = ""
+    """Suite of its sealing key."""
     price_per_hour: float = 0.0
     labels: dict[str, str] = field(default_factory=dict)
     endpoint: str = ""

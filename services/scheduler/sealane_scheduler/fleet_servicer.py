@@ -48,7 +48,7 @@ class FleetServicer:
         if first is None or first.WhichOneof("message") != "register":
             raise InvalidArgument("the first message of the stream must register the worker", field="message")
         statement = await self._verified(first.register.sealing_statement, node)
-        known = present.facts(statement.attributes, first.register)
+        known = present.facts(statement, first.register)
         session = self._controller.fleet.connect(node, known, first.register.sealing_statement)
         pings: dict[int, float] = {}
         reader = asyncio.create_task(self._read(node, session, requests, pings))

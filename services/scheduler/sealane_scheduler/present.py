@@ -14,6 +14,9 @@ from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane.scheduler.v1 import fleet_service_pb2 as fleet_pb
 from sealane.scheduler.v1 import job_service_pb2 as job_pb
 from sealane.scheduler.v1 import node_service_pb2 as node_pb
+from sealane.security import suites
+from sealane.security.sealing_messages import policy_of
+from sealane.security.statements import Statement
 from sealane_scheduler.cluster import Deployed
 from sealane_scheduler.filters import Demand, VariantView
 from sealane_scheduler.fleet import READY, Facts, Fleet, NodeState, RuntimeFacts
@@ -95,6 +98,7 @@ def _variant(message: variant_pb.Variant) -> VariantView:
         p99_ms=latencies[-1] / 1000 if latencies else None,
         converted=bool(message.source_variant),
         runtime=message.runtime,
+        sealing=policy_of(message.sealing),
     )
 
 
@@ -186,8 +190,8 @@ def chain(row: EnsembleRow, state: str) -> pb.Deployment:
     )
 
 
-def facts(attributes: dict[str, str], message: fleet_pb.Register) -> Facts:
-    """What a worker said of itself, with the attributes that auth vouches for.
+def facts(statement: Statement, message: fleet_pb.Register) -> Facts:
+    """What a worker said of itself, with what auth vouches for in its sealing statement.
 
     Raises:
         InvalidArgument: a price that is no number from 0.
@@ -196,7 +200,8 @@ def facts(attributes: dict[str, str], message: fleet_pb.Register) -> Facts:
         raise InvalidArgument("price_per_hour must be a number from 0", field="register.price_per_hour")
     capacity = message.capacity
     return Facts(
-        attributes=attributes,
+        attributes=statement.attributes,
+        suite=suites.NAMES[statement.suite],
         runtimes={
             item.name: RuntimeFacts(item.version, tuple(item.formats), tuple(item.devices)) for item in message.runtimes
         },

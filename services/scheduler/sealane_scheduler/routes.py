@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sealane.scheduler.v1 import routing_service_pb2 as pb
+from sealane.security.sealing_messages import message_of
 from sealane_scheduler.cluster import Deployed
 from sealane_scheduler.controller import Controller
 from sealane_scheduler.ensembles import Chained, Ensembles
@@ -29,10 +30,14 @@ def chain_route(chained: Chained, chains: Ensembles, fleet: Fleet) -> pb.Route:
                     address=node.facts.endpoint,
                     tls_name=node.facts.tls_name,
                     epoch=chained.row.epoch,
+                    variant_digest=chains.digest(chained, name),
+                    sealing_statement=node.statement,
                     tier=node.tier,
                     zone=node.facts.attributes.get("zone", ""),
+                    sealing=[message_of(item.sealing) for item in chains.variants(chained, name).values()],
                 )
             )
+    message.sealing_required = chains.sealing_required(chained)
     missing = chains.unserved(chained)
     if missing is not None and missing.refusal is not None:
         message.unavailable_reason = f"{missing.row.deployment}: {missing.refusal.unavailable_reason}"
@@ -67,8 +72,10 @@ def route(item: Deployed, fleet: Fleet) -> pb.Route:
                 sealing_statement=node.statement,
                 tier=node.tier,
                 zone=node.facts.attributes.get("zone", ""),
+                sealing=[message_of(variant.sealing)],
             )
         )
+    message.sealing_required = item.sealing_required
     if not message.endpoints and item.refusal is not None:
         message.unavailable_reason = item.refusal.unavailable_reason
         message.binding_constraint = item.refusal.binding_constraint

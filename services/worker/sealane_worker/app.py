@@ -28,10 +28,10 @@ from sealane.rpc.quota import QuotaLimits
 from sealane.rpc.quota_shares import SharedQuotas
 from sealane.rpc.reflection import Reflection, SyncReflectionServicer
 from sealane.security import enroll, suites, tls
-from sealane.security.envelope import Opener
 from sealane.security.membership import Membership, Place
+from sealane.security.opener import Opener
 from sealane.telemetry import Telemetry
-from sealane_worker import front, front_tfserving
+from sealane_worker import front, front_tfserving, sealed
 from sealane_worker.agent import Agent, Hooks
 from sealane_worker.artifacts import Artifacts
 from sealane_worker.assignments import Assignments
@@ -52,7 +52,6 @@ from sealane_worker.pool import Host
 from sealane_worker.preparation import Preparation
 from sealane_worker.runner import Runner
 from sealane_worker.sandbox import check_data_folder
-from sealane_worker.sealed import SealedServicer
 from sealane_worker.sealing import SealingKey
 from sealane_worker.serving import Serving
 from sealane_worker.spec import HostPolicy
@@ -62,6 +61,8 @@ from sealane_worker.worker import Parts, Worker, take_desired
 AUDIENCE = "sealane-inference"
 HEALTH = "grpc.health.v1.Health"
 NODE_PREFIX = "spiffe://sealane/node/"
+#: Streams whose messages are calls of their own.
+RAW = frozenset({"ModelStreamInfer", "SealedInferStream"})
 #: Calls from the listener and the lanes together; more are refused.
 MAX_IN_FLIGHT = 48
 THREADS = 64
@@ -69,7 +70,7 @@ THREADS = 64
 UNUSED_SECONDS = 24 * 3600.0
 
 
-def services(serving: Serving, sealed: SealedServicer, health: Health, streams: Streams) -> list[Served]:
+def services(serving: Serving, sealed_: sealed.SealedServicer, health: Health, streams: Streams) -> list[Served]:
     """Everything that the listener and the lanes serve."""
     oip = openinference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
     tfs = tfserving_pb2.DESCRIPTOR.services_by_name
@@ -82,14 +83,21 @@ def services(serving: Serving, sealed: SealedServicer, health: Health, streams: 
         (front.OpenInferenceServicer(serving, health, streams), oip),
         (front_tfserving.PredictionServicer(serving), tfs["PredictionService"]),
         (front_tfserving.ModelServicer(serving), tfs["ModelService"]),
-        (sealed, sealed_service),
+        (sealed_, sealed_service),
         (SyncReflectionServicer(reflection), reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]),
     )
-    served = [
-        Served(item, service, FOREIGN_SERVICES.get(service.full_name, ""), frozenset({"ModelStreamInfer"}))
-        for item, service in servicers
-    ]
+    served = [Served(item, service, FOREIGN_SERVICES.get(service.full_name, ""), RAW) for item, service in servicers]
     return [*served, health.served_sync()]
+
+
+def _dispatcher(
+    serving: Serving, sealed_: sealed.SealedServicer, health: Health, chain: middleware.Chain
+) -> Dispatcher:
+    streams = Streams(MAX_IN_FLIGHT)
+    dispatcher = Dispatcher(services(serving, sealed_, health, streams), chain)
+    streams.attach(dispatcher)
+    sealed_.attach(dispatcher)
+    return dispatcher
 
 
 def build(config: Config, member: Membership) -> tuple[Worker, int]:
@@ -109,14 +117,12 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     introduction = _introduction(config, identity, sealing, chain)
     health = Health(tuple(FOREIGN_SERVICES.values()))
     serving = Serving(engine, telemetry_, introduction.node)
-    sealed = SealedServicer(serving, Opener(sealing.pair, clock), introduction, telemetry_)
+    sealed_ = sealed.SealedServicer(serving, Opener(sealing.pair, clock), introduction, telemetry_)
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lane-call")
-    streams = Streams(MAX_IN_FLIGHT)
-    dispatcher = Dispatcher(services(serving, sealed, health, streams), middleware.Chain(chain))
-    streams.attach(dispatcher)
+    dispatcher = _dispatcher(serving, sealed_, health, middleware.Chain(chain))
     work = LaneWork(dispatcher, engine, pool, MAX_IN_FLIGHT)
     runtimes = {name: offer.info for name, offer in introduction.runtimes.items()}
-    prepare = Preparation(cache, artifacts, config.threads, runtimes)
+    prepare = Preparation(cache, artifacts, config.threads, runtimes, sealing.facts)
     assignments = Assignments(
         engine,
         prepare,
@@ -178,6 +184,7 @@ def _chain(
         telemetry_=telemetry_,
         guard=member.guard(clock, quota=[quotas, FairShare(MAX_IN_FLIGHT)]),
         max_in_flight=MAX_IN_FLIGHT,
+        raw=sealed.RAW,
         every_call=False,
     )
 

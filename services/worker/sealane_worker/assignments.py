@@ -149,7 +149,7 @@ class Assignments:
         """Load one assignment where it is not loaded; whether to try again."""
         key = (wanted.deployment, wanted.epoch)
         loaded = next((item for item in self._engine.models() if item.assignment.deployment == wanted.deployment), None)
-        if loaded and (loaded.assignment.epoch, loaded.assignment.digest) == (wanted.epoch, wanted.variant.digest):
+        if loaded and _is_as_wanted(loaded.assignment, wanted):
             return False
         if self._tries.get(key, 0) >= MAX_TRIES:
             return False
@@ -215,6 +215,11 @@ class Assignments:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self._path)
+
+
+def _is_as_wanted(loaded: Assignment, wanted: fleet_service_pb2.Assignment) -> bool:
+    has = (loaded.epoch, loaded.digest, loaded.served_name, loaded.labels)
+    return has == (wanted.epoch, wanted.variant.digest, wanted.served_name, tuple(wanted.labels))
 
 
 def _chain(item: fleet_service_pb2.ServedEnsemble) -> ServedChain:

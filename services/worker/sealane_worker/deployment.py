@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sealane.ensembles import Chain
-from sealane.protocols.call import SequencePlace
+from sealane.protocols.call import SequencePlace, Target
 from sealane.tensors import Array, Signature
 from sealane_worker.box import BoxState
 from sealane_worker.child import LoadedModel
@@ -27,6 +27,8 @@ class Assignment:
         epoch: placement epoch; a call that carries another was routed by an outdated table.
         spec: runtime, local path, threads, how it is served.
         pinned: whether it stays in memory however long nobody calls it.
+        served_name: name under which clients of the compatible protocols know it, beside its own.
+        labels: of its version under that name.
     """
 
     deployment: str
@@ -37,11 +39,22 @@ class Assignment:
     epoch: int
     spec: ModelSpec
     pinned: bool = False
+    served_name: str = ""
+    labels: tuple[str, ...] = ()
 
     @property
     def model_id(self) -> str:
         """Last part of the model's name."""
         return self.model.rpartition("/")[2]
+
+    def is_meant(self, wanted: Target) -> bool:
+        """Whether a caller's words can mean this deployment: its id, its model's, or the name it is served under."""
+        if (
+            wanted.model not in (self.deployment.rpartition("/")[2], self.model_id, self.served_name)
+            or not wanted.model
+        ):
+            return False
+        return wanted.version in ("", str(self.version)) and (not wanted.label or wanted.label in self.labels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from sealane import ensembles
 from sealane.errors import FailedPrecondition, NotFound, SealaneError, Unavailable
+from sealane.security.sealing_policy import SealingPolicy
 from sealane_worker.box import BoxLimits, BoxState
 from sealane_worker.chains import LoadedChain, ServedChain
 from sealane_worker.deployment import Assignment, Inference, Model, Served
@@ -105,6 +107,34 @@ class Engine:
         """
         chained = self._chains.get(deployment)
         return chained.model if chained is not None else self._find(deployment).model
+
+    def digest(self, model: Model) -> str:
+        """Digest of the variant that a deployment serves; that of a chain follows from its models."""
+        if model.chain is None:
+            return model.assignment.digest
+        members = self._members(model)
+        return ensembles.digest_of(model.chain, {name: item.assignment.digest for name, item in members.items()})
+
+    def sealing_required(self, model: Model) -> bool:
+        """Whether the owner of the model, or of one in the chain, refuses plaintext."""
+        if model.chain is None:
+            return model.assignment.spec.serving.sealing.required
+        return any(policy.required for policy in self.policies(model))
+
+    def policies(self, model: Model) -> list[SealingPolicy]:
+        """What the owners of the models demand that a deployment runs."""
+        models = [model] if model.chain is None else self._members(model).values()
+        return [item.assignment.spec.serving.sealing for item in models]
+
+    def _members(self, chained: Model) -> dict[str, Model]:
+        """Id of each deployment of a chain that is loaded here -> its model."""
+        assert chained.chain is not None
+        project = chained.assignment.deployment.partition("/deployments/")[0]
+        entries = {
+            step.deployment: self._loaded.get(f"{project}/deployments/{step.deployment}")
+            for step in chained.chain.steps
+        }
+        return {name: entry.model for name, entry in entries.items() if entry is not None}
 
     def expect(self, deployments: Mapping[str, str]) -> None:
         """Say which deployments (name -> model name) are on their way, so that callers are told to wait."""

@@ -14,7 +14,7 @@ from sealane.protocols.call import Target
 from sealane.rpc.call import Call
 from sealane.rpc.health import Health
 from sealane_worker.deployment import Model
-from sealane_worker.serving import Serving, describe, signature_of
+from sealane_worker.serving import Found, Serving, describe, signature_of
 from sealane_worker.settings import counts_of, settings_of
 from sealane_worker.streams import Streams
 
@@ -89,10 +89,7 @@ class OpenInferenceServicer:
 
     def ModelInfer(self, request: oip.ModelInferRequest, call: Call) -> oip.ModelInferResponse:
         """One inference."""
-        inference = openinference.decode_request(request)
-        model = self._find(call, inference.target)
-        outputs = openinference.check(inference, signature_of(model, inference.target.signature))
-        return openinference.encode_response(self._serving.run(model, call, inference, outputs))
+        return infer(self._serving, request, call)
 
     def ModelStreamInfer(self, bodies: Iterator[bytes], call: Call) -> Iterator[bytes]:
         """Inferences over one stream."""
@@ -113,6 +110,16 @@ class OpenInferenceServicer:
         if self._serving.alive(model):
             return openinference_model.IndexEntry(name, version, "READY")
         return openinference_model.IndexEntry(name, version, "UNAVAILABLE", "it crashed too often; deploy it anew")
+
+
+def infer(serving: Found, request: oip.ModelInferRequest, call: Call) -> oip.ModelInferResponse:
+    """One inference; `serving` says what the name in the request means."""
+    inference = openinference.decode_request(request)
+    model = serving.find(call, inference.target)
+    if model is None:
+        raise openinference.unknown_model(inference.target)
+    outputs = openinference.check(inference, signature_of(model, inference.target.signature))
+    return openinference.encode_response(serving.run(model, call, inference, outputs))
 
 
 def _at_the_gateway() -> Unimplemented:

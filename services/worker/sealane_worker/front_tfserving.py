@@ -10,13 +10,13 @@ from sealane.protocols.call import InferenceAnswer, Target
 from sealane.rpc.call import Call
 from sealane.tensors import Signature
 from sealane_worker.deployment import Model
-from sealane_worker.serving import Serving, describe, signature_of
+from sealane_worker.serving import Found, Serving, describe, signature_of
 
 
 class PredictionServicer:
     """``tensorflow.serving.PredictionService``."""
 
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: Found) -> None:
         self._serving = serving
 
     def Predict(self, request: tfs.PredictRequest, call: Call) -> tfs.PredictResponse:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from sealane.errors import FailedPrecondition
 from sealane.inference.v1 import sealed_inference_service_pb2 as sealed
 from sealane.rpc.middleware import Limits
 from sealane.scheduler.v1 import fleet_service_pb2, node_service_pb2
+from sealane.security.sealing_messages import message_of
+from sealane.security.sealing_policy import SealingPolicy
 from sealane_worker import machine
 from sealane_worker.offer import Offered
 from sealane_worker.sealing import SealingKey
@@ -52,7 +54,7 @@ class Introduction:
         found = [device for offer in self.runtimes.values() for device in offer.devices if device != "cpu"]
         return max(sorted(set(found)), key=found.count, default="")
 
-    def candidate(self, variant_digest: str) -> sealed.SealingCandidate:
+    def candidate(self, variant_digest: str, policies: Iterable[SealingPolicy]) -> sealed.SealingCandidate:
         """This worker as somebody to seal to.
 
         Raises:
@@ -68,6 +70,7 @@ class Introduction:
             variant_digest=variant_digest,
             address=self.endpoint,
             tls_name=self.tls_name,
+            policies=[message_of(policy) for policy in policies],
         )
 
     def register(self) -> fleet_service_pb2.Register:

@@ -16,6 +16,8 @@ from sealane.compat.openinference.v2 import openinference_pb2 as oip
 from sealane.compat.tfserving.v1 import tfserving_pb2 as tfs
 from sealane.errors import FailedPrecondition, InvalidArgument
 from sealane.protocols import openinference_tensors, peek, tfserving
+from sealane.security.sealing_messages import policy_of
+from sealane.security.sealing_policy import SealingPolicy
 from sealane.type.v1 import manifest_pb2 as pb
 from sealane_worker.model.queueing import DELAY, REJECT, Batching
 from sealane_worker.sequences import CORRID, END, MAX_IDLE_SECONDS, READY, START
@@ -69,6 +71,7 @@ def read_serving(folder: Path) -> Serving:
         memory_limit_bytes=message.memory_limit_bytes,
         deterministic=message.deterministic,
         sequencing=_sequencing(message.sequence_batching) if message.HasField("sequence_batching") else None,
+        sealing=_sealing(message),
     )
 
 
@@ -132,6 +135,13 @@ def _tensorflow(records: bytes) -> list[WarmRequest]:
 def _inner(body: bytes, number: int) -> list[bytes]:
     found = peek.fields(body, 0, len(body))
     return [body[f.start : f.end] for f in found if (f.number, f.wire_type) == (number, _LENGTH_DELIMITED)]
+
+
+def _sealing(message: pb.Manifest) -> SealingPolicy:
+    try:
+        return policy_of(message.sealing)
+    except InvalidArgument as error:
+        raise _invalid(error.message) from error
 
 
 def _batching(message: pb.DynamicBatching) -> Batching:

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from google.protobuf import json_format
 
 from sealane.errors import Aborted, FailedPrecondition
 from sealane.registry.v1 import variant_service_pb2 as registry
 from sealane.scheduler.v1 import fleet_service_pb2 as pb
 from sealane.scheduler.v1 import job_service_pb2
+from sealane.type.v1.manifest_pb2 import Manifest, SealingPolicy
 from sealane_worker.artifacts import Artifacts
 from sealane_worker.cache import ArtifactCache, Blob
 from sealane_worker.machine import device_class
+from sealane_worker.manifest import MANIFEST
 from sealane_worker.optimise import SOURCE_VARIANT, MeasuredVariant, OptimiseRun, OptimiseSpec, acceptable
 from sealane_worker.preparation import files_of, project_of
 from sealane_worker.runner import Cancelled, Progress, Results
@@ -73,7 +76,19 @@ class OptimiseWork:
             source_variant=source.name,
             job=task.task.partition("/tasks/")[0],
         )
+        if source.HasField("sealing"):
+            self._demand_the_same(task, variant, source.sealing, file.parent)
         return job_service_pb2.VariantResult(variant_id=measured.name, variant=variant, measurement=measurement)
+
+    def _demand_the_same(
+        self, task: pb.TaskAssignment, variant: registry.Variant, sealing: SealingPolicy, folder: Path
+    ) -> None:
+        """Another precision of a model is to be called, and read, by nobody who could not call the model itself."""
+        path = folder / MANIFEST
+        path.write_text(json_format.MessageToJson(Manifest(sealing=sealing), preserving_proto_field_name=True))
+        blob = self.artifacts.upload(project_of(task.task), path, task.grant)
+        variant.files.add(path=MANIFEST, sha256=blob.digest, size_bytes=path.stat().st_size)
+        variant.sealing.CopyFrom(sealing)
 
 
 def _measure(spec: OptimiseSpec, progress: Progress) -> tuple[MeasuredVariant, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from sealane.errors import FailedPrecondition, InvalidArgument
 from sealane.registry.v1 import variant_service_pb2 as registry
 from sealane.scheduler.v1 import fleet_service_pb2
+from sealane.security.sealing_policy import SealingPolicy
 from sealane_worker.artifacts import Artifacts
 from sealane_worker.cache import ArtifactCache, Blob
 from sealane_worker.deployment import Assignment
@@ -26,12 +27,14 @@ class Preparation:
         artifacts: where they come from.
         threads: processor threads for one inference.
         runtimes: runtimes that this worker offers, by name.
+        facts: what auth says of this worker in its sealing statement; empty while it says nothing.
     """
 
     cache: ArtifactCache
     artifacts: Artifacts
     threads: int
     runtimes: Mapping[str, RuntimeInfo]
+    facts: Callable[[], Mapping[str, str]] = dict
 
     def __call__(self, wanted: fleet_service_pb2.Assignment) -> Assignment:
         """Fetch and verify; raises what the cache and the registry raise."""
@@ -45,6 +48,8 @@ class Preparation:
         fetch = self.artifacts.fetcher(project_of(wanted.deployment), wanted.grant)
         digest = variant.digest.removeprefix("sha256:")
         path = self.cache.materialise(digest, files, fetch)
+        serving = read_serving(path)
+        check_sealing(serving.sealing, self.facts())
         return Assignment(
             deployment=wanted.deployment,
             model=model,
@@ -56,12 +61,31 @@ class Preparation:
                 runtime=runtime.name,
                 path=path,
                 threads=self.threads,
-                serving=read_serving(path),
+                serving=serving,
                 warm_up=read_warm_up(path),
                 verify=lambda: self.cache.materialise(digest, files, fetch),
             ),
             pinned=wanted.pinned,
+            served_name=wanted.served_name,
+            labels=tuple(wanted.labels),
         )
+
+
+def check_sealing(policy: SealingPolicy, facts: Mapping[str, str]) -> None:
+    """Whether this worker may open what is sealed to a model.
+
+    The manifest says so, which the variant's digest covers: no scheduler can have it loaded anywhere else.
+
+    Args:
+        policy: of the variant's manifest.
+        facts: of this worker's statement. Without one nobody seals to it.
+
+    Raises:
+        FailedPrecondition: it may not (SEALING_POLICY).
+    """
+    refusal = policy.refusal(facts) if facts else ""
+    if refusal:
+        raise FailedPrecondition(f"the model's owner forbids this worker: {refusal}", reason="SEALING_POLICY")
 
 
 def project_of(name: str) -> str:

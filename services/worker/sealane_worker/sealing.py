@@ -15,7 +15,7 @@ from sealane.auth.v1 import sealing_key_service_pb2 as pb
 from sealane.auth.v1.sealing_key_service_pb2_grpc import SealingKeyServiceStub
 from sealane.clock import Clock
 from sealane.errors import SealaneError
-from sealane.security import suites
+from sealane.security import statements, suites
 from sealane.security.suites import KeyPair
 
 log = logging.getLogger("sealane.worker.sealing")
@@ -50,6 +50,10 @@ class SealingKey:
     def statement(self) -> str:
         """The signed statement; empty while auth has not vouched for this process, or no longer does."""
         return self._statement if self._clock.now() < self._expires else ""
+
+    def facts(self) -> dict[str, str]:
+        """What the statement says of this worker; empty while there is none."""
+        return statements.claims_of(self.statement)
 
     def publish(self) -> None:
         """Get a statement now.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import zlib
+from typing import Protocol
 
 from sealane import telemetry
 from sealane.errors import NotFound, Unavailable
 from sealane.protocols import naming, tfserving
 from sealane.protocols.call import DEFAULT_SIGNATURE, InferenceAnswer, InferenceCall, ModelDescription, Target
+from sealane.protocols.sealed import sealed_required
 from sealane.rpc.call import Call
+from sealane.security.sealing_policy import SealingPolicy
 from sealane.telemetry import Telemetry
 from sealane.tensors import Array, Signature
 from sealane_worker.box import BoxState
@@ -125,11 +128,28 @@ class Serving:
         return self._engine.state(model.assignment.deployment) in _ALIVE
 
     def run(self, model: Model, call: Call, inference: InferenceCall, outputs: tuple[str, ...]) -> InferenceAnswer:
-        """Run once; inputs and outputs were checked by the protocol's adapter.
+        """Run once what came in plaintext; inputs and outputs were checked by the protocol's adapter.
 
         Raises:
+            FailedPrecondition: the model's owner wants it sealed (SEALED_REQUIRED).
             SealaneError: see :meth:`sealane_worker.engine.Engine.infer`.
         """
+        if self._engine.sealing_required(model):
+            raise sealed_required(model.assignment.deployment.rpartition("/")[2])
+        return self.run_opened(model, call, inference, outputs)
+
+    def digest(self, model: Model) -> str:
+        """What a deployment serves here, as one digest; empty for a chain whose models are not all here."""
+        return self._engine.digest(model)
+
+    def policies(self, model: Model) -> list[SealingPolicy]:
+        """What the owners of the models demand that a deployment runs here."""
+        return self._engine.policies(model)
+
+    def run_opened(
+        self, model: Model, call: Call, inference: InferenceCall, outputs: tuple[str, ...]
+    ) -> InferenceAnswer:
+        """As :meth:`run`, for what came sealed."""
         assignment = model.assignment
         signature = signature_of(model, inference.target.signature)
         everything = len(outputs) == len(signature.outputs)
@@ -161,6 +181,38 @@ class Serving:
                 span.set_attribute(telemetry.BATCH, ran.batch_rows)
                 span.set_attribute(telemetry.QUEUE_US, int(ran.queue_seconds * 1e6))
             return ran.outputs
+
+
+class Found(Protocol):
+    """What the servicers of the protocols need to run a request: what it means, and how it is run."""
+
+    def find(self, call: Call, wanted: Target) -> Model | None:
+        """The loaded deployment that is wanted; None where there is none."""
+        ...
+
+    def run(self, model: Model, call: Call, inference: InferenceCall, outputs: tuple[str, ...]) -> InferenceAnswer:
+        """Run once."""
+        ...
+
+
+class BoundServing:
+    """For a request that came sealed: the one deployment that its envelope is bound to.
+
+    The name inside the seal must mean it too: a gateway that has a caller seal for another deployment than the one that
+    he named gets nothing run.
+    """
+
+    def __init__(self, serving: Serving, model: Model) -> None:
+        self._serving = serving
+        self._model = model
+
+    def find(self, call: Call, wanted: Target) -> Model | None:
+        """The deployment, where that is what is wanted."""
+        return self._model if self._model.assignment.is_meant(wanted) else None
+
+    def run(self, model: Model, call: Call, inference: InferenceCall, outputs: tuple[str, ...]) -> InferenceAnswer:
+        """Run once; see :meth:`Serving.run_opened`."""
+        return self._serving.run_opened(model, call, inference, outputs)
 
 
 def _deadline(call: Call, inference: InferenceCall) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sealane.security.sealing_policy import SealingPolicy
 from sealane.tensors import Array
 from sealane_worker.control import Json
 from sealane_worker.model.queueing import Batching
@@ -46,6 +47,7 @@ class Serving:
         memory_limit_bytes: most memory of the process; 0 takes the worker's setting.
         deterministic: whether equal requests of one caller may share a run.
         sequencing: how sequences are kept; None for a model without.
+        sealing: what is demanded of callers, and of this worker.
     """
 
     device: str = "cpu"
@@ -57,6 +59,7 @@ class Serving:
     memory_limit_bytes: int = 0
     deterministic: bool = False
     sequencing: Sequencing | None = None
+    sealing: SealingPolicy = field(default_factory=SealingPolicy)
 
 
 @dataclass(frozen=True, slots=True)

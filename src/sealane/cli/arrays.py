@@ -14,7 +14,7 @@ import numpy as np
 from sealane.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from sealane.client.inference import Inputs
+    from sealane.client.prediction import Inputs
     from sealane.tensors import Array
 
 Names = Callable[[], list[str]]

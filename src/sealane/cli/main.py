@@ -21,6 +21,7 @@ COMMANDS = {
     "models": ("models:models", "Push, pull and name models."),
     "deployments": ("deployments:deployments", "Keep models serving, and see why they run where they do."),
     "predict": ("predict:predict", "Run a model on arrays from a file."),
+    "proxy": ("proxy:proxy", "A local plaintext port for unchanged clients, sealed towards the suite."),
     "jobs": ("jobs:jobs", "Work that ends, such as optimising a model."),
     "benchmark": ("benchmark:benchmark", "Tune a variant on this machine and keep the figures."),
     "nodes": ("operations:nodes", "The workers."),

@@ -11,6 +11,7 @@ from sealane.cli.benchmark import check
 from sealane.cli.context import Cli, common, enum_word, note, progress_bar
 
 if TYPE_CHECKING:
+    from sealane.client.models import PushOptions
     from sealane.registry.v1 import model_service_pb2 as pb
 
 
@@ -32,6 +33,8 @@ class _Push(TypedDict):
     commit: str
     metric: tuple[str, ...]
     signatures: Path | None
+    require_sealed: bool
+    sealed_to: tuple[str, ...]
 
 
 @models.command()
@@ -47,6 +50,13 @@ class _Push(TypedDict):
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="What callers send and get; default: signatures.json beside the model, or what the model says.",
 )
+@click.option("--require-sealed", is_flag=True, help="Refuse what is sent in plaintext, on every protocol.")
+@click.option(
+    "--sealed-to",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Who may open what is sealed: tier=, region=, zone=, pool=, lowest clearance=, or suite=; may be repeated.",
+)
 @common
 def push(cli: Cli, path: Path, name: str, **options: Unpack[_Push]) -> None:
     """Make PATH the next version of model NAME.
@@ -60,22 +70,27 @@ def push(cli: Cli, path: Path, name: str, **options: Unpack[_Push]) -> None:
     such a file.
 
     Example: sealane models push export/ digits --alias production
+
+    Example: sealane models push export/ triage --require-sealed --sealed-to region=eu --sealed-to clearance=restricted
     """
     from sealane.client.model_signatures import read_signatures_file
+    from sealane.security.sealing_policy import parse
 
     metrics = dict(_metric(text) for text in options["metric"])
+    demands = options["require_sealed"] or options["sealed_to"]
+    wanted: PushOptions = {
+        "variant": options["variant"],
+        "alias": options["alias"],
+        "description": options["description"],
+        "commit": options["commit"],
+        "metrics": metrics,
+        "signatures": read_signatures_file(options["signatures"]) if options["signatures"] else (),
+    }
+    if demands:
+        wanted["sealing"] = parse(options["require_sealed"], options["sealed_to"])
     with cli.client() as client, progress_bar() as progress:
-        version = client.models.push(
-            path,
-            name,
-            variant=options["variant"],
-            alias=options["alias"],
-            description=options["description"],
-            commit=options["commit"],
-            metrics=metrics,
-            signatures=read_signatures_file(options["signatures"]) if options["signatures"] else (),
-            progress=progress,
-        )
+        wanted["progress"] = progress
+        version = client.models.push(path, name, **wanted)
     _show(cli, version)
 
 

@@ -19,6 +19,7 @@ class _Predict(TypedDict):
     inputs: str
     file: tuple[str, ...]
     sealed: bool
+    require: tuple[str, ...]
     direct: bool
     trace: bool
     timeout: float
@@ -35,6 +36,9 @@ class _Predict(TypedDict):
     help="Send a file, such as a photo, as an element of BYTES input NAME; repeated, as the next element.",
 )
 @click.option("--sealed", is_flag=True, help="Seal the payload; only the workers can read it.")
+@click.option(
+    "--require", multiple=True, metavar="NAME=VALUE", help="With --sealed: what a worker's signed statement must say."
+)
 @click.option("--direct", is_flag=True, help="Straight to a worker instead of through the gateway.")
 @click.option("--trace", is_flag=True, help="Record the call in every hop and print the trace id.")
 @click.option("--timeout", type=float, default=10.0, show_default=True, help="Seconds for everything.")
@@ -53,10 +57,12 @@ def predict(cli: Cli, model: str, **options: Unpack[_Predict]) -> None:
     Example: sealane predict photos --file photo=cat.jpg --file photo=dog.png
     """
     from sealane.cli import arrays
+    from sealane.cli.proxy import requirement
 
     wanted: PredictOptions = {
         "via": "direct" if options["direct"] else "gateway",
         "sealed": options["sealed"],
+        "require": requirement(options["require"]),
         "timeout": options["timeout"],
     }
     with cli.client() as client:

@@ -18,10 +18,11 @@ from __future__ import annotations
 from sealane.client.accounts import NewCredential
 from sealane.client.client import Client, connect
 from sealane.client.credentials import ClientCredentials, Credentials, StaticToken
-from sealane.client.inference import Inference, PredictOptions, WorkerModel
+from sealane.client.inference import Inference, WorkerModel
 from sealane.client.issuers import Rule
 from sealane.client.logins import CertificateCredentials, ExternalToken, PrivateKeyCredentials, RefreshTokenFile
 from sealane.client.operations import NodePlace
+from sealane.client.prediction import PredictOptions
 from sealane.ensembles import Step
 
 __all__ = [

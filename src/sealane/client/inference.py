@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, Unpack
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 import numpy as np
-import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
 from sealane import telemetry
 from sealane.client import calls
 from sealane.client.calls import Caller, Request
+from sealane.client.gateways import Gateways
+from sealane.client.prediction import Form, Inputs, Prediction, PredictOptions, form_of
 from sealane.client.routes import Routes
 from sealane.client.session import Session
 from sealane.compat.openinference.v2 import openinference_pb2 as oip
@@ -27,51 +27,14 @@ from sealane.rpc.channel import Target
 from sealane.tensors import NUMPY_OF, Array, Signature
 
 if TYPE_CHECKING:
-    from sealane.client.sealing import Sealing
+    from sealane.client.sealing import SealedCall, Sealing
 
 T = TypeVar("T")
 
-INFER_PATH = "/inference.GRPCInferenceService/ModelInfer"
 METADATA_PATH = "/inference.GRPCInferenceService/ModelMetadata"
-PREDICT_PATH = "/tensorflow.serving.PredictionService/Predict"
 DEFAULT_SECONDS = 10.0
 #: A worker's answers that mean the lease is old: the deployment runs elsewhere by now.
 _MOVED = frozenset({"MODEL_NOT_FOUND", "DEPLOYMENT_NOT_SERVED"})
-
-Requirement = Mapping[str, str | Sequence[str]]
-"""Attribute of a worker's signed statement (tier, zone, region, pool, clearance, node) -> value, or values allowed."""
-
-Inputs = Mapping[str, npt.ArrayLike] | npt.ArrayLike
-"""Arrays by input name; or one array, for a model with one input."""
-
-
-class PredictOptions(TypedDict, total=False):
-    """How to predict; everything has a default."""
-
-    via: Literal["gateway", "direct"]
-    """Through the gateway (default), or straight to a worker by a routing lease."""
-    sealed: bool
-    """Seal the payload so that only the chosen workers can read it."""
-    timeout: float
-    """Seconds for everything, retries included; default 10."""
-    signature: str
-    """Signature to run; not for sealed calls. Default: the model's default one."""
-    outputs: Sequence[str]
-    """Outputs wanted; default: all."""
-    version: str
-    """Version that must be serving, as digits; default: whatever the deployment serves."""
-    require: Requirement
-    """For sealed calls: what a worker's signed statement must say, such as ``{"tier": "edge"}``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One prediction under way."""
-
-    call: InferenceCall
-    deadline: float
-    sealed: bool
-    require: Requirement = field(default_factory=dict)
 
 
 class Inference:
@@ -82,8 +45,7 @@ class Inference:
         self._caller = Caller(session)
         self._routes = Routes(session)
         self._sealing: Sealing | None = None
-        self._gateways: tuple[Target, ...] = ()
-        self._turn = 0
+        self._gateways = Gateways(session, self._caller)
         self._signatures: dict[str, Signature] = {}
 
     def predict(self, model: str, inputs: Inputs, **options: Unpack[PredictOptions]) -> dict[str, Array]:
@@ -114,6 +76,43 @@ class Inference:
             # The gateway settles who may be sealed to; the payload goes to the worker itself.
             return self._by_gateway(prediction, direct=True)
         return self._caller.repeat(lambda: self._on_workers(prediction), prediction.deadline)
+
+    def sealed_stream(
+        self, model: str, inputs: Iterable[Inputs], **options: Unpack[PredictOptions]
+    ) -> Iterator[dict[str, Array]]:
+        """Run a model on one input after the other over one sealed stream to one worker.
+
+        The outputs come in the order of the inputs; neither can be reordered, repeated or cut off unseen. Inputs are
+        taken as they are sent. A stream is not repeated: what fails ends it.
+
+        Args:
+            model: as for :meth:`predict`.
+            inputs: as for :meth:`predict`, each.
+            options: see :class:`PredictOptions`; `timeout` is for the whole stream, `hedge` has no meaning here.
+
+        Raises:
+            SealaneError: as for :meth:`predict`; Unavailable (STREAM_CUT) where the stream ended before its end.
+        """
+        from sealane.client.sealed_stream import run_stream
+
+        items = iter(inputs)
+        try:
+            first = self.prepare(model, next(items), {**options, "sealed": True})
+        except StopIteration:
+            return
+        form = form_of(first.call)
+
+        def bodies() -> Iterator[bytes]:
+            yield form.body
+            for item in items:
+                yield form_of(self.prepare(model, item, {**options, "sealed": True}).call).body
+
+        def run(target: Target) -> Iterator[bytes]:
+            call = _sealed(first, form, target, direct=options.get("via") == "direct")
+            return run_stream(self.sealing, call, bodies(), first.deadline)
+
+        for answer in self._gateways.once(run):
+            yield form.decode(answer)
 
     def predict_traced(
         self, model: str, inputs: Inputs, **options: Unpack[PredictOptions]
@@ -150,15 +149,15 @@ class Inference:
     def prepare(self, model: str, inputs: Inputs, options: PredictOptions, source: Target | None = None) -> Prediction:
         """A prediction from what a caller gave; names and datatypes are asked of `source` where they are missing."""
         deadline = time.monotonic() + options.get("timeout", DEFAULT_SECONDS)
-        signature, sealed = options.get("signature", ""), options.get("sealed", False)
-        if sealed and signature:
-            raise InvalidArgument("a sealed call runs the default signature; leave signature out", field="signature")
+        sealed, require = options.get("sealed", False), options.get("require", {})
+        if require and not sealed:
+            raise InvalidArgument("only sealed calls can require where they are read; set sealed=True", field="require")
         call = InferenceCall(
-            ModelTarget(model, options.get("version", ""), signature=signature),
+            ModelTarget(model, options.get("version", ""), signature=options.get("signature", "")),
             self._arrays(model, inputs, deadline, source),
             tuple(options.get("outputs", ())),
         )
-        return Prediction(call, deadline, sealed, options.get("require", {}))
+        return Prediction(call, deadline, sealed, require, options.get("hedge", 0.0))
 
     def _arrays(self, model: str, inputs: Inputs, deadline: float, source: Target | None) -> dict[str, Array]:
         if isinstance(inputs, Mapping):
@@ -186,7 +185,7 @@ class Inference:
             def ask(target: Target) -> bytes:
                 return self._caller.send(target, request, deadline)
 
-            answer = self._caller.repeat(lambda: ask(source) if source else self._at_gateway(ask), deadline)
+            answer = self._caller.repeat(lambda: ask(source) if source else self._gateways.once(ask), deadline)
             found = openinference.decode_metadata(oip.ModelMetadataResponse.FromString(answer)).signature()
             if found is None:
                 raise NotFound(f"{model!r} has no default signature; give a dict of arrays", reason="NO_SIGNATURE")
@@ -199,22 +198,7 @@ class Inference:
 
     def _by_gateway(self, prediction: Prediction, *, direct: bool = False) -> dict[str, Array]:
         """The same at the gateways; `direct`: see :class:`SealedCall`."""
-        return self._caller.repeat(
-            lambda: self._at_gateway(lambda target: self._once(prediction, target, direct=direct)), prediction.deadline
-        )
-
-    def _at_gateway(self, attempt: Callable[[Target], T]) -> T:
-        """One attempt; where the gateway is away, the next one is at another."""
-        if not self._gateways:
-            self._gateways = self._session.targets("inference")
-            self._turn = random.randrange(len(self._gateways))  # noqa: S311  # only so that clients spread
-        turn = self._turn
-        try:
-            return attempt(self._gateways[turn % len(self._gateways)])
-        except Unavailable:
-            if self._turn == turn:  # else another thread has seen it before
-                self._turn = turn + 1
-            raise
+        return self._gateways.repeat(lambda target: self._once(prediction, target, direct=direct), prediction.deadline)
 
     def _on_workers(self, prediction: Prediction) -> dict[str, Array]:
         """One try at each worker of the lease, in random order so that callers spread."""
@@ -240,35 +224,32 @@ class Inference:
     def _once(self, prediction: Prediction, target: Target, *, direct: bool) -> dict[str, Array]:
         call, deadline = prediction.call, prediction.deadline
         calls.remaining(deadline)
+        form = form_of(call)
         try:
             if prediction.sealed:
-                return self._once_sealed(prediction, target, direct=direct)
-            if call.target.signature:
-                return self._once_signature(call, target, deadline)
-            request = Request(INFER_PATH, openinference.encode_request(call).SerializeToString())
-            return _decode(self._caller.send(target, request, deadline))
+                return form.decode(self.sealing.run(_sealed(prediction, form, target, direct=direct), deadline))
+            return form.decode(self._caller.send(target, Request(form.method, form.body), deadline))
         except DecodeError as error:
             raise InvalidArgument("the answer is malformed; is this a Sealane endpoint?") from error
 
-    def _once_sealed(self, prediction: Prediction, target: Target, *, direct: bool) -> dict[str, Array]:
-        # Imported at the first sealed call: whoever never seals does not pay for it.
-        from sealane.client.sealing import SealedCall, Sealing
+    @property
+    def gateways(self) -> Gateways:
+        """The site's gateways."""
+        return self._gateways
+
+    @property
+    def caller(self) -> Caller:
+        """Sends requests."""
+        return self._caller
+
+    @property
+    def sealing(self) -> Sealing:
+        """Seals; made at the first sealed call, so that whoever never seals does not pay for its imports."""
+        from sealane.client.sealing import Sealing
 
         if self._sealing is None:
             self._sealing = Sealing(self._session, self._caller)
-        call = prediction.call
-        plaintext = openinference.encode_request(call).SerializeToString()
-        sealed = SealedCall(call.target.model, plaintext, target, prediction.require, direct)
-        return _decode(self._sealing.run(sealed, prediction.deadline))
-
-    def _once_signature(self, call: InferenceCall, target: Target, deadline: float) -> dict[str, Array]:
-        # The Open Inference Protocol has no word for signatures; TensorFlow Serving has.
-        from sealane.compat.tfserving.v1 import tfserving_pb2 as tfs
-        from sealane.protocols import tfserving
-
-        request = Request(PREDICT_PATH, tfserving.encode_request(call).SerializeToString())
-        answer = self._caller.send(target, request, deadline)
-        return tfserving.decode_response(tfs.PredictResponse.FromString(answer))
+        return self._sealing
 
 
 class WorkerModel:
@@ -285,5 +266,16 @@ class WorkerModel:
         return self._inference.run(prediction, self._target)
 
 
-def _decode(answer: bytes) -> dict[str, Array]:
-    return openinference.decode_response(oip.ModelInferResponse.FromString(answer))
+def _sealed(prediction: Prediction, form: Form, target: Target, *, direct: bool) -> SealedCall:
+    from sealane.client.sealing import SealedCall
+    from sealane.client.sealing_context import Asked
+
+    wanted = prediction.call.target
+    return SealedCall(
+        asked=Asked(wanted.model, target, wanted.version, require=prediction.require),
+        method=form.method,
+        plaintext=form.body,
+        direct=direct,
+        session=prediction.sealed == "session",
+        hedge_after=prediction.hedge,
+    )

@@ -66,6 +66,17 @@ def read(folder: Path) -> Companions:
     return Companions(files, bool(told.before or told.after))
 
 
+def manifest_of(files: Mapping[str, Path]) -> manifest_pb2.Manifest:
+    """The serving manifest among a model's files; an empty one where there is none."""
+    file = files.get(MANIFEST_FILE)
+    return _parse_manifest(file) if file is not None else manifest_pb2.Manifest()
+
+
+def manifest_file(manifest: manifest_pb2.Manifest) -> bytes:
+    """The content of ``sealane.json``."""
+    return json_format.MessageToJson(manifest, preserving_proto_field_name=True).encode()
+
+
 def warm_up(examples: Sequence[Mapping[str, Array]], signatures: Sequence[Signature]) -> bytes:
     """Recorded requests as the file ``warmup.binpb``; arrays by input name, checked against the default signature.
 

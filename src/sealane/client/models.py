@@ -15,6 +15,8 @@ from sealane.client.session import Session
 from sealane.errors import AlreadyExists, DataLoss, NotFound
 from sealane.registry.v1 import model_service_pb2 as pb
 from sealane.registry.v1 import model_service_pb2_grpc, variant_service_pb2, variant_service_pb2_grpc
+from sealane.security.sealing_messages import message_of, policy_of
+from sealane.security.sealing_policy import SealingPolicy, check
 from sealane.tensors import Array, Signature
 
 
@@ -29,6 +31,8 @@ class PushOptions(TypedDict, total=False):
     """Runtime that has to run it, such as ``openvino``; default: whichever of a worker's reads the format."""
     signatures: Sequence[Signature]
     """What the model takes and gives; default: read from its files."""
+    sealing: SealingPolicy
+    """What is demanded of callers, and of workers that may open what is sealed; default: what ``sealane.json`` says."""
     alias: str
     """Alias to point at the new version."""
     description: str
@@ -71,8 +75,10 @@ class Models:
         )
         examples = options.get("examples", ())
         variant = self._upload(local, options.get("progress", no_progress), options.get("runtime", ""))
+        self._demand(variant, local, options.get("sealing"))
         if examples:
-            self._put_warm_up(variant, model_companions.warm_up(examples, local.signatures))
+            warm_up = model_companions.warm_up(examples, local.signatures)
+            self._put(variant, model_companions.WARM_UP_FILE, warm_up)
         parent = references.resource(self._session.project, "models", name)
         self._ensure_model(parent, options.get("description", ""))
         lineage = pb.Lineage(
@@ -109,13 +115,19 @@ class Models:
             variant: its id; default: by the files.
             runtime: runtime that has to run it; default: whichever of a worker's reads the format.
             progress: called after every chunk.
+
+        What the version's first variant demands of sealing holds for this one, unless its manifest says something else.
         """
         there = self.get_version(version)
         local = model_files.inspect(Path(path), variant=variant, signatures=model_files.from_proto(there.signatures))
+        added = self._upload(local, progress, runtime)
+        own = model_companions.manifest_of(local.files).HasField("sealing")
+        demanded = next((item.sealing for item in there.variants if item.HasField("sealing")), None)
+        self._demand(added, local, policy_of(demanded) if demanded is not None and not own else None)
         request = variant_service_pb2.CreateVariantRequest(
             parent=there.name,
             variant_id=local.variant,
-            variant=self._upload(local, progress, runtime),
+            variant=added,
             request_id=str(uuid.uuid4()),
         )
         stub = variant_service_pb2_grpc.VariantServiceStub(self._session.channel("registry"))
@@ -245,14 +257,23 @@ class Models:
             except AlreadyExists:
                 self.get(name)  # made by somebody else meanwhile: fine
 
-    def _put_warm_up(self, variant: variant_service_pb2.Variant, content: bytes) -> None:
-        """Add the recorded requests; they take the place of a file that lay beside the model."""
-        others = [file for file in variant.files if file.path != model_companions.WARM_UP_FILE]
-        recorded = variant_service_pb2.ModelFile(
-            path=model_companions.WARM_UP_FILE, sha256=self._artifacts.upload(content), size_bytes=len(content)
+    def _demand(self, variant: variant_service_pb2.Variant, local: LocalModel, policy: SealingPolicy | None) -> None:
+        """What is demanded of sealing stands in the manifest, which the digest covers, and in the variant."""
+        manifest = model_companions.manifest_of(local.files)
+        if policy is not None:
+            manifest.sealing.CopyFrom(message_of(check(policy)))
+            self._put(variant, model_companions.MANIFEST_FILE, model_companions.manifest_file(manifest))
+        if manifest.HasField("sealing"):
+            variant.sealing.CopyFrom(manifest.sealing)
+
+    def _put(self, variant: variant_service_pb2.Variant, path: str, content: bytes) -> None:
+        """Add a file; it takes the place of one that lay beside the model."""
+        others = [file for file in variant.files if file.path != path]
+        added = variant_service_pb2.ModelFile(
+            path=path, sha256=self._artifacts.upload(content), size_bytes=len(content)
         )
         del variant.files[:]
-        variant.files.extend([*others, recorded])
+        variant.files.extend([*others, added])
 
     def _upload(self, local: LocalModel, progress: Progress, runtime: str) -> variant_service_pb2.Variant:
         files = [

@@ -1,68 +1,90 @@
-"""The client's half of sealed calls: whom to seal to, and what to do when a key has gone stale."""
+"""The client's half of sealed calls: seals, sends, opens; again where a key, a session or a worker has gone.
+
+The rules of docs/sealed-protocol.md: an envelope goes to each recipient at most once, what a worker may have seen is
+sealed anew, and a session's requests go to the one worker that keeps it.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import cast
 
-from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
 from sealane import telemetry
 from sealane.client.calls import Caller, Request
 from sealane.client.credentials import Token
-from sealane.client.inference import Requirement
+from sealane.client.sealing_context import Asked, Candidate, Context, Contexts, bound_token_needed, key_of, parsed
 from sealane.client.session import Session
-from sealane.errors import FailedPrecondition, InvalidArgument, SealaneError, Unauthenticated
+from sealane.errors import MODEL_CRASHED, InvalidArgument, SealaneError, Unavailable
 from sealane.inference.v1 import sealed_inference_service_pb2 as pb
-from sealane.rpc.channel import Target
+from sealane.protocols import sealed
 from sealane.rpc.status import from_status
-from sealane.security import envelope, statements
-from sealane.security.statements import Statement
+from sealane.security import envelope, sealed_session
+from sealane.security.envelope import ANSWER, STATUS, Bound, Sealed
+from sealane.security.sealed_session import ClientSession
 
-_SERVICE = "/sealane.inference.v1.SealedInferenceService"
-CONTEXT_PATH = f"{_SERVICE}/GetSealingContext"
-INFER_PATH = f"{_SERVICE}/SealedInfer"
-MAX_RECIPIENTS = 2
-_MARGIN_SECONDS = 5.0
-_ANSWER, _STATUS = 0, 1
-M = TypeVar("M")
-
-#: Reasons after which a fresh context may help.
-_STALE = frozenset({"STALE_SEALING_KEY", "CANNOT_OPEN"})
+_STALE_KEY, _STALE_SESSION, _CANNOT_OPEN = "STALE_SEALING_KEY", "STALE_SEALED_SESSION", "CANNOT_OPEN"
+#: A worker may start anew between two calls; not for ever.
+_MOST_RENEWALS = 2
+#: A session is given up before the worker does: what was sealed under it must still arrive.
+_SESSION_SECONDS = sealed_session.LIFETIME_SECONDS - 60.0
+_SESSION_REQUESTS = sealed_session.MAX_REQUESTS - 64
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A worker whose statement was verified."""
+class SealedCall:
+    """One sealed call.
 
-    statement: Statement
-    variant_digest: str
-    target: Target
+    Attributes:
+        asked: what is to run, and what is required of who may read it.
+        method: that `plaintext` is a request of.
+        plaintext: the serialized request.
+        direct: send to the recipients themselves instead of through the gateway.
+        session: seal under a session with one worker.
+        hedge_after: direct calls: seconds after which the second recipient is asked as well; 0 for never.
+        sequence: what belongs together and goes to one worker.
+    """
+
+    asked: Asked
+    method: str
+    plaintext: bytes
+    direct: bool = False
+    session: bool = False
+    hedge_after: float = 0.0
+    sequence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
-    """What sealed requests to one deployment are bound to."""
+class _Session:
+    """A session that is open, and with whom."""
 
-    deployment: str
-    candidates: tuple[Candidate, ...]
-    expires: float
+    candidate: Candidate
+    keys: ClientSession
+    until: float
+
+    def good_for(self, candidate: Candidate) -> bool:
+        """Whether a request to `candidate`, as the present context has it, may go under this session."""
+        same = self.candidate.recipient == candidate.recipient
+        return same and time.monotonic() < self.until and self.keys.used < _SESSION_REQUESTS
 
 
 class Sealing:
-    """Seals requests and opens answers."""
+    """Seals requests and opens answers. May be used from any thread."""
 
     def __init__(self, session: Session, caller: Caller) -> None:
-        self._session = session
-        self._caller = caller
-        self._contexts: dict[tuple[str, str], Context] = {}
+        self.session = session
+        self.caller = caller
+        self.contexts = Contexts(session, caller)
+        self._sessions: dict[tuple[str, ...], _Session] = {}
+        self._opening = threading.Lock()
 
     def run(self, call: SealedCall, deadline: float) -> bytes:
-        """One sealed inference, one attempt; a stale key is replaced once.
+        """One sealed inference, one attempt; a stale key or session is replaced.
 
         Args:
             call: what to run, and for whom to seal it.
@@ -75,128 +97,125 @@ class Sealing:
             FailedPrecondition: no worker satisfies what is required.
             SealaneError: refused, or failed inside the seal.
         """
-        key = (call.source.address, call.model)
-        known = self._contexts.get(key)
-        if known is not None and time.time() < known.expires:
+        renewals = 0
+        while True:
+            context, known = self.contexts.get(call.asked, deadline)
             try:
-                return self._attempt(call, known, deadline)
+                plaintext = self._attempt(call, context, deadline)
             except SealaneError as error:
-                self._contexts.pop(key, None)
-                if error.reason not in _STALE:
+                self._forget(call, context, error)
+                # What did not open by what was just fetched will not open by what is fetched next.
+                stale = error.reason in (_STALE_KEY, _STALE_SESSION) or (error.reason == _CANNOT_OPEN and known)
+                if not stale or renewals == _MOST_RENEWALS:
                     raise
-        context = self._contexts[key] = self._fetch(call, deadline)
-        try:
-            return self._attempt(call, context, deadline)
-        except SealaneError as error:
-            self._contexts.pop(key, None)
-            if error.reason != "STALE_SEALING_KEY" or known is not None:
-                raise
-        # A worker may have started anew between the two calls; once more, not for ever.
-        return self._attempt(call, self._fetch(call, deadline), deadline)
+                renewals += 1
+            else:
+                return opened(plaintext)
 
-    def _attempt(self, call: SealedCall, context: Context, deadline: float) -> bytes:
-        token = self._caller.token(bound=True)
-        if not token.bound:
-            raise Unauthenticated("a sealed call needs a token bound to the client's key", reason="SENDER_KEY")
-        chosen = _choose(context.candidates, call.require)
-        with self._session.telemetry.span(telemetry.SPAN_SEAL):
-            sealed = self._seal(call.plaintext, context, chosen, token)
-        target = chosen[0].target if call.direct else call.source
-        request = Request(INFER_PATH, sealed.request.SerializeToString(), proof_in_body=True)
-        answer = self._caller.send(target, request, deadline, token)
-        with self._session.telemetry.span(telemetry.SPAN_OPEN):
-            return _open(sealed, answer)
-
-    def _seal(self, plaintext: bytes, context: Context, chosen: Sequence[Candidate], token: Token) -> envelope.Sealed:
-        bound = envelope.Bound(
-            suite=chosen[0].statement.suite,
+    def bound(self, context: Context, method: str, suite: int, token: Token) -> Bound:
+        """What an envelope made now is bound to."""
+        return Bound(
+            suite=suite,
             project=token.project,
             deployment=context.deployment,
-            method=envelope.METHOD,
-            request_id=os.urandom(16),
+            method=method,
+            request_id=os.urandom(envelope.NONCE_BYTES),
             token_id=token.token_id,
-            issued_at_ms=int(time.time() * 1000),
+            issued_at_ms=now_ms(),
         )
-        targets = [
-            envelope.Target(item.statement.key_id, item.statement.public_key, item.variant_digest) for item in chosen
-        ]
-        return envelope.seal(plaintext, bound, targets, self._session.tokens.key)
 
-    def _fetch(self, call: SealedCall, deadline: float) -> Context:
-        request = Request(CONTEXT_PATH, pb.GetSealingContextRequest(model=call.model).SerializeToString())
-        answer = self._caller.send(call.source, request, deadline, self._caller.token(bound=True))
-        context = _parse(pb.SealingContext.FromString, answer)
-        bundle = self._session.site.trust_bundle
-        candidates: list[Candidate] = []
-        refused: SealaneError | None = None
-        for item in context.candidates:
+    def token(self) -> Token:
+        """A token that is bound to the client's key.
+
+        Raises:
+            Unauthenticated: the credentials give none.
+        """
+        token = self.caller.token(bound=True)
+        if not token.bound:
+            raise bound_token_needed()
+        return token
+
+    def _attempt(self, call: SealedCall, context: Context, deadline: float) -> bytes | bytearray:
+        if call.session:
             try:
-                verified = statements.verify(item.statement, self._session.keys)
+                return self._in_session(call, context, deadline)
             except SealaneError as error:
-                refused = error  # never seal to a worker that auth does not vouch for
-                continue
-            # The name that TLS expects follows from the verified statement, not from what the gateway says.
-            target = Target(item.address, bundle, f"{verified.node}.node.sealane")
-            candidates.append(Candidate(verified, item.variant_digest, target))
-        if not candidates:
-            raise refused or FailedPrecondition(f"no worker of {call.model!r} has a sealing key", reason="NO_CANDIDATE")
-        expires = min(item.statement.expires for item in candidates) - _MARGIN_SECONDS
-        return Context(context.deployment, tuple(candidates), expires)
+                if error.reason != "SEALED_SESSIONS":  # the worker keeps no more of them, and works all the same
+                    raise
+        token = self.token()
+        chosen = context.choose(call.asked.require, keep=call.sequence)
+        with self.session.telemetry.span(telemetry.SPAN_SEAL):
+            bound = self.bound(context, call.method, chosen[0].statement.suite, token)
+            made = envelope.seal(call.plaintext, bound, [item.recipient for item in chosen], self.session.tokens.key)
+        answer = self._send(call, made, chosen, token, deadline)
+        with self.session.telemetry.span(telemetry.SPAN_OPEN):
+            return made.open(parsed(pb.SealedInferResponse.FromString, answer))
+
+    def _in_session(self, call: SealedCall, context: Context, deadline: float) -> bytes | bytearray:
+        session, token = self._session_of(call, context, deadline), self.token()
+        with self.session.telemetry.span(telemetry.SPAN_SEAL):
+            made = session.keys.seal(call.plaintext, call.method, token.token_id, now_ms())
+        answer = self._send(call, made, [session.candidate], token, deadline)
+        with self.session.telemetry.span(telemetry.SPAN_OPEN):
+            return made.open(parsed(pb.SealedInferResponse.FromString, answer))
+
+    def _session_of(self, call: SealedCall, context: Context, deadline: float) -> _Session:
+        candidate = context.choose(call.asked.require, most=1, keep=call.sequence)[0]
+        key = (*key_of(call.asked), candidate.statement.key_id)
+        known = self._sessions.get(key)
+        if known is None or not known.good_for(candidate):
+            with self._opening:
+                known = self._sessions.get(key)
+                if known is None or not known.good_for(candidate):  # else another caller was first
+                    known = self._sessions[key] = self._open_session(call, context, candidate, deadline)
+        return known
+
+    def _open_session(self, call: SealedCall, context: Context, candidate: Candidate, deadline: float) -> _Session:
+        token = self.token()
+        bound = self.bound(context, sealed.OPEN_SESSION, candidate.statement.suite, token)
+        keys = ClientSession(bound, candidate.recipient, self.session.tokens.key)
+        message = pb.OpenSealedSessionRequest(envelope=keys.opening.request)
+        request = Request(sealed.OPEN_SESSION, message.SerializeToString(), proof_in_body=True)
+        target = candidate.target if call.direct else call.asked.source
+        answer = parsed(pb.OpenSealedSessionResponse.FromString, self.caller.send(target, request, deadline, token))
+        # That it opens shows that the worker has the secret.
+        told = parsed(pb.SealedSession.FromString, opened(keys.opening.open(answer.answer)))
+        return _Session(candidate, keys, time.monotonic() + min(told.lifetime_seconds, _SESSION_SECONDS))
+
+    def _send(
+        self, call: SealedCall, made: Sealed, chosen: Sequence[Candidate], token: Token, deadline: float
+    ) -> bytes:
+        request = Request(sealed.INFER, made.wire, proof_in_body=True)
+        if not call.direct:
+            return self.caller.send(call.asked.source, request, deadline, token)
+        targets = [item.target for item in chosen]
+        if call.hedge_after and len(targets) > 1:
+            return self.caller.hedged(targets, request, deadline, token, after=call.hedge_after)
+        return self.caller.first(targets, request, deadline, token)
+
+    def _forget(self, call: SealedCall, context: Context, error: SealaneError) -> None:
+        """What a failure says is not good any more."""
+        gone = isinstance(error, Unavailable) and error.reason != MODEL_CRASHED
+        if gone or error.reason in (_STALE_KEY, _STALE_SESSION, _CANNOT_OPEN):
+            for key in [key for key in self._sessions if key[:-1] == key_of(call.asked)]:
+                self._sessions.pop(key, None)
+        if gone or error.reason in (_STALE_KEY, _CANNOT_OPEN):
+            self.contexts.forget(call.asked, context)
 
 
-@dataclass(frozen=True, slots=True)
-class SealedCall:
-    """What to run sealed.
+def opened(plaintext: bytes | bytearray) -> bytes:
+    """What is inside a sealed answer, as something that messages are parsed from; large ones are not copied.
 
-    Args:
-        model: deployment id, or id of a model with one deployment.
-        plaintext: serialized ModelInferRequest.
-        source: the gateway, or a worker, to get the context from.
-        require: what a worker's statement must say.
-        direct: send to the first recipient itself instead of through the gateway.
+    Raises:
+        SealaneError: an error that was sealed.
     """
-
-    model: str
-    plaintext: bytes
-    source: Target
-    require: Requirement
-    direct: bool = False
-
-
-def _choose(candidates: Sequence[Candidate], require: Requirement) -> list[Candidate]:
-    """At most two that satisfy the requirement, of one suite, in the gateway's order."""
-    fitting = [item for item in candidates if _satisfies(item.statement, require)]
-    if not fitting:
-        found = sorted(item.statement.node for item in candidates)
-        raise FailedPrecondition(
-            f"none of the workers {found} satisfies {dict(require)} by its signed statement; nothing was sent",
-            reason="NO_CANDIDATE",
-        )
-    suite = fitting[0].statement.suite
-    return [item for item in fitting if item.statement.suite == suite][:MAX_RECIPIENTS]
-
-
-def _satisfies(statement: Statement, require: Requirement) -> bool:
-    facts = {**statement.attributes, "node": statement.node}
-    unknown = sorted(set(require) - set(facts))
-    if unknown:
-        raise InvalidArgument(f"statements say nothing of {unknown}; require some of {sorted(facts)}", field="require")
-    return all(
-        facts[name] == wanted if isinstance(wanted, str) else facts[name] in wanted for name, wanted in require.items()
-    )
-
-
-def _open(sealed: envelope.Sealed, answer: bytes) -> bytes:
-    plaintext = sealed.open(_parse(pb.SealedInferResponse.FromString, answer))
-    if plaintext[:1] == bytes([_STATUS]):
-        raise from_status(_parse(status_pb2.Status.FromString, plaintext[1:]))
-    if plaintext[:1] != bytes([_ANSWER]):
+    if plaintext[:1] == STATUS:
+        raise from_status(parsed(status_pb2.Status.FromString, bytes(plaintext[1:])))
+    if plaintext[:1] != ANSWER:
         raise InvalidArgument("the sealed answer has an unknown form; update the client", reason="ANSWER_FORM")
-    return plaintext[1:]
+    return cast(bytes, memoryview(plaintext)[1:])
 
 
-def _parse(parse: Callable[[bytes], M], content: bytes) -> M:
-    try:
-        return parse(content)
-    except DecodeError as error:
-        raise InvalidArgument("the answer is malformed; is this a Sealane endpoint?", reason="MALFORMED") from error
+def now_ms() -> int:
+    """The time that envelopes carry: milliseconds since 1970."""
+    return int(time.time() * 1000)

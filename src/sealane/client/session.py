@@ -20,6 +20,8 @@ from sealane.telemetry import Telemetry, disabled
 INFERENCE = "sealane-inference"
 _TOKEN_SECONDS = 10.0
 _KEYS_SECONDS = 5.0
+#: A client asks for itself alone, and its calls wait for keys that have just changed.
+_KEYS_LIMIT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Session:
         self._bare: dict[tuple[str, str], grpc.Channel] = {}
         self._lock = threading.Lock()
         self.tokens = TokenSource(credentials, self.issue)
-        self.keys = KeySet(self._fetch_keys)
+        self.keys = KeySet(self._fetch_keys, limit=_KEYS_LIMIT_SECONDS)
         self._project = ""
         self._credentials = credentials
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from sealane.compat.openinference.v2 import openinference_pb2 as oip
+from sealane.protocols.wire import length_delimited
 
 #: Request metadata that has errors end the stream with their status, as Triton has it.
 GRPC_ERRORS = "triton_grpc_error"
-#: Tag of ModelStreamInferResponse.infer_response.
-_ANSWER = b"\x12"
+#: ModelStreamInferResponse.infer_response.
+_ANSWER = 2
 #: Every answer here is the last one to its request. Appended to a serialized message, a field is merged into it
 #: (https://protobuf.dev/programming-guides/encoding, "Last One Wins").
 _FINAL = oip.ModelInferResponse(
@@ -17,7 +18,7 @@ _FINAL = oip.ModelInferResponse(
 
 def stream_answer(answer: bytes) -> bytes:
     """The serialized ModelStreamInferResponse of a serialized ModelInferResponse."""
-    return b"".join((_ANSWER, _varint(len(answer) + len(_FINAL)), answer, _FINAL))
+    return b"".join((length_delimited(_ANSWER, len(answer) + len(_FINAL)), answer, _FINAL))
 
 
 def stream_error(message: str, request_id: str) -> bytes:
@@ -26,12 +27,3 @@ def stream_error(message: str, request_id: str) -> bytes:
         error_message=message, infer_response=oip.ModelInferResponse(id=request_id)
     ).SerializeToString()
     return serialized
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)

@@ -40,7 +40,7 @@ _ID, _PARAMETERS = 3, 4
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field: a number for a varint, else the bounds of its content in the body."""
+    """One field: a number for a varint, else where its content begins; and where it ends in the body."""
 
     number: int
     wire_type: int
@@ -77,19 +77,47 @@ class SealedRoute:
     key_ids: tuple[str, ...]
 
 
+def inner(body: bytes) -> bytes:
+    """The serialized message in field 1 of a message that holds nothing else; given twice, they merge.
+
+    Raises:
+        InvalidArgument: a body that is no well-formed message.
+    """
+    found = [
+        body[item.start : item.end]
+        for item in fields(body, 0, len(body))
+        if (item.number, item.wire_type) == (1, _LENGTH)
+    ]
+    return found[0] if len(found) == 1 else b"".join(found)
+
+
+def peek_method(body: bytes) -> str:
+    """What a serialized SealedInferRequest is a request of.
+
+    Raises:
+        InvalidArgument: a body that is no well-formed message.
+    """
+    found = [item for item in fields(body, 0, len(body)) if (item.number, item.wire_type) == (6, _LENGTH)]
+    return _text(body, found[-1], "method") if found else ""
+
+
 def peek_sealed(body: bytes) -> SealedRoute:
-    """Where a serialized SealedInferRequest may go.
+    """Where a serialized SealedInferRequest may go: to its recipients, or to the keeper of its session.
 
     Raises:
         InvalidArgument: a body that is no well-formed message, or one with too many recipients.
     """
-    deployment = ""
+    deployment = keeper = ""
     key_ids: list[str] = []
     for field in fields(body, 0, len(body)):
         if (field.number, field.wire_type) == (5, _LENGTH):
             deployment = _text(body, field, "deployment")
         elif (field.number, field.wire_type) == (7, _LENGTH):
-            key_ids.append(_key_id(body, field))
+            key_ids.append(_key_id(body, field, "recipients.key_id"))
+        elif (field.number, field.wire_type) == (11, _LENGTH):
+            keeper = _key_id(body, field, "session.key_id") or keeper
+    if keeper and not key_ids:
+        return SealedRoute(deployment, (keeper,))
     if not 0 < len(key_ids) <= MAX_RECIPIENTS:
         raise InvalidArgument(
             f"{len(key_ids)} recipients; seal to 1 to {MAX_RECIPIENTS} workers of the sealing context",
@@ -200,11 +228,11 @@ def _wrapped(body: bytes, wrapper: Field, value: int) -> int:
     return value
 
 
-def _key_id(body: bytes, recipient: Field) -> str:
+def _key_id(body: bytes, holder: Field, path: str) -> str:
     key_id = ""
-    for field in fields(body, recipient.start, recipient.end):
+    for field in fields(body, holder.start, holder.end):
         if (field.number, field.wire_type) == (1, _LENGTH):
-            key_id = _text(body, field, "recipients.key_id")
+            key_id = _text(body, field, path)
     return key_id
 
 
@@ -228,7 +256,7 @@ def fields(body: bytes, position: int, end: int) -> Iterator[Field]:
             raise _malformed(f"it has field number {number}")
         if wire_type == _VARINT:
             value, position = _varint(body, position, end)
-            yield Field(number, wire_type, value=value)
+            yield Field(number, wire_type, value=value, end=position)
             continue
         if wire_type == _LENGTH:
             size, position = _varint(body, position, end)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-_LENGTH = 2
+LENGTH_DELIMITED = 2
+_FIXED = {1: 8, 5: 4}
 
 
 def length_delimited(number: int, size: int) -> bytes:
     """What stands before the `size` bytes of field `number`."""
-    return varint(number << 3 | _LENGTH) + varint(size)
+    return varint(number << 3 | LENGTH_DELIMITED) + varint(size)
 
 
 def varint(value: int) -> bytes:
@@ -18,3 +19,49 @@ def varint(value: int) -> bytes:
         value >>= 7
     encoded.append(value)
     return bytes(encoded)
+
+
+def split(body: bytes, number: int) -> tuple[bytes, list[memoryview]]:
+    """A serialized message without the length-delimited field `number`, and that field's contents where they lie.
+
+    Raises:
+        ValueError: it ends inside a field; what else may be wrong with the rest is for its parser to find.
+    """
+    view, rest, found = memoryview(body), list[memoryview](), list[memoryview]()
+    at, kept, end = 0, 0, len(body)
+    while at < end:
+        begun = at
+        tag, at = _read(body, at)
+        kind = tag & 7
+        if kind == LENGTH_DELIMITED:
+            size, at = _read(body, at)
+            content, at = at, at + size
+            if tag >> 3 == number and at <= end:
+                rest.append(view[kept:begun])
+                found.append(view[content:at])
+                kept = at
+        elif kind == 0:
+            _, at = _read(body, at)
+        elif kind in _FIXED:
+            at += _FIXED[kind]
+        else:
+            raise ValueError("a group, or no field at all")
+    if at > end:
+        raise ValueError("it ends inside a field")
+    rest.append(view[kept:])
+    return b"".join(rest), found
+
+
+def _read(body: bytes, at: int) -> tuple[int, int]:
+    """A varint, and where it ends."""
+    if at < len(body) and body[at] < 0x80:  # most are of one byte
+        return body[at], at + 1
+    value = 0
+    for index in range(10):
+        if at + index >= len(body):
+            break
+        byte = body[at + index]
+        value |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            return value, at + index + 1
+    raise ValueError("a number that does not end")

@@ -89,7 +89,7 @@ class _Adapter:
             failure = explain(error, call)
         finally:
             self._chain.leave(call, failure)
-        failure = outward(failure, call.method)
+        failure = outward(failure, call.method.path)
         await context.abort(code_of(failure), failure.message, trailers_of(failure, call.request_id))
         raise AssertionError("abort returned")
 

@@ -104,7 +104,7 @@ class _Streams:
             try:
                 yield from self._in_a_place(route, call, bodies)
             except SealaneError as error:
-                failure = outward(error, route.method)
+                failure = outward(error, route.method.path)
                 context.set_trailing_metadata(trailers_of(failure, call.request_id))
                 context.abort(code_of(failure), failure.message)
 
@@ -158,7 +158,7 @@ def _runner(dispatcher: Dispatcher, route: Route) -> Callable[[bytes | None, grp
         try:
             return dispatcher.unary(route, call)
         except SealaneError as error:
-            failure = outward(error, route.method)
+            failure = outward(error, route.method.path)
             context.set_trailing_metadata(trailers_of(failure, call.request_id))
             context.abort(code_of(failure), failure.message)
 

@@ -69,12 +69,12 @@ def trailers_of(failure: SealaneError, request_id: str) -> Trailers:
     return details
 
 
-def outward(failure: SealaneError, method: Method) -> SealaneError:
+def outward(failure: SealaneError, path: str) -> SealaneError:
     """The failure as the clients of the method's protocol know it, for the edge alone: lanes carry the true kind.
 
     Clients of TensorFlow Serving know overload as UNAVAILABLE. A quota is the caller's own and no overload.
     """
-    if failure.kind != "RESOURCE_EXHAUSTED" or failure.reason in OWN_LIMITS or not method.path.startswith(_TFSERVING):
+    if failure.kind != "RESOURCE_EXHAUSTED" or failure.reason in OWN_LIMITS or not path.startswith(_TFSERVING):
         return failure
     told = Unavailable(
         failure.message, reason=failure.reason, field=failure.field, retry_after=failure.retry_after or _TRY_AGAIN

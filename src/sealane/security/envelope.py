@@ -1,38 +1,53 @@
 """Sealed payloads: what the client sends, only a chosen worker can read (format: docs/sealed-protocol.md).
 
-Pure: bytes in, bytes out. The client's half is :class:`Sealer`, the worker's :class:`Opener`.
+Pure: bytes in, bytes out. Here are the format and the client's half; the worker's is :mod:`sealane.security.opener`,
+and what both do under a session is :mod:`sealane.security.sealed_session`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 import struct
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from cryptography.exceptions import InvalidSignature, InvalidTag
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from google.protobuf.message import DecodeError
 
-from sealane.clock import Clock
-from sealane.errors import InvalidArgument, SealaneError, Unauthenticated
+from sealane.errors import InvalidArgument
 from sealane.inference.v1 import sealed_inference_service_pb2 as pb
-from sealane.rpc.call import Identity
-from sealane.security import jws, suites
-from sealane.security.proof import ReplayCache
-from sealane.security.suites import KeyPair
+from sealane.protocols.sealed import OPEN_SESSION, OPEN_STREAM
+from sealane.protocols.wire import length_delimited, split
+from sealane.security import suites
 
 VERSION = 1
-METHOD = "/inference.GRPCInferenceService/ModelInfer"
 CHUNK_BYTES = 1 << 20
 WINDOW_SECONDS = 60.0
-REPLAY_SECONDS = 120.0
 MAX_RECIPIENTS = 8
+KEY_BYTES = 32
+NONCE_BYTES = 16
+TAG_BYTES = 16
+#: Field of a SealedInferRequest.
+_CHUNKS = 8
 REQUEST, RESPONSE = b"request", b"response"
-_KEY_BYTES = 32
+#: Prefix of the nonces of a key that seals one thing alone.
+ALONE = bytes(4)
+
+#: First byte of the plaintext of an answer: what follows it.
+ANSWER, STATUS = b"\x00", b"\x01"
+
+#: Methods of envelopes that hold no request but open a session, and whether its requests come one after the other.
+OPENS = {OPEN_SESSION: False, OPEN_STREAM: True}
+
+
+#: A chunk, or the part of a message that it is.
+Chunk = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +74,15 @@ class Target:
 
 def lp(*parts: bytes | str | int) -> bytes:
     """Length-prefixed concatenation: 4-byte big-endian length, then the part; ints as 8 bytes."""
-    out = bytearray()
+    out: list[bytes] = []
     for part in parts:
-        data = part.encode() if isinstance(part, str) else struct.pack(">Q", part) if isinstance(part, int) else part
-        out += struct.pack(">I", len(data)) + data
-    return bytes(out)
+        data = part.encode() if isinstance(part, str) else part.to_bytes(8, "big") if isinstance(part, int) else part
+        out += (len(data).to_bytes(4, "big"), data)
+    return b"".join(out)
 
 
-def _info(bound: Bound, key_id: str, variant_digest: str) -> bytes:
+def info_of(bound: Bound, key_id: str, variant_digest: str) -> bytes:
+    """What a wrapped key is bound to (RFC 9180 section 8.1): used anywhere else, it does not open."""
     return lp(
         "sealane/seal/v1",
         bound.suite,
@@ -100,28 +116,73 @@ def envelope_hash(bound: Bound, sender_key: bytes, chunks: int, recipients: Sequ
     return hashlib.sha256(head + lp(*wraps)).digest()
 
 
-def seal_chunks(key: bytes, direction: bytes, digest: bytes, plaintext: bytes) -> list[bytes]:
-    """AES-256-GCM chunks of 1 MiB. Nonce: index and last flag, so that truncation shows."""
-    cipher, total = AESGCM(key), chunk_count(plaintext)
-    view = memoryview(plaintext)
-    return [
-        cipher.encrypt(
-            _nonce(index, total), bytes(view[index * CHUNK_BYTES :][:CHUNK_BYTES]), lp(direction, digest, index)
-        )
-        for index in range(total)
-    ]
-
-
-def open_chunks(key: bytes, direction: bytes, digest: bytes, chunks: Sequence[bytes]) -> bytes:
-    """The plaintext of chunks.
+def parsed(body: bytes) -> tuple[pb.SealedInferRequest, list[memoryview]]:
+    """A serialized request without its chunks, and these where they lie: a large tensor is not copied to be opened.
 
     Raises:
-        InvalidTag: anything at all is not as it was sealed.
+        InvalidArgument: a body that is no well-formed message.
     """
-    cipher, total = AESGCM(key), len(chunks)
-    return b"".join(
-        cipher.decrypt(_nonce(index, total), chunk, lp(direction, digest, index)) for index, chunk in enumerate(chunks)
-    )
+    try:
+        head, chunks = split(body, _CHUNKS)
+        return pb.SealedInferRequest.FromString(head), chunks
+    except (DecodeError, ValueError) as error:
+        raise InvalidArgument("malformed request; send a SealedInferRequest", reason="MALFORMED") from error
+
+
+class ChunkCipher:
+    """AES-256-GCM over chunks of 1 MiB.
+
+    Args:
+        key: 32 bytes.
+        direction: of what is sealed with it; bound with each chunk.
+    """
+
+    def __init__(self, key: bytes, direction: bytes) -> None:
+        self._cipher = AESGCM(key)
+        self._direction = lp(direction)
+
+    def seal(self, digest: bytes, plaintext: bytes, prefix: bytes = ALONE) -> list[bytes]:
+        """The chunks of a plaintext; an empty one has one.
+
+        Args:
+            digest: what they are bound to.
+            plaintext: bytes.
+            prefix: first bytes of each nonce: what tells uses of the key apart.
+        """
+        view, total, bound = memoryview(plaintext), chunk_count(plaintext), self._direction + lp(digest)
+        return [
+            self._cipher.encrypt(
+                _nonce(prefix, index, total), view[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES], bound + lp(index)
+            )
+            for index in range(total)
+        ]
+
+    def seal_into(self, digest: bytes, parts: Sequence[Chunk], places: Sequence[memoryview], prefix: bytes) -> None:
+        """The same into places that are there, each 16 bytes longer than its part."""
+        bound = self._direction + lp(digest)
+        for index, (part, place) in enumerate(zip(parts, places, strict=True)):
+            self._cipher.encrypt_into(_nonce(prefix, index, len(parts)), part, bound + lp(index), place)
+
+    def open(self, digest: bytes, chunks: Sequence[Chunk], prefix: bytes = ALONE) -> bytes | bytearray:
+        """The plaintext of chunks.
+
+        Raises:
+            InvalidTag: anything at all is not as it was sealed.
+        """
+        sizes = [len(chunk) - TAG_BYTES for chunk in chunks]
+        # All but the last are full, and even an empty plaintext has one: without any, nothing would be authentic.
+        if not sizes or set(sizes[:-1]) - {CHUNK_BYTES} or not 0 <= sizes[-1] <= CHUNK_BYTES:
+            raise InvalidTag
+        total, bound = len(chunks), self._direction + lp(digest)
+        if total == 1:
+            return self._cipher.decrypt(_nonce(prefix, 0, 1), chunks[0], bound + lp(0))
+        plaintext = bytearray(sum(sizes))  # in one piece from the start: large ones are not joined by copying
+        view, at = memoryview(plaintext), 0
+        for index, (chunk, size) in enumerate(zip(chunks, sizes, strict=True)):
+            nonce = _nonce(prefix, index, total)
+            self._cipher.decrypt_into(nonce, chunk, bound + lp(index), view[at : at + size])
+            at += size
+        return plaintext
 
 
 def chunk_count(plaintext: bytes) -> int:
@@ -129,53 +190,143 @@ def chunk_count(plaintext: bytes) -> int:
     return max(1, -(-len(plaintext) // CHUNK_BYTES))
 
 
-def _nonce(index: int, total: int) -> bytes:
-    return struct.pack(">QI", index, int(index == total - 1))
+def _nonce(prefix: bytes, index: int, total: int) -> bytes:
+    """Prefix, index and last flag, so that truncation shows: 12 bytes."""
+    return prefix + struct.pack(">II", index, int(index == total - 1))
 
 
 def response_key(nonce: bytes, secret: bytes, key_id: str, digest: bytes) -> bytes:
-    """Key of the answer: only the sender and this one recipient can derive it."""
-    info = lp("sealane/response/v1", key_id, digest)
-    return HKDF(hashes.SHA256(), _KEY_BYTES, salt=nonce, info=info).derive(secret)
+    """Key of the answer: only the sender and this one recipient can derive it. HKDF-SHA256, RFC 5869."""
+    return expanded(hmac.digest(nonce, secret, "sha256"), lp("sealane/response/v1", key_id, digest))
 
 
-@dataclass(frozen=True, slots=True)
+def expanded(secret: bytes, info: bytes) -> bytes:
+    """32 bytes of HKDF-Expand (RFC 5869 section 2.3): its first block.
+
+    In a call of 150 KB the library's object costs as much as the encryption.
+    """
+    return hmac.digest(secret, info + b"\x01", "sha256")
+
+
+Open = Callable[[pb.SealedInferResponse], bytes | bytearray]
+"""Opens the answer of one recipient; raises InvalidTag."""
+
+
 class Sealed:
-    """A sealed request and what its sender needs to open the answer."""
+    """A sealed request and what its sender needs to open the answer.
 
-    request: pb.SealedInferRequest
-    digest: bytes
-    secrets: dict[str, bytes]
+    Args:
+        wire: the serialized SealedInferRequest.
+        digest: what request and answer are bound to.
+        openers: key id -> how an answer of that worker is opened.
+    """
 
-    def open(self, response: pb.SealedInferResponse) -> bytes:
+    def __init__(self, wire: bytes, digest: bytes, openers: Mapping[str, Open]) -> None:
+        self.wire = wire
+        self.digest = digest
+        self._openers = openers
+
+    @cached_property
+    def request(self) -> pb.SealedInferRequest:
+        """The same as a message."""
+        return pb.SealedInferRequest.FromString(self.wire)
+
+    def open(self, response: pb.SealedInferResponse) -> bytes | bytearray:
         """The plaintext of the answer.
 
         Raises:
             InvalidArgument: the answer was not made by a recipient of this request.
         """
-        secret = self.secrets.get(response.key_id)
-        if secret is None or len(response.nonce) != 16:
+        opener = self._openers.get(response.key_id)
+        if opener is None:
             raise InvalidArgument("the sealed answer is not from a worker this request was sealed to")
-        key = response_key(response.nonce, secret, response.key_id, self.digest)
         try:
-            return open_chunks(key, RESPONSE, self.digest, list(response.chunks))
+            return opener(response)
         except InvalidTag as error:
             raise InvalidArgument("cannot open the sealed answer; it was altered on its way") from error
 
 
+def answer_opener(secret: bytes, digest: bytes) -> Open:
+    """Opens the answer of the recipient that has `secret`, to the request of `digest`."""
+
+    def open_answer(response: pb.SealedInferResponse) -> bytes | bytearray:
+        if len(response.nonce) != NONCE_BYTES:
+            raise InvalidTag
+        key = response_key(response.nonce, secret, response.key_id, digest)
+        return ChunkCipher(key, RESPONSE).open(digest, list(response.chunks))
+
+    return open_answer
+
+
+def on_the_wire(
+    head: pb.SealedInferRequest, cipher: ChunkCipher, digest: bytes, plaintext: bytes, prefix: bytes = ALONE
+) -> bytes:
+    """A serialized request with its chunks, which are encrypted where they come to stand.
+
+    A message would copy each of them three times on its way to the wire, into memory that the process has to ask for
+    each time: more than all the cryptography of a small tensor.
+    """
+    begun, view = head.SerializeToString(), memoryview(plaintext)
+    parts = [view[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES] for index in range(chunk_count(plaintext))]
+    marks = [length_delimited(_CHUNKS, len(part) + TAG_BYTES) for part in parts]
+    size = len(begun) + sum(len(mark) + len(part) + TAG_BYTES for mark, part in zip(marks, parts, strict=True))
+    buffer, places, at = _buffer(size), list[memoryview](), len(begun)
+    buffer[:at] = begun
+    for mark, part in zip(marks, parts, strict=True):
+        begins = at + len(mark)
+        buffer[at:begins] = mark
+        at = begins + len(part) + TAG_BYTES
+        places.append(buffer[begins:at])
+    cipher.seal_into(digest, parts, places, prefix)
+    return bytes(buffer)
+
+
+class _Scratch(threading.local):
+    """A buffer of each thread for requests of usual size: it holds ciphertext alone."""
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(2 * CHUNK_BYTES))
+
+
+_scratch = _Scratch()
+
+
+def _buffer(size: int) -> memoryview:
+    kept = _scratch.buffer
+    return kept[:size] if size <= len(kept) else memoryview(bytearray(size))
+
+
 def seal(plaintext: bytes, bound: Bound, targets: Sequence[Target], sender: Ed25519PrivateKey) -> Sealed:
-    """Seal `plaintext` so that each of `targets` and nobody else can open it."""
+    """Seal `plaintext` so that each of `targets` and nobody else can open it.
+
+    Raises:
+        InvalidArgument: no worker to seal to, or too many.
+    """
+    data_key = os.urandom(KEY_BYTES)
+    head, digest, openers = _envelope(data_key, chunk_count(plaintext), bound, targets, sender)
+    return Sealed(on_the_wire(head, ChunkCipher(data_key, REQUEST), digest, plaintext), digest, openers)
+
+
+def open_session(secret: bytes, bound: Bound, target: Target, sender: Ed25519PrivateKey) -> Sealed:
+    """An envelope that gives `target` the secret of a session and holds nothing else."""
+    head, digest, openers = _envelope(secret, 0, bound, [target], sender)
+    return Sealed(head.SerializeToString(), digest, openers)
+
+
+def _envelope(
+    data_key: bytes, chunks: int, bound: Bound, targets: Sequence[Target], sender: Ed25519PrivateKey
+) -> tuple[pb.SealedInferRequest, bytes, Mapping[str, Open]]:
     if not 1 <= len(targets) <= MAX_RECIPIENTS:
         raise InvalidArgument(f"a request is sealed to 1 to {MAX_RECIPIENTS} workers, not {len(targets)}")
-    data_key, secrets, recipients = os.urandom(_KEY_BYTES), {}, []
+    secrets, recipients = {}, []
     for target in targets:
-        secret = os.urandom(_KEY_BYTES)
-        info = _info(bound, target.key_id, target.variant_digest)
+        secret = os.urandom(KEY_BYTES)
+        info = info_of(bound, target.key_id, target.variant_digest)
         wrapped = suites.wrap(bound.suite, target.public_key, data_key + secret, info)
         recipients.append(pb.Recipient(key_id=target.key_id, variant_digest=target.variant_digest, wrapped_key=wrapped))
         secrets[target.key_id] = secret
     sender_key = sender.public_key().public_bytes_raw()
-    digest = envelope_hash(bound, sender_key, chunk_count(plaintext), recipients)
+    digest = envelope_hash(bound, sender_key, chunks, recipients)
     request = pb.SealedInferRequest(
         version=VERSION,
         suite=pb.Suite.ValueType(bound.suite),
@@ -184,117 +335,7 @@ def seal(plaintext: bytes, bound: Bound, targets: Sequence[Target], sender: Ed25
         deployment=bound.deployment,
         method=bound.method,
         recipients=recipients,
-        chunks=seal_chunks(data_key, REQUEST, digest, plaintext),
         sender_key=sender_key,
         signature=sender.sign(digest),
     )
-    return Sealed(request, digest, secrets)
-
-
-class StaleKey(SealaneError):
-    """The envelope names a key this worker does not have: public knowledge, so it may be said."""
-
-    kind = "FAILED_PRECONDITION"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the sealing key is unknown or expired; fetch the sealing context and seal again",
-            reason="STALE_SEALING_KEY",
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A request that opened, and the means to seal its answer."""
-
-    plaintext: bytes
-    key_id: str
-    digest: bytes
-    secret: bytes
-
-    def seal(self, plaintext: bytes) -> pb.SealedInferResponse:
-        """The sealed answer."""
-        nonce = os.urandom(16)
-        key = response_key(nonce, self.secret, self.key_id, self.digest)
-        return pb.SealedInferResponse(
-            key_id=self.key_id, nonce=nonce, chunks=seal_chunks(key, RESPONSE, self.digest, plaintext)
-        )
-
-
-class Opener:
-    """Opens requests with the key pair of this process start."""
-
-    def __init__(self, pair: KeyPair, clock: Clock) -> None:
-        self._pair = pair
-        self._clock = clock
-        self._replays = ReplayCache(clock, window=REPLAY_SECONDS)
-
-    def open(self, request: pb.SealedInferRequest, caller: Identity, variant_digest: str) -> Opened:
-        """Open a request, in the order of SECURITY 3.4; the token was verified before.
-
-        Args:
-            request: the envelope.
-            caller: identity of the verified token.
-            variant_digest: digest of the variant that the envelope's deployment serves here; empty
-                where it serves none.
-
-        Raises:
-            Unauthenticated: the token is not bound to the sender's key.
-            StaleKey: sealed to another key than this worker's.
-            InvalidArgument: every failure after that, with one text.
-        """
-        sender = request.sender_key
-        if not caller.key_thumbprint or len(sender) != 32 or jws.thumbprint(sender) != caller.key_thumbprint:
-            raise Unauthenticated(
-                "a sealed call needs a token bound to the sender's key; get one with a key thumbprint",
-                reason="SENDER_KEY",
-            )
-        recipient = next((item for item in request.recipients if item.key_id == self._pair.key_id), None)
-        if recipient is None:
-            raise StaleKey
-        if request.issued_at_ms < 0 or request.suite != self._pair.suite:
-            raise _cannot_open()
-        try:
-            return self._open(request, caller, recipient, variant_digest)
-        except (InvalidTag, InvalidSignature, ValueError) as error:
-            raise _cannot_open() from error
-
-    def _open(
-        self, request: pb.SealedInferRequest, caller: Identity, recipient: pb.Recipient, variant_digest: str
-    ) -> Opened:
-        bound = Bound(
-            suite=request.suite,
-            project=caller.project,
-            deployment=request.deployment,
-            method=request.method,
-            request_id=request.request_id,
-            token_id=caller.token_id,
-            issued_at_ms=request.issued_at_ms,
-        )
-        digest = envelope_hash(bound, request.sender_key, len(request.chunks), request.recipients)
-        Ed25519PublicKey.from_public_bytes(request.sender_key).verify(request.signature, digest)
-        self._check(request, variant_digest, digest)
-        info = _info(bound, self._pair.key_id, variant_digest)
-        keys = suites.unwrap(request.suite, self._pair, recipient.wrapped_key, info)
-        if len(keys) != 2 * _KEY_BYTES:
-            raise _cannot_open()
-        plaintext = open_chunks(keys[:_KEY_BYTES], REQUEST, digest, list(request.chunks))
-        return Opened(plaintext, self._pair.key_id, digest, keys[_KEY_BYTES:])
-
-    def _check(self, request: pb.SealedInferRequest, variant_digest: str, digest: bytes) -> None:
-        age = abs(self._clock.now() - request.issued_at_ms / 1000)
-        acceptable = (
-            request.version == VERSION
-            and request.method == METHOD
-            and len(request.request_id) == 16
-            and 1 <= len(request.recipients) <= MAX_RECIPIENTS
-            and bool(variant_digest)
-            and age <= WINDOW_SECONDS
-        )
-        # The signature is checked by now, so only the holder of the token's key can fill the cache.
-        if not acceptable or not self._replays.add(request.request_id.hex()):
-            raise _cannot_open()
-
-
-def _cannot_open() -> InvalidArgument:
-    return InvalidArgument("cannot open sealed payload", reason="CANNOT_OPEN")
+    return request, digest, {key_id: answer_opener(secret, digest) for key_id, secret in secrets.items()}

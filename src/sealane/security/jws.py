@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -111,6 +112,7 @@ def sign(key: Ed25519PrivateKey, header: Mapping[str, object], claims: Mapping[s
     return f"{head}.{body}.{encode(key.sign(f'{head}.{body}'.encode()))}"
 
 
+@lru_cache(maxsize=1024)
 def thumbprint(public_key: bytes) -> str:
     """RFC 7638 thumbprint of a raw Ed25519 public key (32 bytes), base64url."""
     return encode(hashlib.sha256(json.dumps(public_jwk(public_key), separators=(",", ":")).encode()).digest())

@@ -45,9 +45,11 @@ class KeySet:
     Args:
         fetch: gets the present key set from auth; may raise SealaneError.
         path: file that keeps the last set, for a start while auth is out of reach.
+        limit: seconds in which a key id that is not known triggers one fetch.
     """
 
-    def __init__(self, fetch: Fetch, path: Path | None = None) -> None:
+    def __init__(self, fetch: Fetch, path: Path | None = None, limit: float = REFRESH_LIMIT_SECONDS) -> None:
+        self._limit = limit
         self._fetch = fetch
         self._path = path
         self._keys: dict[str, Ed25519PublicKey] = {}
@@ -68,7 +70,7 @@ class KeySet:
         now = time.monotonic()
         due = kid not in self._keys or now - self._fetched > self._max_age
         # Those who come while a fetch is under way wait for it, however lately it began.
-        return due and (self._refreshing or now - self._tried > REFRESH_LIMIT_SECONDS)
+        return due and (self._refreshing or now - self._tried > self._limit)
 
     @property
     def max_age(self) -> float:
@@ -95,7 +97,7 @@ class KeySet:
             at_once: however lately it was fetched; for what no stranger can cause.
         """
         with self._lock:
-            if not at_once and time.monotonic() - self._tried < REFRESH_LIMIT_SECONDS and self._keys:
+            if not at_once and time.monotonic() - self._tried < self._limit and self._keys:
                 return
             self._refreshing = True
             self._tried = time.monotonic()

@@ -49,6 +49,20 @@ def issue(
     return jws.sign(key, {"typ": TYPE, "kid": kid}, claims)
 
 
+def claims_of(statement: str) -> dict[str, str]:
+    """What a statement says, for those who need not be convinced; empty where it cannot be read.
+
+    Its node knows it, and gateways only route by it.
+    """
+    if not statement:
+        return {}
+    try:
+        parsed = jws.parse(statement, header_names=_HEADER, limit=jws.MAX_STATEMENT_BYTES)
+    except Unauthenticated:
+        return {}
+    return {name: value for name, value in parsed.claims.items() if isinstance(value, str)}
+
+
 def verify(statement: str, keys: KeySet, now: float | None = None) -> Statement:
     """Check a statement against auth's keys; fetches them where the key is not known yet.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -29,10 +29,11 @@ from sealane.rpc.dispatch import Dispatcher, Served
 from sealane.rpc.status import to_status
 from sealane.scheduler.v1 import deployment_service_pb2, routing_service_pb2
 from sealane.security import jws, statements, suites, tls
-from sealane.security.envelope import Opener
 from sealane.security.keys import KeySet, Published
+from sealane.security.opener import Opener
 from sealane.security.tokens import ISSUER, Grant, TokenVerifier, issue
 from sealane.tensors import Array, Signature, TensorSpec
+from sealane.type.v1.manifest_pb2 import SealingPolicy
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("y", "FP32", (-1, 2)),))
 DEPLOYMENT = "projects/p/deployments/camera"
@@ -146,8 +147,24 @@ class Worker:
         self.inside: list[SealaneError] = []
         self.calls: list[Call] = []
         self.seen: list[dict[str, Array]] = []
+        self.contexts: list[sealed_pb.GetSealingContextRequest] = []
+        self.offered: list[Worker] = []
+        self.policies: list[SealingPolicy] = []
+        self.address = "127.0.0.1:1"
+        self.deployment = DEPLOYMENT
+        self.slow = 0.0
         self.attributes = {"tier": "edge", "zone": "site-a", "region": "eu", "pool": "p", "clearance": "restricted"}
         self.restart()
+
+    def candidate(self) -> sealed_pb.SealingCandidate:
+        """This worker as somebody to seal to."""
+        return sealed_pb.SealingCandidate(
+            statement=self.statement(),
+            variant_digest=DIGEST,
+            address=self.address,
+            tls_name="ignored",
+            policies=self.policies,
+        )
 
     def restart(self) -> None:
         """A new sealing key, as after a process start."""
@@ -171,6 +188,7 @@ class Worker:
 
     def note(self, call: Call) -> None:
         self.calls.append(call)
+        time.sleep(self.slow)
         if self.failures:
             raise self.failures.pop(0)
 
@@ -186,16 +204,36 @@ class Worker:
         return tfserving.encode_response(self.run(tfserving.decode_request(request)))
 
     def GetSealingContext(self, request: sealed_pb.GetSealingContextRequest, call: Call) -> sealed_pb.SealingContext:
-        candidate = sealed_pb.SealingCandidate(
-            statement=self.statement(), variant_digest=DIGEST, address="127.0.0.1:1", tls_name="ignored"
-        )
-        return sealed_pb.SealingContext(deployment=DEPLOYMENT, candidates=[candidate])
+        self.contexts.append(request)
+        candidates = [worker.candidate() for worker in self.offered or (self,)]
+        return sealed_pb.SealingContext(deployment=self.deployment, candidates=candidates)
+
+    def OpenSealedSession(
+        self, request: sealed_pb.OpenSealedSessionRequest, call: Call
+    ) -> sealed_pb.OpenSealedSessionResponse:
+        self.note(call)
+        opened = self.opener.open_session(request.envelope, call.caller, DIGEST)
+        told = sealed_pb.SealedSession(lifetime_seconds=600, max_requests=10_000)
+        return sealed_pb.OpenSealedSessionResponse(answer=opened.seal(b"\x00" + told.SerializeToString()))
+
+    def SealedInferStream(
+        self, requests: Iterator[sealed_pb.SealedInferStreamRequest], call: Call
+    ) -> Iterator[sealed_pb.SealedInferStreamResponse]:
+        first = sealed_pb.OpenSealedSessionRequest(envelope=next(requests).request)
+        yield sealed_pb.SealedInferStreamResponse(answer=self.OpenSealedSession(first, call).answer)
+        for message in requests:
+            yield sealed_pb.SealedInferStreamResponse(answer=self.SealedInfer(message.request, call))
 
     def SealedInfer(self, request: sealed_pb.SealedInferRequest, call: Call) -> sealed_pb.SealedInferResponse:
         self.note(call)
         opened = self.opener.open(request, call.caller, DIGEST)
+        if opened.end:
+            return opened.seal(b"\x00")
         if self.inside:
             return opened.seal(b"\x01" + to_status(self.inside.pop(0)).SerializeToString())
+        if opened.method.endswith("/Predict"):
+            call_ = tfserving.decode_request(tfs.PredictRequest.FromString(opened.plaintext))
+            return opened.seal(b"\x00" + tfserving.encode_response(self.run(call_)).SerializeToString())
         inference = openinference.decode_request(oip.ModelInferRequest.FromString(opened.plaintext))
         return opened.seal(b"\x00" + openinference.encode_response(self.run(inference)).SerializeToString())
 

@@ -78,7 +78,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     listeners["control"] = Listener(identity, control, "sealane-scheduler", auth)
     for worker in workers:
         endpoint = routing.route.endpoints.add(node=worker.node, tls_name=f"{worker.node}.node.sealane")
-        endpoint.address = listeners[worker.node].address
+        worker.address = endpoint.address = listeners[worker.node].address
     yield Site(identity, auth, routing, workers, listeners)
     for listener in listeners.values():
         listener.close()

@@ -16,7 +16,6 @@ from sealane.errors import (
     InvalidArgument,
     NotFound,
     ResourceExhausted,
-    Unauthenticated,
     Unavailable,
 )
 
@@ -24,7 +23,14 @@ X = np.arange(6, dtype=np.float32).reshape(3, 2)
 
 
 def test_gateway_direct_and_sealed_agree(client: Client) -> None:
-    for options in ({}, {"via": "direct"}, {"sealed": True}, {"signature": "serving_default"}):
+    for options in (
+        {},
+        {"via": "direct"},
+        {"sealed": True},
+        {"sealed": "session"},
+        {"signature": "serving_default"},
+        {"signature": "serving_default", "sealed": True},
+    ):
         outputs = client.inference.predict("camera", {"x": X}, **options)  # type: ignore[arg-type]
         assert list(outputs) == ["y"], options
         np.testing.assert_array_equal(outputs["y"], X * 2)
@@ -202,8 +208,8 @@ def test_requirement_decides_by_the_signed_statement(client: Client, site) -> No
 def test_a_worker_that_auth_does_not_vouch_for_is_never_sealed_to(client: Client, site) -> None:
     forged = site.workers[0].statement(Ed25519PrivateKey.generate())
     site.workers[0].statement = lambda: forged
-    with pytest.raises(Unauthenticated):
-        client.inference.predict("camera", {"x": X}, sealed=True)
+    with pytest.raises(Unavailable, match="unknown key; nothing was sent"):
+        client.inference.predict("camera", {"x": X}, sealed=True, timeout=1.0)
     assert not site.workers[0].calls
 
 
@@ -218,4 +224,4 @@ def test_traced_calls_share_the_trace_that_is_returned(client: Client, site) -> 
 
 def test_options_that_contradict_each_other_are_refused(client: Client) -> None:
     with pytest.raises(InvalidArgument):
-        client.inference.predict("camera", {"x": X}, sealed=True, signature="other")
+        client.inference.predict("camera", {"x": X}, require={"tier": "edge"})

@@ -40,7 +40,7 @@ BUSY = ResourceExhausted("too much waits", reason="QUEUE_WAIT", retry_after=0.25
     ],
 )
 def test_the_code_is_that_of_the_protocol_and_the_rest_is_kept(method: Method, error: SealaneError, kind: str) -> None:
-    told = outward(error, method)
+    told = outward(error, method.path)
     trailers = dict(trailers_of(told, "r"))
     details = trailers["grpc-status-details-bin"]
     assert isinstance(details, bytes)
@@ -53,7 +53,7 @@ def test_the_code_is_that_of_the_protocol_and_the_rest_is_kept(method: Method, e
 
 
 def test_facts_of_the_refusal_reach_every_client() -> None:
-    assert outward(BUSY, PREDICT).metadata == {"node": "w"}
+    assert outward(BUSY, PREDICT.path).metadata == {"node": "w"}
 
 
 @dataclass

@@ -16,14 +16,14 @@ from sealane.rpc import middleware
 from sealane.rpc.dispatch import Dispatcher
 from sealane.rpc.health import Health
 from sealane.security import suites
-from sealane.security.envelope import Opener
+from sealane.security.opener import Opener
 from sealane.tensors import Array
 from sealane_worker.app import services
 from sealane_worker.box import BoxLimits
 from sealane_worker.deployment import Assignment
 from sealane_worker.engine import Engine
 from sealane_worker.introduction import Introduction
-from sealane_worker.sealed import SealedServicer
+from sealane_worker.sealed import RAW, SealedServicer
 from sealane_worker.sealing import SealingKey
 from sealane_worker.serving import Serving
 from sealane_worker.spec import ModelSpec
@@ -66,7 +66,7 @@ def shared_front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     spec = ModelSpec("litert", LIGHT / "litert-int8.tflite")
     engine.load(Assignment(DEPLOYMENT, "projects/p/models/digits", 3, "litert-int8", DIGEST, 5, spec))
     pair = suites.generate(suites.X25519)
-    chain: list[middleware.Middleware] = [middleware.Limits(48), KnownCaller(), middleware.Parse()]
+    chain: list[middleware.Middleware] = [middleware.Limits(48), KnownCaller(), middleware.Parse(RAW)]
     sealing = SealingKey(pair, lambda: grpc.insecure_channel("127.0.0.1:1"), clock)
     folder = tmp_path_factory.mktemp("worker")
     about = Introduction("edge-1", folder, {}, 0.0, (), sealing, middleware.Limits(1), "127.0.0.1:7")

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealane.auth.v1 import token_service_pb2 as token_pb
 from sealane.auth.v1 import token_service_pb2_grpc
+from sealane.client.prediction import INFER_PATH
 from sealane.inference.v1 import sealed_inference_service_pb2 as pb
 from sealane.inference.v1 import sealed_inference_service_pb2_grpc
 from sealane.rpc.channel import Target, connect
@@ -70,7 +71,7 @@ class Attacker:
             suite=statement.suite,
             project=project,
             deployment=context.deployment,
-            method=envelope.METHOD,
+            method=INFER_PATH,
             request_id=os.urandom(16),
             token_id=str(claims["jti"]),
             issued_at_ms=int(time.time() * 1000),

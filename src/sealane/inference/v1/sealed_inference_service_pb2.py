@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from sealane.type.v1 import access_pb2 as sealane_dot_type_dot_v1_dot_access__pb2
+from sealane.type.v1 import manifest_pb2 as sealane_dot_type_dot_v1_dot_manifest__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3sealane/inference/v1/sealed_inference_service.proto\x12\x14sealane.inference.v1\x1a\x1csealane/type/v1/access.proto\")\n\x18GetSealingContextRequest\x12\r\n\x05model\x18\x01 \x01(\t\"w\n\x0eSealingContext\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12:\n\ncandidates\x18\x03 \x03(\x0b\x32&.sealane.inference.v1.SealingCandidate\"`\n\x10SealingCandidate\x12\x11\n\tstatement\x18\x01 \x01(\t\x12\x16\n\x0evariant_digest\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x10\n\x08tls_name\x18\x04 \x01(\t\"\x8b\x02\n\x12SealedInferRequest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12*\n\x05suite\x18\x02 \x01(\x0e\x32\x1b.sealane.inference.v1.Suite\x12\x12\n\nrequest_id\x18\x03 \x01(\x0c\x12\x14\n\x0cissued_at_ms\x18\x04 \x01(\x03\x12\x12\n\ndeployment\x18\x05 \x01(\t\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x33\n\nrecipients\x18\x07 \x03(\x0b\x32\x1f.sealane.inference.v1.Recipient\x12\x0e\n\x06\x63hunks\x18\x08 \x03(\x0c\x12\x12\n\nsender_key\x18\t \x01(\x0c\x12\x11\n\tsignature\x18\n \x01(\x0c\"H\n\tRecipient\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x16\n\x0evariant_digest\x18\x02 \x01(\t\x12\x13\n\x0bwrapped_key\x18\x03 \x01(\x0c\"D\n\x13SealedInferResponse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63hunks\x18\x03 \x03(\x0c*K\n\x05Suite\x12\x15\n\x11SUITE_UNSPECIFIED\x10\x00\x12\x19\n\x15SUITE_MLKEM768_X25519\x10\x01\x12\x10\n\x0cSUITE_X25519\x10\x02\x32\x91\x02\n\x16SealedInferenceService\x12}\n\x11GetSealingContext\x12..sealane.inference.v1.GetSealingContextRequest\x1a$.sealane.inference.v1.SealingContext\"\x12\x90\x02\x01\x8a\xe7\x18\x0b\n\x05infer\x18\x01\x38\x01\x12x\n\x0bSealedInfer\x12(.sealane.inference.v1.SealedInferRequest\x1a).sealane.inference.v1.SealedInferResponse\"\x14\x90\x02\x00\x8a\xe7\x18\r\n\x05infer\x18\x02(\x01\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3sealane/inference/v1/sealed_inference_service.proto\x12\x14sealane.inference.v1\x1a\x1csealane/type/v1/access.proto\x1a\x1esealane/type/v1/manifest.proto\"I\n\x18GetSealingContextRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\"w\n\x0eSealingContext\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12:\n\ncandidates\x18\x03 \x03(\x0b\x32&.sealane.inference.v1.SealingCandidate\"\x92\x01\n\x10SealingCandidate\x12\x11\n\tstatement\x18\x01 \x01(\t\x12\x16\n\x0evariant_digest\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x10\n\x08tls_name\x18\x04 \x01(\t\x12\x30\n\x08policies\x18\x05 \x03(\x0b\x32\x1e.sealane.type.v1.SealingPolicy\"\xc0\x02\n\x12SealedInferRequest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12*\n\x05suite\x18\x02 \x01(\x0e\x32\x1b.sealane.inference.v1.Suite\x12\x12\n\nrequest_id\x18\x03 \x01(\x0c\x12\x14\n\x0cissued_at_ms\x18\x04 \x01(\x03\x12\x12\n\ndeployment\x18\x05 \x01(\t\x12\x0e\n\x06method\x18\x06 \x01(\t\x12\x33\n\nrecipients\x18\x07 \x03(\x0b\x32\x1f.sealane.inference.v1.Recipient\x12\x0e\n\x06\x63hunks\x18\x08 \x03(\x0c\x12\x12\n\nsender_key\x18\t \x01(\x0c\x12\x11\n\tsignature\x18\n \x01(\x0c\x12\x33\n\x07session\x18\x0b \x01(\x0b\x32\".sealane.inference.v1.SessionPlace\"P\n\x0cSessionPlace\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63ounter\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x08\"V\n\x18OpenSealedSessionRequest\x12:\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32(.sealane.inference.v1.SealedInferRequest\"V\n\x19OpenSealedSessionResponse\x12\x39\n\x06\x61nswer\x18\x01 \x01(\x0b\x32).sealane.inference.v1.SealedInferResponse\"?\n\rSealedSession\x12\x18\n\x10lifetime_seconds\x18\x01 \x01(\r\x12\x14\n\x0cmax_requests\x18\x02 \x01(\r\"U\n\x18SealedInferStreamRequest\x12\x39\n\x07request\x18\x01 \x01(\x0b\x32(.sealane.inference.v1.SealedInferRequest\"V\n\x19SealedInferStreamResponse\x12\x39\n\x06\x61nswer\x18\x01 \x01(\x0b\x32).sealane.inference.v1.SealedInferResponse\"H\n\tRecipient\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x16\n\x0evariant_digest\x18\x02 \x01(\t\x12\x13\n\x0bwrapped_key\x18\x03 \x01(\x0c\"D\n\x13SealedInferResponse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63hunks\x18\x03 \x03(\x0c*K\n\x05Suite\x12\x15\n\x11SUITE_UNSPECIFIED\x10\x00\x12\x19\n\x15SUITE_MLKEM768_X25519\x10\x01\x12\x10\n\x0cSUITE_X25519\x10\x02\x32\xaf\x04\n\x16SealedInferenceService\x12}\n\x11GetSealingContext\x12..sealane.inference.v1.GetSealingContextRequest\x1a$.sealane.inference.v1.SealingContext\"\x12\x90\x02\x01\x8a\xe7\x18\x0b\n\x05infer\x18\x01\x38\x01\x12x\n\x0bSealedInfer\x12(.sealane.inference.v1.SealedInferRequest\x1a).sealane.inference.v1.SealedInferResponse\"\x14\x90\x02\x00\x8a\xe7\x18\r\n\x05infer\x18\x02(\x01\x38\x01\x12\x8a\x01\n\x11OpenSealedSession\x12..sealane.inference.v1.OpenSealedSessionRequest\x1a/.sealane.inference.v1.OpenSealedSessionResponse\"\x14\x90\x02\x00\x8a\xe7\x18\r\n\x05infer\x18\x02(\x01\x38\x01\x12\x8e\x01\n\x11SealedInferStream\x12..sealane.inference.v1.SealedInferStreamRequest\x1a/.sealane.inference.v1.SealedInferStreamResponse\"\x14\x90\x02\x00\x8a\xe7\x18\r\n\x05infer\x18\x02(\x01\x38\x01(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,20 +37,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEALEDINFERENCESERVICE'].methods_by_name['GetSealingContext']._serialized_options = b'\220\002\001\212\347\030\013\n\005infer\030\0018\001'
   _globals['_SEALEDINFERENCESERVICE'].methods_by_name['SealedInfer']._loaded_options = None
   _globals['_SEALEDINFERENCESERVICE'].methods_by_name['SealedInfer']._serialized_options = b'\220\002\000\212\347\030\r\n\005infer\030\002(\0018\001'
-  _globals['_SUITE']._serialized_start=783
-  _globals['_SUITE']._serialized_end=858
-  _globals['_GETSEALINGCONTEXTREQUEST']._serialized_start=107
-  _globals['_GETSEALINGCONTEXTREQUEST']._serialized_end=148
-  _globals['_SEALINGCONTEXT']._serialized_start=150
-  _globals['_SEALINGCONTEXT']._serialized_end=269
-  _globals['_SEALINGCANDIDATE']._serialized_start=271
-  _globals['_SEALINGCANDIDATE']._serialized_end=367
-  _globals['_SEALEDINFERREQUEST']._serialized_start=370
-  _globals['_SEALEDINFERREQUEST']._serialized_end=637
-  _globals['_RECIPIENT']._serialized_start=639
-  _globals['_RECIPIENT']._serialized_end=711
-  _globals['_SEALEDINFERRESPONSE']._serialized_start=713
-  _globals['_SEALEDINFERRESPONSE']._serialized_end=781
-  _globals['_SEALEDINFERENCESERVICE']._serialized_start=861
-  _globals['_SEALEDINFERENCESERVICE']._serialized_end=1134
+  _globals['_SEALEDINFERENCESERVICE'].methods_by_name['OpenSealedSession']._loaded_options = None
+  _globals['_SEALEDINFERENCESERVICE'].methods_by_name['OpenSealedSession']._serialized_options = b'\220\002\000\212\347\030\r\n\005infer\030\002(\0018\001'
+  _globals['_SEALEDINFERENCESERVICE'].methods_by_name['SealedInferStream']._loaded_options = None
+  _globals['_SEALEDINFERENCESERVICE'].methods_by_name['SealedInferStream']._serialized_options = b'\220\002\000\212\347\030\r\n\005infer\030\002(\0018\001'
+  _globals['_SUITE']._serialized_start=1449
+  _globals['_SUITE']._serialized_end=1524
+  _globals['_GETSEALINGCONTEXTREQUEST']._serialized_start=139
+  _globals['_GETSEALINGCONTEXTREQUEST']._serialized_end=212
+  _globals['_SEALINGCONTEXT']._serialized_start=214
+  _globals['_SEALINGCONTEXT']._serialized_end=333
+  _globals['_SEALINGCANDIDATE']._serialized_start=336
+  _globals['_SEALINGCANDIDATE']._serialized_end=482
+  _globals['_SEALEDINFERREQUEST']._serialized_start=485
+  _globals['_SEALEDINFERREQUEST']._serialized_end=805
+  _globals['_SESSIONPLACE']._serialized_start=807
+  _globals['_SESSIONPLACE']._serialized_end=887
+  _globals['_OPENSEALEDSESSIONREQUEST']._serialized_start=889
+  _globals['_OPENSEALEDSESSIONREQUEST']._serialized_end=975
+  _globals['_OPENSEALEDSESSIONRESPONSE']._serialized_start=977
+  _globals['_OPENSEALEDSESSIONRESPONSE']._serialized_end=1063
+  _globals['_SEALEDSESSION']._serialized_start=1065
+  _globals['_SEALEDSESSION']._serialized_end=1128
+  _globals['_SEALEDINFERSTREAMREQUEST']._serialized_start=1130
+  _globals['_SEALEDINFERSTREAMREQUEST']._serialized_end=1215
+  _globals['_SEALEDINFERSTREAMRESPONSE']._serialized_start=1217
+  _globals['_SEALEDINFERSTREAMRESPONSE']._serialized_end=1303
+  _globals['_RECIPIENT']._serialized_start=1305
+  _globals['_RECIPIENT']._serialized_end=1377
+  _globals['_SEALEDINFERRESPONSE']._serialized_start=1379
+  _globals['_SEALEDINFERRESPONSE']._serialized_end=1447
+  _globals['_SEALEDINFERENCESERVICE']._serialized_start=1527
+  _globals['_SEALEDINFERENCESERVICE']._serialized_end=2086
 # @@protoc_insertion_point(module_scope)

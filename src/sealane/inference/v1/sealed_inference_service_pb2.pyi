@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from sealane.type.v1 import manifest_pb2 as _manifest_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -50,16 +51,24 @@ class GetSealingContextRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Deployment id, or id of a model that has exactly one deployment."""
+    """Deployment id, id of a model that has exactly one deployment, or a served name."""
+    version: _builtins.str
+    """Version that is wanted, as digits; empty for any. NOT_FOUND where it is not served."""
+    label: _builtins.str
+    """Label of the version, instead of its number."""
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        label: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "model", b"model", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -107,6 +116,7 @@ class SealingCandidate(_message.Message):
     VARIANT_DIGEST_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     TLS_NAME_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
     statement: _builtins.str
     """Signed sealing statement (JWS); the client verifies it against the key set of auth."""
     variant_digest: _builtins.str
@@ -115,6 +125,12 @@ class SealingCandidate(_message.Message):
     """Where it listens, `host:port`, for clients in reach."""
     tls_name: _builtins.str
     """Name in its certificate."""
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[_manifest_pb2.SealingPolicy]:
+        """What the owners of the models that it runs for this deployment demand. A client does not seal to a worker whose
+        statement falls short of one; the scheduler does not place the model there, and the worker does not load it.
+        """
+
     def __init__(
         self,
         *,
@@ -122,10 +138,11 @@ class SealingCandidate(_message.Message):
         variant_digest: _builtins.str = ...,
         address: _builtins.str = ...,
         tls_name: _builtins.str = ...,
+        policies: _abc.Iterable[_manifest_pb2.SealingPolicy] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "statement", b"statement", "tls_name", b"tls_name", "variant_digest", b"variant_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "policies", b"policies", "statement", b"statement", "tls_name", b"tls_name", "variant_digest", b"variant_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -133,7 +150,9 @@ Global___SealingCandidate: _TypeAlias = SealingCandidate  # noqa: Y015
 
 @_typing.final
 class SealedInferRequest(_message.Message):
-    """A sealed request."""
+    """A sealed request. By itself: everything but `session`. Under a session: version, suite, issued_at_ms, deployment,
+    method, chunks and `session`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -147,6 +166,7 @@ class SealedInferRequest(_message.Message):
     CHUNKS_FIELD_NUMBER: _builtins.int
     SENDER_KEY_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version of the envelope format, 1."""
     suite: Global___Suite.ValueType
@@ -158,7 +178,10 @@ class SealedInferRequest(_message.Message):
     deployment: _builtins.str
     """`projects/{project}/deployments/{deployment}`."""
     method: _builtins.str
-    """Method that the plaintext is a request of; `/inference.GRPCInferenceService/ModelInfer`."""
+    """Method that the plaintext is a request of: `/inference.GRPCInferenceService/ModelInfer`, or Predict, Classify,
+    Regress or MultiInference of `/tensorflow.serving.PredictionService/`. An envelope that opens a session names
+    OpenSealedSession or SealedInferStream of this service and has no plaintext.
+    """
     sender_key: _builtins.bytes
     """Ed25519 public key of the sender, 32 bytes; its thumbprint is the token's `cnf.jkt`."""
     signature: _builtins.bytes
@@ -170,6 +193,10 @@ class SealedInferRequest(_message.Message):
     @_builtins.property
     def chunks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """The plaintext in AES-256-GCM chunks of 1 MiB."""
+
+    @_builtins.property
+    def session(self) -> Global___SessionPlace:
+        """The place of this request in a session."""
 
     def __init__(
         self,
@@ -184,14 +211,171 @@ class SealedInferRequest(_message.Message):
         chunks: _abc.Iterable[_builtins.bytes] | None = ...,
         sender_key: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
+        session: Global___SessionPlace | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "deployment", b"deployment", "issued_at_ms", b"issued_at_ms", "method", b"method", "recipients", b"recipients", "request_id", b"request_id", "sender_key", b"sender_key", "signature", b"signature", "suite", b"suite", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "deployment", b"deployment", "issued_at_ms", b"issued_at_ms", "method", b"method", "recipients", b"recipients", "request_id", b"request_id", "sender_key", b"sender_key", "session", b"session", "signature", b"signature", "suite", b"suite", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SealedInferRequest: _TypeAlias = SealedInferRequest  # noqa: Y015
+
+@_typing.final
+class SessionPlace(_message.Message):
+    """A request's place in a session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    COUNTER_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """Key id of the worker that keeps the session."""
+    session_id: _builtins.bytes
+    """`request_id` of the envelope that opened it."""
+    counter: _builtins.int
+    """Number of the request, from 0 to 9,999; a worker takes each once, on a stream in order."""
+    end: _builtins.bool
+    """Set for the last message of a stream. Its plaintext is empty, and the session ends."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        session_id: _builtins.bytes = ...,
+        counter: _builtins.int = ...,
+        end: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counter", b"counter", "end", b"end", "key_id", b"key_id", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionPlace: _TypeAlias = SessionPlace  # noqa: Y015
+
+@_typing.final
+class OpenSealedSessionRequest(_message.Message):
+    """Request for SealedInferenceService.OpenSealedSession."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def envelope(self) -> Global___SealedInferRequest:
+        """An envelope for one worker, without chunks. The wrapped key is session secret and response secret."""
+
+    def __init__(
+        self,
+        *,
+        envelope: Global___SealedInferRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenSealedSessionRequest: _TypeAlias = OpenSealedSessionRequest  # noqa: Y015
+
+@_typing.final
+class OpenSealedSessionResponse(_message.Message):
+    """Response of SealedInferenceService.OpenSealedSession."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def answer(self) -> Global___SealedInferResponse:
+        """Sealed to whoever opened it; its plaintext is a byte 0 and a SealedSession: the worker has the secret."""
+
+    def __init__(
+        self,
+        *,
+        answer: Global___SealedInferResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenSealedSessionResponse: _TypeAlias = OpenSealedSessionResponse  # noqa: Y015
+
+@_typing.final
+class SealedSession(_message.Message):
+    """What a worker says of a session that it keeps, inside the seal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIFETIME_SECONDS_FIELD_NUMBER: _builtins.int
+    MAX_REQUESTS_FIELD_NUMBER: _builtins.int
+    lifetime_seconds: _builtins.int
+    """How long it is kept at most, in seconds from now."""
+    max_requests: _builtins.int
+    """How many requests it takes at most."""
+    def __init__(
+        self,
+        *,
+        lifetime_seconds: _builtins.int = ...,
+        max_requests: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime_seconds", b"lifetime_seconds", "max_requests", b"max_requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealedSession: _TypeAlias = SealedSession  # noqa: Y015
+
+@_typing.final
+class SealedInferStreamRequest(_message.Message):
+    """A message of SealedInferenceService.SealedInferStream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> Global___SealedInferRequest:
+        """The first: an envelope that opens a session, with method SealedInferStream. Later: a request of that session."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___SealedInferRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealedInferStreamRequest: _TypeAlias = SealedInferStreamRequest  # noqa: Y015
+
+@_typing.final
+class SealedInferStreamResponse(_message.Message):
+    """A message of SealedInferenceService.SealedInferStream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def answer(self) -> Global___SealedInferResponse:
+        """The answer to the message of the same place; to the last one, a byte 0 alone."""
+
+    def __init__(
+        self,
+        *,
+        answer: Global___SealedInferResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealedInferStreamResponse: _TypeAlias = SealedInferStreamResponse  # noqa: Y015
 
 @_typing.final
 class Recipient(_message.Message):
@@ -225,7 +409,7 @@ Global___Recipient: _TypeAlias = Recipient  # noqa: Y015
 
 @_typing.final
 class SealedInferResponse(_message.Message):
-    """A sealed answer."""
+    """A sealed answer. Its key belongs to one request and one worker: a swapped answer does not open."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -45,6 +45,16 @@ class SealedInferenceServiceStub(object):
                 request_serializer=sealane_dot_inference_dot_v1_dot_sealed__inference__service__pb2.SealedInferRequest.SerializeToString,
                 response_deserializer=sealane_dot_inference_dot_v1_dot_sealed__inference__service__pb2.SealedInferResponse.FromString,
                 _registered_method=True)
+        self.OpenSealedSession = channel.unary_unary(
+                '/sealane.inference.v1.SealedInferenceService/OpenSealedSession',
+                request_serializer=sealane_dot_inference_dot_v1_dot_sealed__inference__service__pb2.OpenSealedSessionRequest.SerializeToString,
+                response_deserializer=sealane_dot_inference_dot_v1_dot_sealed__inference__service__pb2.OpenSealedSessionResponse.FromString,
+                _registered_method=True)
+        self.SealedInferStream = channel.stream_stream(
+                '/sealane.inference.v1.SealedInferenceService/SealedInferStream',
+                request_serializer=sealane_dot_inference_dot_v1_dot_sealed__inference__service__pb2.SealedInferStreamRequest.SerializeToString,
+                response_deserializer=sealane_dot_inference_dot_v1_dot_sealed__inference__service__pb2.SealedInferStreamResponse.FromString,
+                _registered_method=True)
 
 
 class SealedInferenceServiceServicer(object):
@@ -59,9 +69,34 @@ class SealedInferenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SealedInfer(self, request, context):
-        """Runs one sealed request. An unknown or expired key answers FAILED_PRECONDITION with reason
-        STALE_SEALING_KEY: fetch the context and seal again. A token that is not bound to the sender's
-        key answers UNAUTHENTICATED; every other failure to open INVALID_ARGUMENT with one fixed text.
+        """Runs one sealed request, sealed by itself or under a session. Reasons that a caller acts on:
+
+        * FAILED_PRECONDITION `STALE_SEALING_KEY`: no worker of the deployment has the key; get the context and seal again.
+        * FAILED_PRECONDITION `STALE_SEALED_SESSION`: the worker does not keep the session (any more); open another one.
+        * UNAUTHENTICATED `SENDER_KEY`: the token is not bound to the sender's key.
+        * RESOURCE_EXHAUSTED `REPLAY_MEMORY`: too many requests to remember; wait as told.
+        * INVALID_ARGUMENT `CANNOT_OPEN`: every other failure to open, with one fixed text.
+
+        What the model says, errors included, is inside the answer. An envelope runs at most once on each worker.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OpenSealedSession(self, request, context):
+        """Agrees on a secret with one worker: one key agreement and one signature for up to 10,000 requests in 10 minutes.
+        The session lives in that worker's memory and ends with it. Refusals as those of SealedInfer; RESOURCE_EXHAUSTED
+        `SEALED_SESSIONS` where the worker keeps too many.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SealedInferStream(self, request_iterator, context):
+        """Runs a stream of requests on one worker, in their order. The first message opens a session of the stream's own;
+        each further one is a request of it with the counters 0, 1, 2 and so on; the last one is marked as the end. Each
+        message has one answer, in the same order, so that a message that was dropped, repeated, moved or cut off at the
+        end is seen by both sides. A message that does not open ends the stream; what the model says of one does not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -79,6 +114,16 @@ def add_SealedInferenceServiceServicer_to_server(servicer, server):
                     servicer.SealedInfer,
                     request_deserializer=sealane_dot_inference_dot_v1_dot_sealed__inference__service__pb2.SealedInferRequest.FromString,
                     response_serializer=sealane_dot_inference_dot_v1_dot_sealed__inference__service__pb2.SealedInferResponse.SerializeToString,
+            ),
+            'OpenSealedSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenSealedSession,
+                    request_deserializer=sealane_dot_inference_dot_v1_dot_sealed__inference__service__pb2.OpenSealedSessionRequest.FromString,
+                    response_serializer=sealane_dot_inference_dot_v1_dot_sealed__inference__service__pb2.OpenSealedSessionResponse.SerializeToString,
+            ),
+            'SealedInferStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.SealedInferStream,
+                    request_deserializer=sealane_dot_inference_dot_v1_dot_sealed__inference__service__pb2.SealedInferStreamRequest.FromString,
+                    response_serializer=sealane_dot_inference_dot_v1_dot_sealed__inference__service__pb2.SealedInferStreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -136,6 +181,60 @@ class SealedInferenceService(object):
             '/sealane.inference.v1.SealedInferenceService/SealedInfer',
             sealane_dot_inference_dot_v1_dot_sealed__inference__service__pb2.SealedInferRequest.SerializeToString,
             sealane_dot_inference_dot_v1_dot_sealed__inference__service__pb2.SealedInferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenSealedSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.inference.v1.SealedInferenceService/OpenSealedSession',
+            sealane_dot_inference_dot_v1_dot_sealed__inference__service__pb2.OpenSealedSessionRequest.SerializeToString,
+            sealane_dot_inference_dot_v1_dot_sealed__inference__service__pb2.OpenSealedSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SealedInferStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/sealane.inference.v1.SealedInferenceService/SealedInferStream',
+            sealane_dot_inference_dot_v1_dot_sealed__inference__service__pb2.SealedInferStreamRequest.SerializeToString,
+            sealane_dot_inference_dot_v1_dot_sealed__inference__service__pb2.SealedInferStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,9 +36,26 @@ class SealedInferenceServiceStub:
     GetSealingContext: _grpc.UnaryUnaryMultiCallable[_sealed_inference_service_pb2.GetSealingContextRequest, _sealed_inference_service_pb2.SealingContext]
     """Settles what a caller has to bind: deployment, candidates, their keys and variants."""
     SealedInfer: _grpc.UnaryUnaryMultiCallable[_sealed_inference_service_pb2.SealedInferRequest, _sealed_inference_service_pb2.SealedInferResponse]
-    """Runs one sealed request. An unknown or expired key answers FAILED_PRECONDITION with reason
-    STALE_SEALING_KEY: fetch the context and seal again. A token that is not bound to the sender's
-    key answers UNAUTHENTICATED; every other failure to open INVALID_ARGUMENT with one fixed text.
+    """Runs one sealed request, sealed by itself or under a session. Reasons that a caller acts on:
+
+    * FAILED_PRECONDITION `STALE_SEALING_KEY`: no worker of the deployment has the key; get the context and seal again.
+    * FAILED_PRECONDITION `STALE_SEALED_SESSION`: the worker does not keep the session (any more); open another one.
+    * UNAUTHENTICATED `SENDER_KEY`: the token is not bound to the sender's key.
+    * RESOURCE_EXHAUSTED `REPLAY_MEMORY`: too many requests to remember; wait as told.
+    * INVALID_ARGUMENT `CANNOT_OPEN`: every other failure to open, with one fixed text.
+
+    What the model says, errors included, is inside the answer. An envelope runs at most once on each worker.
+    """
+    OpenSealedSession: _grpc.UnaryUnaryMultiCallable[_sealed_inference_service_pb2.OpenSealedSessionRequest, _sealed_inference_service_pb2.OpenSealedSessionResponse]
+    """Agrees on a secret with one worker: one key agreement and one signature for up to 10,000 requests in 10 minutes.
+    The session lives in that worker's memory and ends with it. Refusals as those of SealedInfer; RESOURCE_EXHAUSTED
+    `SEALED_SESSIONS` where the worker keeps too many.
+    """
+    SealedInferStream: _grpc.StreamStreamMultiCallable[_sealed_inference_service_pb2.SealedInferStreamRequest, _sealed_inference_service_pb2.SealedInferStreamResponse]
+    """Runs a stream of requests on one worker, in their order. The first message opens a session of the stream's own;
+    each further one is a request of it with the counters 0, 1, 2 and so on; the last one is marked as the end. Each
+    message has one answer, in the same order, so that a message that was dropped, repeated, moved or cut off at the
+    end is seen by both sides. A message that does not open ends the stream; what the model says of one does not.
     """
 
 @_typing.type_check_only
@@ -49,9 +66,26 @@ class SealedInferenceServiceAsyncStub(SealedInferenceServiceStub):
     GetSealingContext: _aio.UnaryUnaryMultiCallable[_sealed_inference_service_pb2.GetSealingContextRequest, _sealed_inference_service_pb2.SealingContext]  # type: ignore[assignment]
     """Settles what a caller has to bind: deployment, candidates, their keys and variants."""
     SealedInfer: _aio.UnaryUnaryMultiCallable[_sealed_inference_service_pb2.SealedInferRequest, _sealed_inference_service_pb2.SealedInferResponse]  # type: ignore[assignment]
-    """Runs one sealed request. An unknown or expired key answers FAILED_PRECONDITION with reason
-    STALE_SEALING_KEY: fetch the context and seal again. A token that is not bound to the sender's
-    key answers UNAUTHENTICATED; every other failure to open INVALID_ARGUMENT with one fixed text.
+    """Runs one sealed request, sealed by itself or under a session. Reasons that a caller acts on:
+
+    * FAILED_PRECONDITION `STALE_SEALING_KEY`: no worker of the deployment has the key; get the context and seal again.
+    * FAILED_PRECONDITION `STALE_SEALED_SESSION`: the worker does not keep the session (any more); open another one.
+    * UNAUTHENTICATED `SENDER_KEY`: the token is not bound to the sender's key.
+    * RESOURCE_EXHAUSTED `REPLAY_MEMORY`: too many requests to remember; wait as told.
+    * INVALID_ARGUMENT `CANNOT_OPEN`: every other failure to open, with one fixed text.
+
+    What the model says, errors included, is inside the answer. An envelope runs at most once on each worker.
+    """
+    OpenSealedSession: _aio.UnaryUnaryMultiCallable[_sealed_inference_service_pb2.OpenSealedSessionRequest, _sealed_inference_service_pb2.OpenSealedSessionResponse]  # type: ignore[assignment]
+    """Agrees on a secret with one worker: one key agreement and one signature for up to 10,000 requests in 10 minutes.
+    The session lives in that worker's memory and ends with it. Refusals as those of SealedInfer; RESOURCE_EXHAUSTED
+    `SEALED_SESSIONS` where the worker keeps too many.
+    """
+    SealedInferStream: _aio.StreamStreamMultiCallable[_sealed_inference_service_pb2.SealedInferStreamRequest, _sealed_inference_service_pb2.SealedInferStreamResponse]  # type: ignore[assignment]
+    """Runs a stream of requests on one worker, in their order. The first message opens a session of the stream's own;
+    each further one is a request of it with the counters 0, 1, 2 and so on; the last one is marked as the end. Each
+    message has one answer, in the same order, so that a message that was dropped, repeated, moved or cut off at the
+    end is seen by both sides. A message that does not open ends the stream; what the model says of one does not.
     """
 
 class SealedInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -71,9 +105,38 @@ class SealedInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sealed_inference_service_pb2.SealedInferRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sealed_inference_service_pb2.SealedInferResponse, _abc.Awaitable[_sealed_inference_service_pb2.SealedInferResponse]]:
-        """Runs one sealed request. An unknown or expired key answers FAILED_PRECONDITION with reason
-        STALE_SEALING_KEY: fetch the context and seal again. A token that is not bound to the sender's
-        key answers UNAUTHENTICATED; every other failure to open INVALID_ARGUMENT with one fixed text.
+        """Runs one sealed request, sealed by itself or under a session. Reasons that a caller acts on:
+
+        * FAILED_PRECONDITION `STALE_SEALING_KEY`: no worker of the deployment has the key; get the context and seal again.
+        * FAILED_PRECONDITION `STALE_SEALED_SESSION`: the worker does not keep the session (any more); open another one.
+        * UNAUTHENTICATED `SENDER_KEY`: the token is not bound to the sender's key.
+        * RESOURCE_EXHAUSTED `REPLAY_MEMORY`: too many requests to remember; wait as told.
+        * INVALID_ARGUMENT `CANNOT_OPEN`: every other failure to open, with one fixed text.
+
+        What the model says, errors included, is inside the answer. An envelope runs at most once on each worker.
+        """
+
+    @_abc_1.abstractmethod
+    def OpenSealedSession(
+        self,
+        request: _sealed_inference_service_pb2.OpenSealedSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sealed_inference_service_pb2.OpenSealedSessionResponse, _abc.Awaitable[_sealed_inference_service_pb2.OpenSealedSessionResponse]]:
+        """Agrees on a secret with one worker: one key agreement and one signature for up to 10,000 requests in 10 minutes.
+        The session lives in that worker's memory and ends with it. Refusals as those of SealedInfer; RESOURCE_EXHAUSTED
+        `SEALED_SESSIONS` where the worker keeps too many.
+        """
+
+    @_abc_1.abstractmethod
+    def SealedInferStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_sealed_inference_service_pb2.SealedInferStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_sealed_inference_service_pb2.SealedInferStreamResponse], _abc.AsyncIterator[_sealed_inference_service_pb2.SealedInferStreamResponse]]:
+        """Runs a stream of requests on one worker, in their order. The first message opens a session of the stream's own;
+        each further one is a request of it with the counters 0, 1, 2 and so on; the last one is marked as the end. Each
+        message has one answer, in the same order, so that a message that was dropped, repeated, moved or cut off at the
+        end is seen by both sides. A message that does not open ends the stream; what the model says of one does not.
         """
 
 def add_SealedInferenceServiceServicer_to_server(servicer: SealedInferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from sealane.type.v1 import access_pb2 as sealane_dot_type_dot_v1_dot_access__pb2
+from sealane.type.v1 import manifest_pb2 as sealane_dot_type_dot_v1_dot_manifest__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)sealane/registry/v1/variant_service.proto\x12\x13sealane.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1csealane/type/v1/access.proto\"=\n\tModelFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"\xfe\x02\n\x0bMeasurement\x12\x14\n\x0c\x64\x65vice_class\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63uracy\x18\x02 \x01(\x01\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x12\n\nbatch_size\x18\x04 \x01(\x05\x12\x16\n\x0elatency_p50_us\x18\x05 \x01(\x01\x12\x16\n\x0elatency_p99_us\x18\x06 \x01(\x01\x12\x13\n\x0butilisation\x18\x07 \x01(\x01\x12\x30\n\x0cmeasure_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07runtime\x18\t \x01(\t\x12\x0f\n\x07threads\x18\n \x01(\x05\x12\x11\n\tinstances\x18\x0b \x01(\x05\x12\x32\n\x07\x62\x61tches\x18\x0c \x03(\x0b\x32!.sealane.registry.v1.BatchLatency\x12\x14\n\x0cmemory_bytes\x18\r \x01(\x03\x12\x17\n\x0frows_per_second\x18\x0e \x01(\x01\x12\x16\n\x0ejoules_per_row\x18\x0f \x01(\x01\"R\n\x0c\x42\x61tchLatency\x12\x12\n\nbatch_size\x18\x01 \x01(\x05\x12\x16\n\x0elatency_p50_us\x18\x02 \x01(\x01\x12\x16\n\x0elatency_p99_us\x18\x03 \x01(\x01\"\xe9\x02\n\x07Variant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x1b.sealane.registry.v1.Format\x12\x31\n\tprecision\x18\x03 \x01(\x0e\x32\x1e.sealane.registry.v1.Precision\x12-\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x1e.sealane.registry.v1.ModelFile\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12\x36\n\x0cmeasurements\x18\x07 \x03(\x0b\x32 .sealane.registry.v1.Measurement\x12\x16\n\x0esource_variant\x18\x08 \x01(\t\x12\x0b\n\x03job\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07runtime\x18\x0b \x01(\t\"}\n\x14\x43reateVariantRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x12\n\nvariant_id\x18\x02 \x01(\t\x12-\n\x07variant\x18\x03 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"!\n\x11GetVariantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"L\n\x13ListVariantsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x14ListVariantsResponse\x12.\n\x08variants\x18\x01 \x03(\x0b\x32\x1c.sealane.registry.v1.Variant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"s\n\x18RecordMeasurementRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x35\n\x0bmeasurement\x18\x02 \x01(\x0b\x32 .sealane.registry.v1.Measurement\x12\x12\n\nrequest_id\x18\x03 \x01(\t*\xc8\x01\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46ORMAT_SAVED_MODEL\x10\x01\x12\x11\n\rFORMAT_LITERT\x10\x02\x12\x0f\n\x0b\x46ORMAT_ONNX\x10\x03\x12\x17\n\x13\x46ORMAT_TORCH_EXPORT\x10\x04\x12\x17\n\x13\x46ORMAT_TORCH_SCRIPT\x10\x05\x12\x13\n\x0f\x46ORMAT_OPENVINO\x10\x06\x12\x10\n\x0c\x46ORMAT_KERAS\x10\x07\x12\x11\n\rFORMAT_REMOTE\x10\x08*h\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x15\n\x11PRECISION_FLOAT32\x10\x01\x12\x12\n\x0ePRECISION_INT8\x10\x02\x12\x15\n\x11PRECISION_FLOAT16\x10\x03\x32\xa7\x04\n\x0eVariantService\x12\x84\x01\n\rCreateVariant\x12).sealane.registry.v1.CreateVariantRequest\x1a\x1c.sealane.registry.v1.Variant\"*\x90\x02\x02\x8a\xe7\x18#\n\x0cmodels:write\x12\x06parent\x18\x02\"\tscheduler\x12{\n\nGetVariant\x12&.sealane.registry.v1.GetVariantRequest\x1a\x1c.sealane.registry.v1.Variant\"\'\x90\x02\x01\x8a\xe7\x18 \n\x0bmodels:read\x12\x04name\x18\x01\"\tscheduler\x12\x83\x01\n\x0cListVariants\x12(.sealane.registry.v1.ListVariantsRequest\x1a).sealane.registry.v1.ListVariantsResponse\"\x1e\x90\x02\x01\x8a\xe7\x18\x17\n\x0bmodels:read\x12\x06parent\x18\x01\x12\x8a\x01\n\x11RecordMeasurement\x12-.sealane.registry.v1.RecordMeasurementRequest\x1a\x1c.sealane.registry.v1.Variant\"(\x90\x02\x02\x8a\xe7\x18!\n\x0cmodels:write\x12\x04name\x18\x02\"\tschedulerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)sealane/registry/v1/variant_service.proto\x12\x13sealane.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1csealane/type/v1/access.proto\x1a\x1esealane/type/v1/manifest.proto\"=\n\tModelFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"\xfe\x02\n\x0bMeasurement\x12\x14\n\x0c\x64\x65vice_class\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63uracy\x18\x02 \x01(\x01\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x12\n\nbatch_size\x18\x04 \x01(\x05\x12\x16\n\x0elatency_p50_us\x18\x05 \x01(\x01\x12\x16\n\x0elatency_p99_us\x18\x06 \x01(\x01\x12\x13\n\x0butilisation\x18\x07 \x01(\x01\x12\x30\n\x0cmeasure_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07runtime\x18\t \x01(\t\x12\x0f\n\x07threads\x18\n \x01(\x05\x12\x11\n\tinstances\x18\x0b \x01(\x05\x12\x32\n\x07\x62\x61tches\x18\x0c \x03(\x0b\x32!.sealane.registry.v1.BatchLatency\x12\x14\n\x0cmemory_bytes\x18\r \x01(\x03\x12\x17\n\x0frows_per_second\x18\x0e \x01(\x01\x12\x16\n\x0ejoules_per_row\x18\x0f \x01(\x01\"R\n\x0c\x42\x61tchLatency\x12\x12\n\nbatch_size\x18\x01 \x01(\x05\x12\x16\n\x0elatency_p50_us\x18\x02 \x01(\x01\x12\x16\n\x0elatency_p99_us\x18\x03 \x01(\x01\"\x9a\x03\n\x07Variant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x1b.sealane.registry.v1.Format\x12\x31\n\tprecision\x18\x03 \x01(\x0e\x32\x1e.sealane.registry.v1.Precision\x12-\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x1e.sealane.registry.v1.ModelFile\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12\x36\n\x0cmeasurements\x18\x07 \x03(\x0b\x32 .sealane.registry.v1.Measurement\x12\x16\n\x0esource_variant\x18\x08 \x01(\t\x12\x0b\n\x03job\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07runtime\x18\x0b \x01(\t\x12/\n\x07sealing\x18\x0c \x01(\x0b\x32\x1e.sealane.type.v1.SealingPolicy\"}\n\x14\x43reateVariantRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x12\n\nvariant_id\x18\x02 \x01(\t\x12-\n\x07variant\x18\x03 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"!\n\x11GetVariantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"L\n\x13ListVariantsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x14ListVariantsResponse\x12.\n\x08variants\x18\x01 \x03(\x0b\x32\x1c.sealane.registry.v1.Variant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"s\n\x18RecordMeasurementRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x35\n\x0bmeasurement\x18\x02 \x01(\x0b\x32 .sealane.registry.v1.Measurement\x12\x12\n\nrequest_id\x18\x03 \x01(\t*\xc8\x01\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46ORMAT_SAVED_MODEL\x10\x01\x12\x11\n\rFORMAT_LITERT\x10\x02\x12\x0f\n\x0b\x46ORMAT_ONNX\x10\x03\x12\x17\n\x13\x46ORMAT_TORCH_EXPORT\x10\x04\x12\x17\n\x13\x46ORMAT_TORCH_SCRIPT\x10\x05\x12\x13\n\x0f\x46ORMAT_OPENVINO\x10\x06\x12\x10\n\x0c\x46ORMAT_KERAS\x10\x07\x12\x11\n\rFORMAT_REMOTE\x10\x08*h\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x15\n\x11PRECISION_FLOAT32\x10\x01\x12\x12\n\x0ePRECISION_INT8\x10\x02\x12\x15\n\x11PRECISION_FLOAT16\x10\x03\x32\xa7\x04\n\x0eVariantService\x12\x84\x01\n\rCreateVariant\x12).sealane.registry.v1.CreateVariantRequest\x1a\x1c.sealane.registry.v1.Variant\"*\x90\x02\x02\x8a\xe7\x18#\n\x0cmodels:write\x12\x06parent\x18\x02\"\tscheduler\x12{\n\nGetVariant\x12&.sealane.registry.v1.GetVariantRequest\x1a\x1c.sealane.registry.v1.Variant\"\'\x90\x02\x01\x8a\xe7\x18 \n\x0bmodels:read\x12\x04name\x18\x01\"\tscheduler\x12\x83\x01\n\x0cListVariants\x12(.sealane.registry.v1.ListVariantsRequest\x1a).sealane.registry.v1.ListVariantsResponse\"\x1e\x90\x02\x01\x8a\xe7\x18\x17\n\x0bmodels:read\x12\x06parent\x18\x01\x12\x8a\x01\n\x11RecordMeasurement\x12-.sealane.registry.v1.RecordMeasurementRequest\x1a\x1c.sealane.registry.v1.Variant\"(\x90\x02\x02\x8a\xe7\x18!\n\x0cmodels:write\x12\x04name\x18\x02\"\tschedulerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,28 +42,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VARIANTSERVICE'].methods_by_name['ListVariants']._serialized_options = b'\220\002\001\212\347\030\027\n\013models:read\022\006parent\030\001'
   _globals['_VARIANTSERVICE'].methods_by_name['RecordMeasurement']._loaded_options = None
   _globals['_VARIANTSERVICE'].methods_by_name['RecordMeasurement']._serialized_options = b'\220\002\002\212\347\030!\n\014models:write\022\004name\030\002\"\tscheduler'
-  _globals['_FORMAT']._serialized_start=1480
-  _globals['_FORMAT']._serialized_end=1680
-  _globals['_PRECISION']._serialized_start=1682
-  _globals['_PRECISION']._serialized_end=1786
-  _globals['_MODELFILE']._serialized_start=129
-  _globals['_MODELFILE']._serialized_end=190
-  _globals['_MEASUREMENT']._serialized_start=193
-  _globals['_MEASUREMENT']._serialized_end=575
-  _globals['_BATCHLATENCY']._serialized_start=577
-  _globals['_BATCHLATENCY']._serialized_end=659
-  _globals['_VARIANT']._serialized_start=662
-  _globals['_VARIANT']._serialized_end=1023
-  _globals['_CREATEVARIANTREQUEST']._serialized_start=1025
-  _globals['_CREATEVARIANTREQUEST']._serialized_end=1150
-  _globals['_GETVARIANTREQUEST']._serialized_start=1152
-  _globals['_GETVARIANTREQUEST']._serialized_end=1185
-  _globals['_LISTVARIANTSREQUEST']._serialized_start=1187
-  _globals['_LISTVARIANTSREQUEST']._serialized_end=1263
-  _globals['_LISTVARIANTSRESPONSE']._serialized_start=1265
-  _globals['_LISTVARIANTSRESPONSE']._serialized_end=1360
-  _globals['_RECORDMEASUREMENTREQUEST']._serialized_start=1362
-  _globals['_RECORDMEASUREMENTREQUEST']._serialized_end=1477
-  _globals['_VARIANTSERVICE']._serialized_start=1789
-  _globals['_VARIANTSERVICE']._serialized_end=2340
+  _globals['_FORMAT']._serialized_start=1561
+  _globals['_FORMAT']._serialized_end=1761
+  _globals['_PRECISION']._serialized_start=1763
+  _globals['_PRECISION']._serialized_end=1867
+  _globals['_MODELFILE']._serialized_start=161
+  _globals['_MODELFILE']._serialized_end=222
+  _globals['_MEASUREMENT']._serialized_start=225
+  _globals['_MEASUREMENT']._serialized_end=607
+  _globals['_BATCHLATENCY']._serialized_start=609
+  _globals['_BATCHLATENCY']._serialized_end=691
+  _globals['_VARIANT']._serialized_start=694
+  _globals['_VARIANT']._serialized_end=1104
+  _globals['_CREATEVARIANTREQUEST']._serialized_start=1106
+  _globals['_CREATEVARIANTREQUEST']._serialized_end=1231
+  _globals['_GETVARIANTREQUEST']._serialized_start=1233
+  _globals['_GETVARIANTREQUEST']._serialized_end=1266
+  _globals['_LISTVARIANTSREQUEST']._serialized_start=1268
+  _globals['_LISTVARIANTSREQUEST']._serialized_end=1344
+  _globals['_LISTVARIANTSRESPONSE']._serialized_start=1346
+  _globals['_LISTVARIANTSRESPONSE']._serialized_end=1441
+  _globals['_RECORDMEASUREMENTREQUEST']._serialized_start=1443
+  _globals['_RECORDMEASUREMENTREQUEST']._serialized_end=1558
+  _globals['_VARIANTSERVICE']._serialized_start=1870
+  _globals['_VARIANTSERVICE']._serialized_end=2421
 # @@protoc_insertion_point(module_scope)

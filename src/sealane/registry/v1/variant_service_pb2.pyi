@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from sealane.type.v1 import manifest_pb2 as _manifest_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -259,6 +260,7 @@ class Variant(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     RUNTIME_FIELD_NUMBER: _builtins.int
+    SEALING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/models/{model}/versions/{number}/variants/{variant}`."""
     format: Global___Format.ValueType
@@ -287,6 +289,12 @@ class Variant(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
 
+    @_builtins.property
+    def sealing(self) -> _manifest_pb2.SealingPolicy:
+        """What its manifest demands of sealing, told here for the scheduler. The worker goes by the manifest, which the
+        digest covers: leaving it out here changes where the variant is placed, not what is refused there.
+        """
+
     def __init__(
         self,
         *,
@@ -301,10 +309,11 @@ class Variant(_message.Message):
         job: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         runtime: _builtins.str = ...,
+        sealing: _manifest_pb2.SealingPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "sealing", b"sealing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "digest", b"digest", "files", b"files", "format", b"format", "job", b"job", "measurements", b"measurements", "name", b"name", "precision", b"precision", "runtime", b"runtime", "size_bytes", b"size_bytes", "source_variant", b"source_variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "digest", b"digest", "files", b"files", "format", b"format", "job", b"job", "measurements", b"measurements", "name", b"name", "precision", b"precision", "runtime", b"runtime", "sealing", b"sealing", "size_bytes", b"size_bytes", "source_variant", b"source_variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -434,6 +434,8 @@ class Assignment(_message.Message):
     DATA_CLASS_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
     GRANT_FIELD_NUMBER: _builtins.int
+    SERVED_NAME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     deployment: _builtins.str
     """`projects/{project}/deployments/{deployment}`."""
     model_version: _builtins.str
@@ -446,6 +448,10 @@ class Assignment(_message.Message):
     """Never let this model give way to others on this worker."""
     grant: _builtins.str
     """The scheduler's grant to read the variant's files from the registry, sent there as metadata `x-sealane-grant`."""
+    served_name: _builtins.str
+    """Name under which clients of the compatible protocols know it, beside its own; see ServedModelService. A sealed
+    request says inside the seal which model it is for, and the worker goes by that.
+    """
     @_builtins.property
     def variant(self) -> _variant_service_pb2.Variant:
         """Variant with its files and digest."""
@@ -453,6 +459,10 @@ class Assignment(_message.Message):
     @_builtins.property
     def signatures(self) -> _containers.RepeatedCompositeFieldContainer[_tensor_pb2.Signature]:
         """Signatures of the version."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Labels of its version under that name."""
 
     def __init__(
         self,
@@ -465,10 +475,12 @@ class Assignment(_message.Message):
         data_class: _deployment_service_pb2.DataClass.ValueType = ...,
         pinned: _builtins.bool = ...,
         grant: _builtins.str = ...,
+        served_name: _builtins.str = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["variant", b"variant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_class", b"data_class", "deployment", b"deployment", "epoch", b"epoch", "grant", b"grant", "model_version", b"model_version", "pinned", b"pinned", "signatures", b"signatures", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_class", b"data_class", "deployment", b"deployment", "epoch", b"epoch", "grant", b"grant", "labels", b"labels", "model_version", b"model_version", "pinned", b"pinned", "served_name", b"served_name", "signatures", b"signatures", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from sealane.scheduler.v1 import deployment_service_pb2 as _deployment_service_pb2
+from sealane.type.v1 import manifest_pb2 as _manifest_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -36,6 +37,7 @@ class Endpoint(_message.Message):
     SEALING_STATEMENT_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
     ZONE_FIELD_NUMBER: _builtins.int
+    SEALING_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """Node id."""
     address: _builtins.str
@@ -54,6 +56,10 @@ class Endpoint(_message.Message):
     """Tier of the node."""
     zone: _builtins.str
     """Zone of the node."""
+    @_builtins.property
+    def sealing(self) -> _containers.RepeatedCompositeFieldContainer[_manifest_pb2.SealingPolicy]:
+        """What the owners of the models that it runs for the deployment demand of sealing."""
+
     def __init__(
         self,
         *,
@@ -66,10 +72,11 @@ class Endpoint(_message.Message):
         sealing_statement: _builtins.str = ...,
         tier: _builtins.str = ...,
         zone: _builtins.str = ...,
+        sealing: _abc.Iterable[_manifest_pb2.SealingPolicy] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "node", b"node", "sealing_statement", b"sealing_statement", "tier", b"tier", "tls_name", b"tls_name", "variant", b"variant", "variant_digest", b"variant_digest", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "node", b"node", "sealing", b"sealing", "sealing_statement", b"sealing_statement", "tier", b"tier", "tls_name", b"tls_name", "variant", b"variant", "variant_digest", b"variant_digest", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -89,6 +96,7 @@ class Route(_message.Message):
     SERVED_NAME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     ENSEMBLE_FIELD_NUMBER: _builtins.int
+    SEALING_REQUIRED_FIELD_NUMBER: _builtins.int
     deployment: _builtins.str
     """`projects/{project}/deployments/{deployment}`."""
     model_version: _builtins.str
@@ -99,6 +107,8 @@ class Route(_message.Message):
     """Name of the binding constraint, such as `residency`; empty where endpoints exist."""
     served_name: _builtins.str
     """Name under which clients of the compatible protocols know it, beside its own; see ServedModelService."""
+    sealing_required: _builtins.bool
+    """Whether the owner of a model that it runs refuses plaintext: gateways answer FAILED_PRECONDITION."""
     @_builtins.property
     def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Endpoint]:
         """Workers that serve it now; empty while none does."""
@@ -122,10 +132,11 @@ class Route(_message.Message):
         served_name: _builtins.str = ...,
         labels: _abc.Iterable[_builtins.str] | None = ...,
         ensemble: _deployment_service_pb2.Ensemble | None = ...,
+        sealing_required: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ensemble", b"ensemble"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding_constraint", b"binding_constraint", "deployment", b"deployment", "endpoints", b"endpoints", "ensemble", b"ensemble", "labels", b"labels", "model_version", b"model_version", "served_name", b"served_name", "unavailable_reason", b"unavailable_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding_constraint", b"binding_constraint", "deployment", b"deployment", "endpoints", b"endpoints", "ensemble", b"ensemble", "labels", b"labels", "model_version", b"model_version", "sealing_required", b"sealing_required", "served_name", b"served_name", "unavailable_reason", b"unavailable_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -37,6 +37,7 @@ class Manifest(_message.Message):
     MEMORY_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
     DETERMINISTIC_FIELD_NUMBER: _builtins.int
     SEQUENCE_BATCHING_FIELD_NUMBER: _builtins.int
+    SEALING_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     """Device, such as `cpu` or `cuda`; empty means `cpu`. A worker without it refuses the model."""
     threads: _builtins.int
@@ -63,6 +64,10 @@ class Manifest(_message.Message):
     def sequence_batching(self) -> Global___SequenceBatching:
         """Requests that belong together; unset for a model without sequences."""
 
+    @_builtins.property
+    def sealing(self) -> Global___SealingPolicy:
+        """What is demanded of callers, and of workers that may open what is sealed; unset demands nothing."""
+
     def __init__(
         self,
         *,
@@ -75,14 +80,71 @@ class Manifest(_message.Message):
         memory_limit_bytes: _builtins.int = ...,
         deterministic: _builtins.bool = ...,
         sequence_batching: Global___SequenceBatching | None = ...,
+        sealing: Global___SealingPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dynamic_batching", b"dynamic_batching", "sequence_batching", b"sequence_batching"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dynamic_batching", b"dynamic_batching", "sealing", b"sealing", "sequence_batching", b"sequence_batching"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "deterministic", b"deterministic", "device", b"device", "dynamic_batching", b"dynamic_batching", "instances", b"instances", "memory_limit_bytes", b"memory_limit_bytes", "sequence_batching", b"sequence_batching", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "deterministic", b"deterministic", "device", b"device", "dynamic_batching", b"dynamic_batching", "instances", b"instances", "memory_limit_bytes", b"memory_limit_bytes", "sealing", b"sealing", "sequence_batching", b"sequence_batching", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Manifest: _TypeAlias = Manifest  # noqa: Y015
+
+@_typing.final
+class SealingPolicy(_message.Message):
+    """What the owner of a model demands of those who call it, and of the workers that may open what is sealed to it. Each
+    list names values of which the worker's signed sealing statement must say one; an empty list allows every worker.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUIRED_FIELD_NUMBER: _builtins.int
+    TIERS_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    ZONES_FIELD_NUMBER: _builtins.int
+    POOLS_FIELD_NUMBER: _builtins.int
+    MIN_CLEARANCE_FIELD_NUMBER: _builtins.int
+    POST_QUANTUM_FIELD_NUMBER: _builtins.int
+    required: _builtins.bool
+    """Plaintext is refused with FAILED_PRECONDITION (reason SEALED_REQUIRED), on every protocol, by gateway and worker."""
+    min_clearance: _builtins.str
+    """Lowest clearance: `public`, `internal` or `restricted`; empty allows every worker."""
+    post_quantum: _builtins.bool
+    """Only keys of the post-quantum suite, `MLKEM768_X25519`."""
+    @_builtins.property
+    def tiers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tiers, `cloud` or `edge`."""
+
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Regions."""
+
+    @_builtins.property
+    def zones(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Zones."""
+
+    @_builtins.property
+    def pools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Pools."""
+
+    def __init__(
+        self,
+        *,
+        required: _builtins.bool = ...,
+        tiers: _abc.Iterable[_builtins.str] | None = ...,
+        regions: _abc.Iterable[_builtins.str] | None = ...,
+        zones: _abc.Iterable[_builtins.str] | None = ...,
+        pools: _abc.Iterable[_builtins.str] | None = ...,
+        min_clearance: _builtins.str = ...,
+        post_quantum: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_clearance", b"min_clearance", "pools", b"pools", "post_quantum", b"post_quantum", "regions", b"regions", "required", b"required", "tiers", b"tiers", "zones", b"zones"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SealingPolicy: _TypeAlias = SealingPolicy  # noqa: Y015
 
 @_typing.final
 class SequenceBatching(_message.Message):

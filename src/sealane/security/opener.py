@@ -1,0 +1,269 @@
+"""The worker's half of sealed payloads: opens requests with the key pair of this process start (SECURITY 3.4).
+
+The order of the checks is part of the protocol: what is public knowledge is answered for what it is, and every failure
+after that has one code and one text.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from sealane.clock import Clock
+from sealane.errors import InvalidArgument, SealaneError, Unauthenticated
+from sealane.inference.v1 import sealed_inference_service_pb2 as pb
+from sealane.protocols.sealed import RUNS
+from sealane.rpc.call import Identity
+from sealane.security import envelope, jws, suites
+from sealane.security.envelope import KEY_BYTES, NONCE_BYTES, REQUEST, RESPONSE, Bound, Chunk, ChunkCipher
+from sealane.security.kept_sessions import KeptSession, KeptSessions
+from sealane.security.sealed_session import SessionCiphers, SessionHash, prefix_of
+from sealane.security.seen import SeenRequests
+from sealane.security.suites import KeyPair
+
+
+class StaleKey(SealaneError):
+    """The envelope names a key this worker does not have: public knowledge, so it may be said."""
+
+    kind = "FAILED_PRECONDITION"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the sealing key is unknown or expired; fetch the sealing context and seal again",
+            reason="STALE_SEALING_KEY",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A request that opened, and the means to seal its answer.
+
+    Attributes:
+        plaintext: the serialized request; empty for what opens a session or ends a stream.
+        method: method that it is a request of.
+        seal: seals the answer; once, for its keys are for one.
+        end: whether it ends a stream.
+    """
+
+    plaintext: bytes | bytearray
+    method: str
+    seal: Callable[[bytes], pb.SealedInferResponse] = field(repr=False)
+    end: bool = False
+
+
+class Opener:
+    """Opens requests.
+
+    Args:
+        pair: the key pair of this process start.
+        clock: time.
+        seen: ids of requests that came before; default: an empty memory.
+        sessions: sessions kept; default: none yet.
+    """
+
+    def __init__(
+        self, pair: KeyPair, clock: Clock, seen: SeenRequests | None = None, sessions: KeptSessions | None = None
+    ) -> None:
+        self._pair = pair
+        self._clock = clock
+        self._seen = SeenRequests(clock) if seen is None else seen
+        self._sessions = KeptSessions(clock) if sessions is None else sessions
+
+    def open(
+        self,
+        request: pb.SealedInferRequest,
+        caller: Identity,
+        variant_digest: str,
+        chunks: Sequence[Chunk] | None = None,
+    ) -> Opened:
+        """Open a request, sealed by itself or under a session; the token was verified before.
+
+        Args:
+            request: the envelope.
+            caller: identity of the verified token.
+            variant_digest: digest of the variant that the envelope's deployment serves here; empty
+                where it serves none.
+            chunks: its chunks, where they are not in the message (:func:`sealane.security.envelope.parsed`).
+
+        Raises:
+            Unauthenticated: the token is not bound to the sender's key.
+            FailedPrecondition: sealed to another key than this worker's, or under a session that it does not keep.
+            ResourceExhausted: too many requests to remember.
+            InvalidArgument: every failure after that, with one text.
+        """
+        sent = list(request.chunks) if chunks is None else chunks
+        if request.HasField("session"):
+            return self._of_session(request, caller, variant_digest, sent)
+        opened = self._envelope(request, caller, variant_digest, len(sent))
+        if request.method not in RUNS:
+            raise _cannot_open()
+        try:
+            plaintext = ChunkCipher(opened.data_key, REQUEST).open(opened.digest, sent)
+        except InvalidTag as error:
+            raise _cannot_open() from error
+        return Opened(plaintext, request.method, self._sealer(opened))
+
+    def open_session(self, request: pb.SealedInferRequest, caller: Identity, variant_digest: str) -> Opened:
+        """Keep the session that an envelope opens, of its own or of a stream; arguments and errors as for :meth:`open`.
+
+        Raises:
+            ResourceExhausted: too many sessions.
+        """
+        if request.HasField("session"):
+            raise _cannot_open()
+        opened = self._envelope(request, caller, variant_digest, len(request.chunks))
+        ordered = envelope.OPENS.get(request.method)
+        if ordered is None or request.chunks or len(request.recipients) != 1:
+            raise _cannot_open()
+        ciphers = SessionCiphers(opened.data_key, self._pair.key_id, request.request_id)
+        self._sessions.keep(request.request_id, ciphers, caller.key_thumbprint, ordered=ordered)
+        return Opened(b"", request.method, self._sealer(opened))
+
+    def end_session(self, session_id: bytes) -> None:
+        """Forget a session: its stream is over."""
+        self._sessions.end(session_id)
+
+    def _envelope(
+        self, request: pb.SealedInferRequest, caller: Identity, variant_digest: str, chunks: int
+    ) -> _Unwrapped:
+        sender = request.sender_key
+        if not caller.key_thumbprint or len(sender) != KEY_BYTES or jws.thumbprint(sender) != caller.key_thumbprint:
+            raise _not_the_sender()
+        recipient = next((item for item in request.recipients if item.key_id == self._pair.key_id), None)
+        if recipient is None:
+            raise StaleKey
+        if request.issued_at_ms < 0 or request.suite != self._pair.suite:
+            raise _cannot_open()
+        try:
+            return self._unwrap(request, caller, recipient, variant_digest, chunks)
+        except (InvalidTag, InvalidSignature, ValueError) as error:
+            raise _cannot_open() from error
+
+    def _unwrap(
+        self,
+        request: pb.SealedInferRequest,
+        caller: Identity,
+        recipient: pb.Recipient,
+        variant_digest: str,
+        chunks: int,
+    ) -> _Unwrapped:
+        bound = Bound(
+            suite=request.suite,
+            project=caller.project,
+            deployment=request.deployment,
+            method=request.method,
+            request_id=request.request_id,
+            token_id=caller.token_id,
+            issued_at_ms=request.issued_at_ms,
+        )
+        digest = envelope.envelope_hash(bound, request.sender_key, chunks, request.recipients)
+        Ed25519PublicKey.from_public_bytes(request.sender_key).verify(request.signature, digest)
+        acceptable = (
+            self._fresh(request, variant_digest)
+            and len(request.request_id) == NONCE_BYTES
+            and len(request.recipients) <= envelope.MAX_RECIPIENTS
+            and len({item.key_id for item in request.recipients}) == len(request.recipients)
+        )
+        # The signature is checked by now, so only the holder of the token's key can fill the memory.
+        if not acceptable or not self._seen.add(request.request_id, caller.project):
+            raise _cannot_open()
+        info = envelope.info_of(bound, self._pair.key_id, variant_digest)
+        keys = suites.unwrap(request.suite, self._pair, recipient.wrapped_key, info)
+        if len(keys) != 2 * KEY_BYTES:
+            raise _cannot_open()
+        return _Unwrapped(keys[:KEY_BYTES], keys[KEY_BYTES:], digest)
+
+    def _sealer(self, opened: _Unwrapped) -> Callable[[bytes], pb.SealedInferResponse]:
+        def seal(answer: bytes) -> pb.SealedInferResponse:
+            nonce, key_id = os.urandom(NONCE_BYTES), self._pair.key_id
+            key = envelope.response_key(nonce, opened.secret, key_id, opened.digest)
+            return pb.SealedInferResponse(
+                key_id=key_id, nonce=nonce, chunks=ChunkCipher(key, RESPONSE).seal(opened.digest, answer)
+            )
+
+        return seal
+
+    def _of_session(
+        self, request: pb.SealedInferRequest, caller: Identity, variant_digest: str, chunks: Sequence[Chunk]
+    ) -> Opened:
+        place = request.session
+        if place.key_id != self._pair.key_id:
+            raise StaleKey
+        session = self._sessions.find(place.session_id)
+        if caller.key_thumbprint != session.sender:
+            raise _not_the_sender()
+        # What belongs to an envelope by itself has no place here: nothing would authenticate it.
+        stray = request.recipients or request.request_id or request.sender_key or request.signature
+        if request.issued_at_ms < 0 or stray:
+            raise _cannot_open()
+        if not self._fresh(request, variant_digest) or (request.method not in RUNS and not place.end):
+            raise _cannot_open()
+        try:
+            return self._with_session(request, caller, variant_digest, session, chunks)
+        except (InvalidTag, ValueError) as error:
+            raise _cannot_open() from error
+
+    def _with_session(
+        self,
+        request: pb.SealedInferRequest,
+        caller: Identity,
+        variant_digest: str,
+        session: KeptSession,
+        chunks: Sequence[Chunk],
+    ) -> Opened:
+        place, method = request.session, request.method
+        hashed = session.hash_of(
+            (caller.project, request.deployment, variant_digest, method),
+            lambda: SessionHash(
+                place.session_id,
+                suite=self._pair.suite,
+                key_id=self._pair.key_id,
+                project=caller.project,
+                deployment=request.deployment,
+                variant_digest=variant_digest,
+                method=method,
+            ),
+        )
+        digest = hashed.digest(place, caller.token_id, request.issued_at_ms, len(chunks))
+        prefix = prefix_of(place.counter)
+        plaintext = session.ciphers.requests.open(digest, chunks, prefix)
+        # Taken only now: what is not authentic uses no number up. Of two copies that open, one is taken.
+        if (place.end and plaintext) or not session.take(place.counter):
+            raise _cannot_open()
+        if place.end:
+            self._sessions.end(place.session_id)
+
+        def seal(answer: bytes) -> pb.SealedInferResponse:
+            return pb.SealedInferResponse(
+                key_id=self._pair.key_id, chunks=session.ciphers.answers.seal(digest, answer, prefix)
+            )
+
+        return Opened(plaintext, method, seal, place.end)
+
+    def _fresh(self, request: pb.SealedInferRequest, variant_digest: str) -> bool:
+        age = abs(self._clock.now() - request.issued_at_ms / 1000)
+        same = request.version == envelope.VERSION and request.suite == self._pair.suite
+        return same and bool(variant_digest) and age <= envelope.WINDOW_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class _Unwrapped:
+    """What an envelope gives its recipient."""
+
+    data_key: bytes
+    secret: bytes
+    digest: bytes
+
+
+def _cannot_open() -> InvalidArgument:
+    return InvalidArgument("cannot open sealed payload", reason="CANNOT_OPEN")
+
+
+def _not_the_sender() -> Unauthenticated:
+    return Unauthenticated(
+        "a sealed call needs a token bound to the sender's key; get one with a key thumbprint", reason="SENDER_KEY"
+    )

@@ -1,0 +1,84 @@
+"""Which sealed requests a worker has seen: each runs at most once, and none is forgotten while it could still open."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from sealane.clock import Clock
+from sealane.errors import ResourceExhausted
+
+#: Twice the time for which a request may be old or from the future, so that no clock within it reopens the window.
+KEEP_SECONDS = 120.0
+#: Ids are forgotten by the tenth of the window, all of a tenth at once.
+_BUCKET_SECONDS = KEEP_SECONDS / 10
+#: 1,985 requests a second, some 25 MB; a worker runs about half as many.
+CAPACITY = 1 << 18
+#: One project must not fill the memory for all.
+PROJECT_SHARE = 0.5
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """The ids of a tenth of the window."""
+
+    until: float
+    ids: set[bytes] = field(default_factory=set)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class SeenRequests:
+    """Remembers request ids for :data:`KEEP_SECONDS` and a little more; may be called from any thread.
+
+    Args:
+        clock: time.
+        capacity: most ids that are kept; beyond it requests are refused, because to forget one early would let it run
+            twice.
+        project_capacity: most of them of one project; default: half.
+    """
+
+    def __init__(self, clock: Clock, capacity: int = CAPACITY, project_capacity: int | None = None) -> None:
+        self._clock = clock
+        self._capacity = capacity
+        self._of_project = int(capacity * PROJECT_SHARE) if project_capacity is None else project_capacity
+        self._buckets: deque[_Bucket] = deque()
+        self._size = 0
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Ids kept."""
+        return self._size
+
+    def add(self, request_id: bytes, project: str) -> bool:
+        """Remember an id; False where it was there already.
+
+        Raises:
+            ResourceExhausted: too many ids of the project, or in all (REPLAY_MEMORY).
+        """
+        now = self._clock.monotonic()
+        with self._lock:
+            self._forget(now)
+            if any(request_id in bucket.ids for bucket in self._buckets):
+                return False
+            if self._size >= self._capacity or self._counts[project] >= self._of_project:
+                raise ResourceExhausted(
+                    "too many sealed requests to remember; slow down, or open a session, which is remembered once",
+                    reason="REPLAY_MEMORY",
+                    retry_after=max(0.1, round(self._buckets[0].until - now, 1)),
+                )
+            if not self._buckets or self._buckets[-1].until < now + KEEP_SECONDS:
+                self._buckets.append(_Bucket(now + KEEP_SECONDS + _BUCKET_SECONDS))
+            bucket = self._buckets[-1]
+            bucket.ids.add(request_id)
+            bucket.counts[project] += 1
+            self._counts[project] += 1
+            self._size += 1
+            return True
+
+    def _forget(self, now: float) -> None:
+        while self._buckets and self._buckets[0].until < now:
+            over = self._buckets.popleft()
+            self._size -= len(over.ids)
+            self._counts -= over.counts  # drops what has come to nothing

@@ -1,0 +1,43 @@
+"""SEAL-7: a million request ids, at about twice the rate that a worker runs."""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+
+from sealane.clock import ManualClock
+from sealane.security.seen import CAPACITY, KEEP_SECONDS, SeenRequests
+
+
+def test_a_million_ids_are_each_remembered_for_their_time_in_bounded_memory() -> None:
+    """At 1,900 ids a second, which is more than a worker runs; the figure of SEAL-7."""
+    clock, rate, total = ManualClock(), 1900, 1_000_000
+    seen = SeenRequests(clock, project_capacity=CAPACITY)
+    sent: dict[bytes, float] = {}
+    forgotten_early = repeated_late = most = 0
+    tracemalloc.start()
+    base = tracemalloc.get_traced_memory()[0]
+    sample: list[bytes] = []
+    for count in range(total):
+        identifier = os.urandom(16)
+        assert seen.add(identifier, "p")
+        if count % 100 == 0:
+            sample.append(identifier)
+            sent[identifier] = clock.monotonic()
+        if count % rate == rate - 1:
+            clock.advance(1.0)
+            most = max(most, len(seen))
+            for old in sample[-400:]:
+                if clock.monotonic() - sent[old] <= KEEP_SECONDS and seen.add(old, "p"):
+                    forgotten_early += 1
+    for old in sample[: len(sample) // 2]:
+        repeated_late += seen.add(old, "p")
+    grown = (tracemalloc.get_traced_memory()[0] - base) / 2**20
+    tracemalloc.stop()
+    print(
+        f"figure: {total} ids at {rate} a second: {forgotten_early} forgotten within {KEEP_SECONDS:.0f} s, "
+        f"{most} kept at most (bound {CAPACITY}), {grown:.0f} MiB at the end"
+    )
+    assert forgotten_early == 0
+    assert most <= CAPACITY and grown <= 64
+    assert repeated_late == len(sample) // 2, "what can no longer open is forgotten"
