@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from onnx import TensorProto, helper, numpy_helper
@@ -25,8 +26,8 @@ DATATYPES = {
     "FP64": TensorProto.DOUBLE,
     "BF16": TensorProto.BFLOAT16,
 }
-#: A run of the slow model takes about half a second on a slow core.
-_TURNS = 6000
+#: A run of the slow model takes about so long on this machine: callers give up after a tenth of it.
+_SLOW_SECONDS, _PROBE_TURNS = 0.4, 500
 
 _SAVED_MODELS = """
 import sys, tensorflow as tf
@@ -115,7 +116,20 @@ def _pixels(folder: Path) -> Path:
 
 
 def _slow(folder: Path) -> Path:
-    """y is x, after many products of matrices."""
+    """y is x, after as many products of matrices as make it slow here."""
+    import numpy as np
+    import onnxruntime
+
+    probe = onnxruntime.InferenceSession(str(_slow_model(folder, _PROBE_TURNS)))
+    laps = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        probe.run(None, {"x": np.ones((1, 1), np.float32)})
+        laps.append(time.perf_counter() - begun)
+    return _slow_model(folder, max(_PROBE_TURNS, int(_SLOW_SECONDS / min(laps) * _PROBE_TURNS)))
+
+
+def _slow_model(folder: Path, turns: int) -> Path:
     import numpy as np
 
     square, flag = (TensorProto.FLOAT, [96, 96]), (TensorProto.BOOL, [])
@@ -128,7 +142,7 @@ def _slow(folder: Path) -> Path:
     )
     constants = (
         numpy_helper.from_array(np.eye(96, dtype=np.float32), "unit"),
-        numpy_helper.from_array(np.array(_TURNS, np.int64), "turns"),
+        numpy_helper.from_array(np.array(turns, np.int64), "turns"),
         numpy_helper.from_array(np.array(True), "yes"),
         numpy_helper.from_array(np.array([0, 0], np.int64), "corner"),
     )
