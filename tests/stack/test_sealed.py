@@ -306,6 +306,18 @@ def test_the_proxy_listens_where_nobody_else_can_call(site: LightSite, address: 
         Proxy(site.client.inference).listen(address)
 
 
+def test_the_directory_says_who_could_open(
+    site: LightSite, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {item.node: item for item in site.client.keys.sealing()}
+    assert set(found) == {EDGE, "cloud-1"}
+    assert found[EDGE].attributes["clearance"] == "restricted"
+    monkeypatch.setenv("SEALANE_HOME", str(site.data))
+    assert main.run(["keys", "sealing"]) == 0
+    shown = capsys.readouterr().out
+    assert found[EDGE].key_id in shown and "MLKEM768_X25519" in shown
+
+
 def test_the_proxy_listens_on_a_socket_of_its_user(site: LightSite, tmp_path: Path) -> None:
     path = tmp_path / "proxy.sock"
     served = Proxy(site.client.inference)

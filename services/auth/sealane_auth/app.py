@@ -82,7 +82,7 @@ async def run(config: Config) -> None:
         federation_service_pb2.DESCRIPTOR: FederationServicer(records, FederationRules(clock), hub),
         enrollment_service_pb2.DESCRIPTOR: EnrollmentServicer(records, enrollment, grants, hub),
         signing_key_service_pb2.DESCRIPTOR: SigningKeyServicer(records, rules, hub, clock, upkeep.renewed),
-        sealing_key_service_pb2.DESCRIPTOR: SealingKeyServicer(records, enrollment),
+        sealing_key_service_pb2.DESCRIPTOR: SealingKeyServicer(records, enrollment, clock),
         audit_service_pb2.DESCRIPTOR: AuditServicer(sealer),
     }
     served = [Served(servicer, next(iter(file.services_by_name.values()))) for file, servicer in servicers.items()]

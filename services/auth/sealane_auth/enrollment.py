@@ -25,7 +25,7 @@ from sealane.security.permissions import PLATFORM_PERMISSIONS, Grants
 from sealane.security.revocations import Kind, Revoked
 from sealane_auth import authority
 from sealane_auth.authority_files import Authority
-from sealane_auth.peer_store import JoinToken, Offline, Peer
+from sealane_auth.peer_store import JoinToken, Offline, Peer, VouchedKey
 from sealane_auth.rights import account_of, demand, demand_over
 from sealane_auth.signing import Keyring
 from sealane_auth.store import Store
@@ -132,6 +132,8 @@ class Enrollment:
         refused_before = max(math.floor(now), math.floor(peer.join_time) + 1)
         evicted = replace(peer, evict_time=refused_before)
         store.peers.put_peer(evicted)
+        if peer.kind == "node":
+            store.peers.forget_statement(peer.subject)
         life = self._authority.lives.leaf.total_seconds()
         store.revocations.add(Revoked(Kind.PEER, spiffe_id, number=refused_before), now, now + 2 * life)
         store.record(actor, "EvictPeer", spiffe_id, now, cause=cause[:200])
@@ -167,8 +169,10 @@ class Enrollment:
             node=node, suite=number, public_key=public_key, attributes=peer.attributes, key=key, now=now
         )
         actor = Actor(spiffe_id_of("node", node), "")
+        expires = now + statements.LIFETIME_SECONDS
+        store.peers.put_statement(VouchedKey(node, statement, expires), now)
         store.record(actor, "PublishSealingKey", f"nodes/{node}", now, key_id=suites.key_id_of(public_key))
-        return statement, now + statements.LIFETIME_SECONDS
+        return statement, expires
 
     def account_of_certificate(self, store: Store, chain_pem: bytes) -> str:
         """The service account of a certificate that this authority issued and that is good now.

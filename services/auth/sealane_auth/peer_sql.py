@@ -6,7 +6,7 @@ import json
 
 import sqlalchemy as sa
 
-from sealane_auth.peer_store import JoinToken, Offline, Peer
+from sealane_auth.peer_store import JoinToken, Offline, Peer, VouchedKey
 
 metadata = sa.MetaData()
 join_tokens = sa.Table(
@@ -31,6 +31,15 @@ peers = sa.Table(
     sa.Column("offline", sa.Text, nullable=False),
     sa.Column("join_time", sa.Float, nullable=False),
     sa.Column("evict_time", sa.Float, nullable=False),
+)
+
+
+sealing_statements = sa.Table(
+    "sealing_statements",
+    metadata,
+    sa.Column("node", sa.String, primary_key=True),
+    sa.Column("jws", sa.Text, nullable=False),
+    sa.Column("expires", sa.Float, nullable=False),
 )
 
 
@@ -110,6 +119,23 @@ class SqlPeers:
             sa.select(peers).where(wanted).order_by(peers.c.kind, peers.c.subject).limit(limit)
         )
         return [_peer(row) for row in rows]
+
+    def put_statement(self, vouched: VouchedKey, now: float) -> None:
+        """Keep the statement of a node in the place of an earlier one; those that have expired are forgotten."""
+        table = sealing_statements
+        self._connection.execute(table.delete().where((table.c.node == vouched.node) | (table.c.expires <= now)))
+        self._connection.execute(table.insert().values(node=vouched.node, jws=vouched.jws, expires=vouched.expires))
+
+    def forget_statement(self, node: str) -> None:
+        """A node has none any more."""
+        self._connection.execute(sealing_statements.delete().where(sealing_statements.c.node == node))
+
+    def statements(self, now: float, after: str, limit: int) -> list[VouchedKey]:
+        """Statements that are good at `now`, by node, strictly after `after`."""
+        table = sealing_statements
+        good = (table.c.expires > now) & (table.c.node > after)
+        rows = self._connection.execute(sa.select(table).where(good).order_by(table.c.node).limit(limit))
+        return [VouchedKey(row.node, row.jws, row.expires) for row in rows]
 
     def longest_offline(self) -> float:
         """The longest time, in seconds, for which a welcome node may serve its site alone; 0 for none."""

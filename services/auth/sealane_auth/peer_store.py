@@ -57,6 +57,15 @@ class Peer:
     evict_time: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class VouchedKey:
+    """The sealing statement of a node that is good until `expires`."""
+
+    node: str
+    jws: str
+    expires: float
+
+
 class PeerStore(Protocol):
     """Records of enrollment, inside one transaction."""
 
@@ -86,6 +95,18 @@ class PeerStore(Protocol):
 
     def peers(self, after: tuple[str, str], limit: int) -> list[Peer]:
         """Peers by (kind, subject), strictly after `after`."""
+        ...
+
+    def put_statement(self, vouched: VouchedKey, now: float) -> None:
+        """Keep the statement of a node in the place of an earlier one; those that have expired are forgotten."""
+        ...
+
+    def forget_statement(self, node: str) -> None:
+        """A node has none any more."""
+        ...
+
+    def statements(self, now: float, after: str, limit: int) -> list[VouchedKey]:
+        """Statements that are good at `now`, by node, strictly after `after`."""
         ...
 
     def longest_offline(self) -> float:

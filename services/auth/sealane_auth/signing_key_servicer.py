@@ -105,9 +105,10 @@ class SigningKeyServicer:
 class SealingKeyServicer:
     """SealingKeyService."""
 
-    def __init__(self, records: Transactions[Store], rules: Enrollment) -> None:
+    def __init__(self, records: Transactions[Store], rules: Enrollment, clock: Clock) -> None:
         self._records = records
         self._rules = rules
+        self._clock = clock
 
     async def PublishSealingKey(
         self, request: sealing_pb.PublishSealingKeyRequest, call: Call
@@ -118,3 +119,16 @@ class SealingKeyServicer:
             lambda store: self._rules.vouch(store, node, request.suite, request.public_key)
         )
         return sealing_pb.SealingStatement(jws=statement, expire_time=time_of(expires))
+
+    async def ListSealingKeys(
+        self, request: sealing_pb.ListSealingKeysRequest, call: Call
+    ) -> sealing_pb.ListSealingKeysResponse:
+        """List the statements that are good now."""
+        size, after, now = page_of(request.page_size), read_token(request.page_token), self._clock.now()
+        found = await self._records.read(lambda store: store.peers.statements(now, after, size + 1))
+        return sealing_pb.ListSealingKeysResponse(
+            statements=[
+                sealing_pb.SealingStatement(jws=item.jws, expire_time=time_of(item.expires)) for item in found[:size]
+            ],
+            next_page_token=write_token(found[size - 1].node if len(found) > size else ""),
+        )

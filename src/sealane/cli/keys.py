@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sealane.cli.context import Cli, common, enum_word
+from sealane.cli.context import Cli, common, enum_word, print_json
 
 
 @click.group()
@@ -50,6 +50,25 @@ def retire(cli: Cli, kid: str) -> None:
     with cli.client() as client:
         key = client.keys.retire(kid)
     cli.facts((("key", key.kid), ("state", enum_word(type(key).State.Name(key.state), "STATE_"))), key)
+
+
+@keys.command()
+@common
+def sealing(cli: Cli) -> None:
+    """List who could open sealed payloads now, and where auth says that they stand."""
+    from sealane.security.suites import NAMES
+
+    with cli.client() as client:
+        found = list(client.keys.sealing())
+    columns = ("tier", "region", "zone", "pool", "clearance")
+    if cli.output == "json":
+        named = [
+            {"node": item.node, "key_id": item.key_id, "suite": NAMES[item.suite], **item.attributes} for item in found
+        ]
+        print_json(named)
+        return
+    rows = [(item.node, NAMES[item.suite], item.key_id, *(item.attributes[name] for name in columns)) for item in found]
+    cli.table(("NODE", "SUITE", "KEY", *(name.upper() for name in columns)), rows, [])
 
 
 @keys.command(name="rotate-intermediate")

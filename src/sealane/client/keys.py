@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sealane.auth.v1 import sealing_key_service_pb2 as sealing_pb
+from sealane.auth.v1 import sealing_key_service_pb2_grpc, signing_key_service_pb2_grpc
 from sealane.auth.v1 import signing_key_service_pb2 as pb
-from sealane.auth.v1 import signing_key_service_pb2_grpc
 from sealane.client.paging import pages
 from sealane.client.session import Session
+from sealane.security import statements
 
 
 class Keys:
@@ -24,6 +26,21 @@ class Keys:
             return self._stub().ListSigningKeys(request, timeout=self._session.timeout)
 
         return pages(fetch, lambda page: page.signing_keys)
+
+    def sealing(self) -> Iterator[statements.Statement]:
+        """Who could open sealed payloads now: statements of all nodes, each verified, by node.
+
+        Raises:
+            Unauthenticated: auth lists one that its own keys did not sign.
+        """
+        stub = sealing_key_service_pb2_grpc.SealingKeyServiceStub(self._session.channel("auth"))
+
+        def fetch(token: str) -> sealing_pb.ListSealingKeysResponse:
+            request = sealing_pb.ListSealingKeysRequest(page_token=token)
+            return stub.ListSealingKeys(request, timeout=self._session.timeout)
+
+        for item in pages(fetch, lambda page: page.statements):
+            yield statements.verify(item.jws, self._session.keys)
 
     def rotate(self) -> pb.SigningKey:
         """Begin a planned rotation of the signing key; no call fails."""

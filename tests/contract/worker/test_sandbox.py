@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import sys
 import time
@@ -43,6 +44,12 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: BoxLimits) -> It
 
 def test_the_level_reached_is_the_level_told(box: Box) -> None:
     assert box.loaded.sandbox == LEVEL
+
+
+def test_its_memory_is_closed_to_others_and_leaves_no_core(box: Box) -> None:
+    """What was sealed is in there in the clear (SECURITY 3.4)."""
+    assert say(box, "dumpable") == "done 0"
+    assert box.pid is not None and resource.prlimit(box.pid, resource.RLIMIT_CORE) == (0, 0)
 
 
 @NEEDS_FULL

@@ -24,7 +24,7 @@ from sealane.errors import InvalidArgument
 from sealane.tensors import Array, Signature, TensorSpec
 from sealane_worker.runtimes import RuntimeInfo, RuntimeOptions
 
-_PTRACE_ATTACH = 16
+_PTRACE_ATTACH, _PR_GET_DUMPABLE = 16, 3
 
 
 def _exhaust_memory(_: str) -> str:
@@ -51,6 +51,10 @@ def _ptrace(_: str) -> str:
     if libc.ptrace(_PTRACE_ATTACH, os.getppid(), None, None) < 0:
         raise OSError(ctypes.get_errno(), "ptrace")
     return "attached"
+
+
+def _dumpable(_: str) -> str:
+    return str(ctypes.CDLL(None).prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0))
 
 
 def _connect(argument: str) -> str:
@@ -117,6 +121,7 @@ VERBS: dict[str, Callable[[str], object]] = {
     "fork": _fork,
     "exec": lambda path: os.execv(path, [path]),
     "ptrace": _ptrace,
+    "dumpable": _dumpable,
     "signal": lambda _: os.kill(os.getppid(), signal.SIGTERM),
     "signal-by-descriptor": _signal_by_descriptor,
     "shared-memory": lambda _: mmap.mmap(-1, 4096, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS).close(),

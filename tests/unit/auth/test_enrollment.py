@@ -230,6 +230,25 @@ def test_a_statement_carries_the_join_tokens_attributes(site: Site) -> None:
         statements.verify(forged, site.key_set(), site.clock.now())
 
 
+def test_the_directory_lists_each_node_once_while_its_statement_is_good(site: Site) -> None:
+    def listed(after: str = "", limit: int = 10) -> list[str]:
+        return [item.node for item in site.store.peers.statements(site.clock.now(), after, limit)]
+
+    for name in ("edge-2", "edge-1", "edge-3"):
+        site.enroll(name=name)
+        site.rules.vouch(site.store, name, "X25519", suites.generate(suites.X25519).public_key)
+    assert listed() == ["edge-1", "edge-2", "edge-3"]
+    assert listed("edge-1", 1) == ["edge-2"]
+    site.clock.advance(400)
+    pair = suites.generate(suites.HYBRID)  # started anew
+    signed, _ = site.rules.vouch(site.store, "edge-1", "MLKEM768_X25519", pair.public_key)
+    assert next(item.jws for item in site.store.peers.statements(site.clock.now(), "", 1)) == signed
+    site.clock.advance(201)
+    assert listed() == ["edge-1"], "the others have expired"
+    site.rules.evict(site.store, WHO, "spiffe://sealane/node/edge-1", "stolen")
+    assert listed() == [], "nobody seals to who was put out"
+
+
 def test_the_first_start_makes_one_admin_and_later_ones_none(site: Site, tmp_path: Path) -> None:
     path = tmp_path / "admin.json"
     bootstrap.ensure_records(site.store, site.secrets.keyring, "p", path, site.clock)

@@ -24,6 +24,7 @@ FULL, PARTIAL, NONE = "full", "partial", "none"
 LEVELS = (NONE, PARTIAL, FULL)
 
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+_PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _IOCTL_DEVICE = 1, 2, 4, 8, 1 << 15
 #: File rights that each ABI added: the highest bit it knows.
@@ -70,6 +71,8 @@ def apply(policy: Policy) -> str:
         OSError: a part that the kernel has could not be applied.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # What was sealed is in this memory in the clear: other processes of the same user must not read it (SECURITY 3.4).
+    _check(_libc().prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "dumpable")
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (policy.open_files, policy.open_files))
     _check(_libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from sealane.type.v1 import access_pb2 as sealane_dot_type_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)sealane/auth/v1/sealing_key_service.proto\x12\x0fsealane.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1csealane/type/v1/access.proto\"=\n\x18PublishSealingKeyRequest\x12\r\n\x05suite\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"P\n\x10SealingStatement\x12\x0b\n\x03jws\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\x87\x01\n\x11SealingKeyService\x12r\n\x11PublishSealingKey\x12).sealane.auth.v1.PublishSealingKeyRequest\x1a!.sealane.auth.v1.SealingStatement\"\x0f\x90\x02\x02\x8a\xe7\x18\x08\x18\x03\"\x04nodeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)sealane/auth/v1/sealing_key_service.proto\x12\x0fsealane.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1csealane/type/v1/access.proto\"?\n\x16ListSealingKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"i\n\x17ListSealingKeysResponse\x12\x35\n\nstatements\x18\x01 \x03(\x0b\x32!.sealane.auth.v1.SealingStatement\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x18PublishSealingKeyRequest\x12\r\n\x05suite\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"P\n\x10SealingStatement\x12\x0b\n\x03jws\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\x84\x02\n\x11SealingKeyService\x12r\n\x11PublishSealingKey\x12).sealane.auth.v1.PublishSealingKeyRequest\x1a!.sealane.auth.v1.SealingStatement\"\x0f\x90\x02\x02\x8a\xe7\x18\x08\x18\x03\"\x04node\x12{\n\x0fListSealingKeys\x12\'.sealane.auth.v1.ListSealingKeysRequest\x1a(.sealane.auth.v1.ListSealingKeysResponse\"\x15\x90\x02\x01\x8a\xe7\x18\x0e\n\nnodes:read\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +35,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SEALINGKEYSERVICE'].methods_by_name['PublishSealingKey']._loaded_options = None
   _globals['_SEALINGKEYSERVICE'].methods_by_name['PublishSealingKey']._serialized_options = b'\220\002\002\212\347\030\010\030\003\"\004node'
-  _globals['_PUBLISHSEALINGKEYREQUEST']._serialized_start=125
-  _globals['_PUBLISHSEALINGKEYREQUEST']._serialized_end=186
-  _globals['_SEALINGSTATEMENT']._serialized_start=188
-  _globals['_SEALINGSTATEMENT']._serialized_end=268
-  _globals['_SEALINGKEYSERVICE']._serialized_start=271
-  _globals['_SEALINGKEYSERVICE']._serialized_end=406
+  _globals['_SEALINGKEYSERVICE'].methods_by_name['ListSealingKeys']._loaded_options = None
+  _globals['_SEALINGKEYSERVICE'].methods_by_name['ListSealingKeys']._serialized_options = b'\220\002\001\212\347\030\016\n\nnodes:read\030\001'
+  _globals['_LISTSEALINGKEYSREQUEST']._serialized_start=125
+  _globals['_LISTSEALINGKEYSREQUEST']._serialized_end=188
+  _globals['_LISTSEALINGKEYSRESPONSE']._serialized_start=190
+  _globals['_LISTSEALINGKEYSRESPONSE']._serialized_end=295
+  _globals['_PUBLISHSEALINGKEYREQUEST']._serialized_start=297
+  _globals['_PUBLISHSEALINGKEYREQUEST']._serialized_end=358
+  _globals['_SEALINGSTATEMENT']._serialized_start=360
+  _globals['_SEALINGSTATEMENT']._serialized_end=440
+  _globals['_SEALINGKEYSERVICE']._serialized_start=443
+  _globals['_SEALINGKEYSERVICE']._serialized_end=703
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,11 @@ class SealingKeyServiceStub(object):
                 request_serializer=sealane_dot_auth_dot_v1_dot_sealing__key__service__pb2.PublishSealingKeyRequest.SerializeToString,
                 response_deserializer=sealane_dot_auth_dot_v1_dot_sealing__key__service__pb2.SealingStatement.FromString,
                 _registered_method=True)
+        self.ListSealingKeys = channel.unary_unary(
+                '/sealane.auth.v1.SealingKeyService/ListSealingKeys',
+                request_serializer=sealane_dot_auth_dot_v1_dot_sealing__key__service__pb2.ListSealingKeysRequest.SerializeToString,
+                response_deserializer=sealane_dot_auth_dot_v1_dot_sealing__key__service__pb2.ListSealingKeysResponse.FromString,
+                _registered_method=True)
 
 
 class SealingKeyServiceServicer(object):
@@ -54,6 +59,15 @@ class SealingKeyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSealingKeys(self, request, context):
+        """Lists the statements that are good now, one of each node, by node: who could open sealed payloads, and where auth
+        says that they stand. A client verifies each against the key set; callers of a deployment get those of its workers by
+        GetSealingContext.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SealingKeyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -61,6 +75,11 @@ def add_SealingKeyServiceServicer_to_server(servicer, server):
                     servicer.PublishSealingKey,
                     request_deserializer=sealane_dot_auth_dot_v1_dot_sealing__key__service__pb2.PublishSealingKeyRequest.FromString,
                     response_serializer=sealane_dot_auth_dot_v1_dot_sealing__key__service__pb2.SealingStatement.SerializeToString,
+            ),
+            'ListSealingKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSealingKeys,
+                    request_deserializer=sealane_dot_auth_dot_v1_dot_sealing__key__service__pb2.ListSealingKeysRequest.FromString,
+                    response_serializer=sealane_dot_auth_dot_v1_dot_sealing__key__service__pb2.ListSealingKeysResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -91,6 +110,33 @@ class SealingKeyService(object):
             '/sealane.auth.v1.SealingKeyService/PublishSealingKey',
             sealane_dot_auth_dot_v1_dot_sealing__key__service__pb2.PublishSealingKeyRequest.SerializeToString,
             sealane_dot_auth_dot_v1_dot_sealing__key__service__pb2.SealingStatement.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSealingKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.auth.v1.SealingKeyService/ListSealingKeys',
+            sealane_dot_auth_dot_v1_dot_sealing__key__service__pb2.ListSealingKeysRequest.SerializeToString,
+            sealane_dot_auth_dot_v1_dot_sealing__key__service__pb2.ListSealingKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

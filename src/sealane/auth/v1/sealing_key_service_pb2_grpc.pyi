@@ -37,6 +37,11 @@ class SealingKeyServiceStub:
     """Vouches for the caller's sealing key: signs a statement that binds it to the node and to the
     attributes of its join token. The statement lives 10 minutes; publish again at half of it.
     """
+    ListSealingKeys: _grpc.UnaryUnaryMultiCallable[_sealing_key_service_pb2.ListSealingKeysRequest, _sealing_key_service_pb2.ListSealingKeysResponse]
+    """Lists the statements that are good now, one of each node, by node: who could open sealed payloads, and where auth
+    says that they stand. A client verifies each against the key set; callers of a deployment get those of its workers by
+    GetSealingContext.
+    """
 
 @_typing.type_check_only
 class SealingKeyServiceAsyncStub(SealingKeyServiceStub):
@@ -46,6 +51,11 @@ class SealingKeyServiceAsyncStub(SealingKeyServiceStub):
     PublishSealingKey: _aio.UnaryUnaryMultiCallable[_sealing_key_service_pb2.PublishSealingKeyRequest, _sealing_key_service_pb2.SealingStatement]  # type: ignore[assignment]
     """Vouches for the caller's sealing key: signs a statement that binds it to the node and to the
     attributes of its join token. The statement lives 10 minutes; publish again at half of it.
+    """
+    ListSealingKeys: _aio.UnaryUnaryMultiCallable[_sealing_key_service_pb2.ListSealingKeysRequest, _sealing_key_service_pb2.ListSealingKeysResponse]  # type: ignore[assignment]
+    """Lists the statements that are good now, one of each node, by node: who could open sealed payloads, and where auth
+    says that they stand. A client verifies each against the key set; callers of a deployment get those of its workers by
+    GetSealingContext.
     """
 
 class SealingKeyServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -59,6 +69,17 @@ class SealingKeyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_sealing_key_service_pb2.SealingStatement, _abc.Awaitable[_sealing_key_service_pb2.SealingStatement]]:
         """Vouches for the caller's sealing key: signs a statement that binds it to the node and to the
         attributes of its join token. The statement lives 10 minutes; publish again at half of it.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSealingKeys(
+        self,
+        request: _sealing_key_service_pb2.ListSealingKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sealing_key_service_pb2.ListSealingKeysResponse, _abc.Awaitable[_sealing_key_service_pb2.ListSealingKeysResponse]]:
+        """Lists the statements that are good now, one of each node, by node: who could open sealed payloads, and where auth
+        says that they stand. A client verifies each against the key set; callers of a deployment get those of its workers by
+        GetSealingContext.
         """
 
 def add_SealingKeyServiceServicer_to_server(servicer: SealingKeyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
