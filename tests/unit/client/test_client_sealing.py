@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from sealane.client import Client
+from sealane.client.prediction import INFER_PATH
+from sealane.client.proxy import Proxy, ProxyOptions
 from sealane.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -19,6 +21,8 @@ from sealane.errors import (
     Unauthenticated,
     Unavailable,
 )
+from sealane.protocols import openinference
+from sealane.protocols.call import InferenceCall, Target
 from sealane.security import kept_sessions
 from sealane.type.v1.manifest_pb2 import SealingPolicy
 
@@ -266,3 +270,32 @@ def _serve(site, handler: object, name: str = "SealedInferStream") -> None:  # t
     listener.close()
     setattr(site.workers[0], name, handler)
     listener.open()
+
+
+def _sequence_body(sequence: int) -> bytes:
+    request = openinference.encode_request(InferenceCall(Target("camera"), {"x": X}))
+    request.parameters["sequence_id"].int64_param = sequence
+    return request.SerializeToString()
+
+
+def test_the_proxy_keeps_a_sequence_to_one_worker_and_runs_none_of_it_twice(client: Client, site) -> None:
+    first, second = site.workers
+    first.offered = [first, second]
+    proxy = Proxy(client.inference, ProxyOptions(session=False, direct=True))
+    kept: dict[int, str] = {}
+    for sequence in range(1, 13):
+        for _ in range(3):
+            before = {worker.node: len(worker.calls) for worker in site.workers}
+            proxy.answer(INFER_PATH, _sequence_body(sequence), time.monotonic() + 5)
+            (node,) = [worker.node for worker in site.workers if len(worker.calls) > before[worker.node]]
+            assert kept.setdefault(sequence, node) == node
+    assert set(kept.values()) == {"edge-1", "edge-2"}, "sequences spread over the workers"
+    requests = [call.message for worker in site.workers for call in worker.calls if call.method.name == INFER]
+    assert all(len(request.recipients) == 1 for request in requests), "sealed to its keeper alone"
+    calls = sum(len(worker.calls) for worker in site.workers)
+    for worker in site.workers:
+        worker.failures = [Unavailable("it may have run")]
+    with pytest.raises(Unavailable):
+        proxy.answer(INFER_PATH, _sequence_body(1), time.monotonic() + 5)
+    assert sum(len(worker.calls) for worker in site.workers) == calls + 1
+    proxy.stop()
