@@ -18,6 +18,7 @@ from google.rpc import status_pb2
 from sealane import telemetry
 from sealane.client.calls import Caller, Request
 from sealane.client.credentials import Token
+from sealane.client.envelopes_ahead import EnvelopesAhead
 from sealane.client.sealing_context import Asked, Candidate, Context, Contexts, bound_token_needed, key_of, parsed
 from sealane.client.session import Session
 from sealane.errors import MODEL_CRASHED, InvalidArgument, SealaneError, Unavailable
@@ -25,7 +26,7 @@ from sealane.inference.v1 import sealed_inference_service_pb2 as pb
 from sealane.protocols import sealed
 from sealane.rpc.status import from_status
 from sealane.security import envelope, sealed_session
-from sealane.security.envelope import ANSWER, STATUS, Bound, Sealed
+from sealane.security.envelope import ANSWER, STATUS, Bound, Prepared, Sealed
 from sealane.security.sealed_session import ClientSession
 
 _STALE_KEY, _STALE_SESSION, _CANNOT_OPEN = "STALE_SEALING_KEY", "STALE_SEALED_SESSION", "CANNOT_OPEN"
@@ -80,6 +81,7 @@ class Sealing:
         self.session = session
         self.caller = caller
         self.contexts = Contexts(session, caller)
+        self._ahead = EnvelopesAhead()
         self._sessions: dict[tuple[str, ...], _Session] = {}
         self._opening = threading.Lock()
 
@@ -145,11 +147,23 @@ class Sealing:
         token = self.token()
         chosen = context.choose(call.asked.require, keep=call.sequence)
         with self.session.telemetry.span(telemetry.SPAN_SEAL):
-            bound = self.bound(context, call.method, chosen[0].statement.suite, token)
-            made = envelope.seal(call.plaintext, bound, [item.recipient for item in chosen], self.session.tokens.key)
+            made = self._seal(call, context, chosen, token)
         answer = self._send(call, made, chosen, token, deadline)
         with self.session.telemetry.span(telemetry.SPAN_OPEN):
             return made.open(parsed(pb.SealedInferResponse.FromString, answer))
+
+    def _seal(self, call: SealedCall, context: Context, chosen: Sequence[Candidate], token: Token) -> Sealed:
+        chunks, recipients = envelope.chunk_count(call.plaintext), tuple(item.recipient for item in chosen)
+
+        def prepare() -> Prepared:
+            bound = self.bound(context, call.method, chosen[0].statement.suite, token)
+            return envelope.prepare(chunks, bound, recipients, self.session.tokens.key)
+
+        # All that an envelope is bound to, but its id and time.
+        kind = (context.deployment, call.method, token.token_id, chunks, recipients)
+        made = (self._ahead.take(kind) or prepare()).seal(call.plaintext)
+        self._ahead.make(kind, prepare)
+        return made
 
     def _in_session(self, call: SealedCall, context: Context, deadline: float) -> bytes | bytearray:
         session, token = self._session_of(call, context, deadline), self.token()

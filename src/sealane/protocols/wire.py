@@ -30,12 +30,15 @@ def split(body: bytes, number: int) -> tuple[bytes, list[memoryview]]:
     view, rest, found = memoryview(body), list[memoryview](), list[memoryview]()
     at, kept, end = 0, 0, len(body)
     while at < end:
-        begun = at
-        tag, at = _read(body, at)
+        begun, tag = at, body[at]
+        if tag < 0x80:  # most tags and lengths are of one byte, and a call costs more than all the rest here
+            at += 1
+        else:
+            tag, at = _read(body, at)
         kind = tag & 7
         if kind == LENGTH_DELIMITED:
-            size, at = _read(body, at)
-            content, at = at, at + size
+            size, content = _read(body, at)
+            at = content + size
             if tag >> 3 == number and at <= end:
                 rest.append(view[kept:begun])
                 found.append(view[content:at])

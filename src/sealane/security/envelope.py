@@ -12,7 +12,7 @@ import os
 import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from cryptography.exceptions import InvalidTag
@@ -258,15 +258,13 @@ def answer_opener(secret: bytes, digest: bytes) -> Open:
     return open_answer
 
 
-def on_the_wire(
-    head: pb.SealedInferRequest, cipher: ChunkCipher, digest: bytes, plaintext: bytes, prefix: bytes = ALONE
-) -> bytes:
-    """A serialized request with its chunks, which are encrypted where they come to stand.
+def on_the_wire(begun: bytes, cipher: ChunkCipher, digest: bytes, plaintext: bytes, prefix: bytes = ALONE) -> bytes:
+    """A serialized request with its chunks, which are encrypted where they come to stand behind the rest of it.
 
     A message would copy each of them three times on its way to the wire, into memory that the process has to ask for
     each time: more than all the cryptography of a small tensor.
     """
-    begun, view = head.SerializeToString(), memoryview(plaintext)
+    view = memoryview(plaintext)
     parts = [view[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES] for index in range(chunk_count(plaintext))]
     marks = [length_delimited(_CHUNKS, len(part) + TAG_BYTES) for part in parts]
     size = len(begun) + sum(len(mark) + len(part) + TAG_BYTES for mark, part in zip(marks, parts, strict=True))
@@ -296,15 +294,41 @@ def _buffer(size: int) -> memoryview:
     return kept[:size] if size <= len(kept) else memoryview(bytearray(size))
 
 
-def seal(plaintext: bytes, bound: Bound, targets: Sequence[Target], sender: Ed25519PrivateKey) -> Sealed:
-    """Seal `plaintext` so that each of `targets` and nobody else can open it.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An envelope for a plaintext that is still to come: keys are wrapped and it is signed. It seals one plaintext.
+
+    Attributes:
+        chunks: that the plaintext must have: their number is signed.
+    """
+
+    head: bytes
+    chunks: int
+    digest: bytes
+    data_key: bytes = field(repr=False)
+    openers: Mapping[str, Open] = field(repr=False)
+
+    def seal(self, plaintext: bytes) -> Sealed:
+        """Seal it; once."""
+        assert chunk_count(plaintext) == self.chunks
+        cipher = ChunkCipher(self.data_key, REQUEST)
+        return Sealed(on_the_wire(self.head, cipher, self.digest, plaintext), self.digest, self.openers)
+
+
+def prepare(chunks: int, bound: Bound, targets: Sequence[Target], sender: Ed25519PrivateKey) -> Prepared:
+    """An envelope that each of `targets` and nobody else can open, for a plaintext of so many chunks.
 
     Raises:
         InvalidArgument: no worker to seal to, or too many.
     """
     data_key = os.urandom(KEY_BYTES)
-    head, digest, openers = _envelope(data_key, chunk_count(plaintext), bound, targets, sender)
-    return Sealed(on_the_wire(head, ChunkCipher(data_key, REQUEST), digest, plaintext), digest, openers)
+    head, digest, openers = _envelope(data_key, chunks, bound, targets, sender)
+    return Prepared(head.SerializeToString(), chunks, digest, data_key, openers)
+
+
+def seal(plaintext: bytes, bound: Bound, targets: Sequence[Target], sender: Ed25519PrivateKey) -> Sealed:
+    """Seal `plaintext` so that each of `targets` and nobody else can open it; errors as :func:`prepare`."""
+    return prepare(chunk_count(plaintext), bound, targets, sender).seal(plaintext)
 
 
 def open_session(secret: bytes, bound: Bound, target: Target, sender: Ed25519PrivateKey) -> Sealed:

@@ -133,7 +133,9 @@ class ClientSession:
             method=method,
             session=place,
         )
-        wire = envelope.on_the_wire(head, self._ciphers.requests, digest, plaintext, prefix_of(counter))
+        wire = envelope.on_the_wire(
+            head.SerializeToString(), self._ciphers.requests, digest, plaintext, prefix_of(counter)
+        )
         return Sealed(wire, digest, {self._target.key_id: session_answer_opener(self._ciphers, digest, counter)})
 
     def _hash(self, method: str) -> SessionHash:
