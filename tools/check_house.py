@@ -13,6 +13,7 @@ FORBIDDEN_IMPORTS = {"pickle", "dill", "joblib", "tarfile", "shelve", "marshal"}
 FORBIDDEN_CALLS = {"eval", "exec"}
 BROAD_EXCEPT = {  # the translators: of a listener, of what is said inside a seal, of the proxy
     "src/sealane/client/proxy.py",
+    "src/sealane/client/proxy_http.py",
     "services/worker/sealane_worker/sealed.py",
     "src/sealane/rpc/async_dispatch.py",
     "src/sealane/rpc/dispatch.py",

@@ -26,8 +26,8 @@ from sealane.protocols import tfserving
 from sealane.protocols.call import ModelDescription, Target
 from sealane.protocols.json_values import Json
 from sealane.protocols.openinference_json import HEADER_LENGTH
-from sealane_inference import http_oip, http_tfs
-from sealane_inference.http_table import Ask, Asked, Notes, Question, Reply
+from sealane.rest import openinference_endpoints, tfserving_endpoints
+from sealane.rest.table import Ask, Asked, Notes, Question, Reply
 
 #: Address space of the process. The worst JSON that is taken needs a third of it.
 MEMORY = 4 << 30
@@ -35,18 +35,18 @@ LENGTH = struct.Struct("<I")
 _HEAD_BYTES = 1 << 20
 
 ASK: Mapping[str, Ask] = {
-    "infer": http_oip.infer,
-    "generate": http_oip.generate,
-    "predict": http_tfs.predict,
-    "classify": http_tfs.classify,
-    "regress": http_tfs.regress,
+    "infer": openinference_endpoints.infer,
+    "generate": openinference_endpoints.generate,
+    "predict": tfserving_endpoints.predict,
+    "classify": tfserving_endpoints.classify,
+    "regress": tfserving_endpoints.regress,
 }
 TELL: Mapping[str, Callable[[Notes, bytes], Reply]] = {
-    "infer": http_oip.tell_infer,
-    "generate": http_oip.tell_generate,
-    "predict": http_tfs.tell_predict,
-    "classify": http_tfs.tell_classify,
-    "regress": http_tfs.tell_regress,
+    "infer": openinference_endpoints.tell_infer,
+    "generate": openinference_endpoints.tell_generate,
+    "predict": tfserving_endpoints.tell_predict,
+    "classify": tfserving_endpoints.tell_classify,
+    "regress": tfserving_endpoints.tell_regress,
 }
 
 

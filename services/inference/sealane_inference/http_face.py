@@ -14,6 +14,10 @@ from sealane.protocols.call import Target
 from sealane.protocols.openinference_json import one_of_stream
 from sealane.protocols.openinference_stream import GRPC_ERRORS
 from sealane.protocols.peek import target_of as oip_target
+from sealane.rest import openinference_endpoints, tfserving_endpoints
+from sealane.rest.bodies import JSON_BYTES, coding_of, inflate
+from sealane.rest.status import refusal
+from sealane.rest.table import Asked, Endpoint, Question, Reply, Table, target_of
 from sealane.rpc import limits
 from sealane.rpc.async_dispatch import AsyncDispatcher
 from sealane.rpc.call import Call, Peer
@@ -21,17 +25,14 @@ from sealane.rpc.http_guests import Connection
 from sealane.rpc.limits import HEAD_BYTES
 from sealane.rpc.policy import Method
 from sealane.rpc.transport import outward
-from sealane_inference import http_oip, http_tfs
 from sealane_inference.finder import Finder
-from sealane_inference.http_coding import INLINE_BYTES, JSON_BYTES, Heavy, Inflow, Receive, coding_of, inflate
 from sealane_inference.http_conversion import ASK, TELL, answer_frame, asked_of, question_frame, reply_of
 from sealane_inference.http_converter import Converter
+from sealane_inference.http_inflow import INLINE_BYTES, Heavy, Inflow, Receive
 from sealane_inference.http_models import Models
 from sealane_inference.http_openapi import document
 from sealane_inference.http_scope import Scope, Send, connection_of, headers_of, timeout_of
 from sealane_inference.http_sending import begin_events, send_event, send_reply
-from sealane_inference.http_status import refusal
-from sealane_inference.http_table import Asked, Endpoint, Question, Reply, Table, target_of
 from sealane_inference.present import Present
 
 OPENAPI = "/openapi.json"
@@ -76,7 +77,7 @@ class Face:
     def __init__(self, dispatcher: AsyncDispatcher, present: Present, hosts: Sequence[str]) -> None:
         self._dispatcher = dispatcher
         self._hosts = frozenset(hosts)
-        self._table = Table([*http_oip.endpoints(), *http_tfs.endpoints()])
+        self._table = Table([*openinference_endpoints.endpoints(), *tfserving_endpoints.endpoints()])
         self._models = Models(dispatcher)
         self._finders = {
             True: Finder(present, tfserving.unknown_model, "Missing model name in request."),
@@ -254,7 +255,7 @@ class Face:
 
     def _method(self, endpoint: Endpoint) -> Method:
         if endpoint.streams and not self._dispatcher.serves(endpoint.method):
-            return self._dispatcher.method(http_oip.INFER)
+            return self._dispatcher.method(openinference_endpoints.INFER)
         return self._dispatcher.method(endpoint.method)
 
     def _url(self, scope: Scope, headers: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from sealane.rpc.http_listener import HttpListener, Patience
 from sealane.security import tls
-from sealane_inference.http_coding import Receive
+from sealane_inference.http_inflow import Receive
 from sealane_inference.http_scope import Scope, Send
 
 #: A body of 64 MiB takes its time over a slow link; clients keep connections between requests.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from sealane.rpc.call_metrics import CallMetrics
 from sealane.rpc.metrics_page import MEDIA_TYPE, PATHS
-from sealane_inference.http_coding import Receive
+from sealane_inference.http_inflow import Receive
 from sealane_inference.http_scope import Scope, Send, connection_of
 from sealane_inference.metrics_text import page
 from sealane_inference.present import Present

@@ -8,9 +8,9 @@ from typing import Protocol
 from sealane.compat.tfserving.v1 import tfserving_pb2 as tfs
 from sealane.protocols import tfserving
 from sealane.protocols.call import ModelDescription, Target
+from sealane.rest.tfserving_endpoints import METADATA, metadata_request
 from sealane.rpc.async_dispatch import AsyncDispatcher
 from sealane.rpc.call import Call
-from sealane_inference.http_tfs import METADATA, metadata_request
 from sealane_inference.routing import Route
 
 _CAPACITY = 1024

@@ -7,7 +7,7 @@ from importlib import metadata
 
 from sealane.protocols import json_values
 from sealane.protocols.json_values import Json
-from sealane_inference.http_table import EVENTS, Endpoint, Table
+from sealane.rest.table import EVENTS, Endpoint, Table
 
 VERSION = "3.1.0"
 _TENSOR: Json = {

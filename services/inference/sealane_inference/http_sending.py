@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 
-from sealane_inference.http_coding import INLINE_BYTES, Heavy, deflate, wanted_coding
+from sealane.rest.bodies import deflate, wanted_coding
+from sealane.rest.table import EVENTS, Reply
+from sealane_inference.http_inflow import INLINE_BYTES, Heavy
 from sealane_inference.http_scope import Send, start
-from sealane_inference.http_table import EVENTS, Reply
 
 #: An answer, or an event, that its caller has not taken after so long ends the connection.
 ANSWER_SECONDS = 60.0

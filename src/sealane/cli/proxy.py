@@ -5,11 +5,20 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Sequence
+from typing import TypedDict, Unpack
 
 import click
 
 from sealane.cli.context import Cli, common, note
 from sealane.errors import InvalidArgument
+
+
+class _Options(TypedDict):
+    listen: str
+    http: str
+    require: tuple[str, ...]
+    session: bool
+    direct: bool
 
 
 @click.command()
@@ -20,32 +29,40 @@ from sealane.errors import InvalidArgument
     metavar="ADDRESS",
     help="host:port on loopback, or unix:PATH, which only you can open.",
 )
+@click.option("--http", default="", metavar="ADDRESS", help="Serve the REST forms too, at this host:port on loopback.")
 @click.option(
     "--require", multiple=True, metavar="NAME=VALUE", help="Who may read it: tier=, region=, zone=, pool=, ..."
 )
 @click.option("--session/--no-session", default=True, show_default=True, help="Agree on keys once for many requests.")
 @click.option("--direct", is_flag=True, help="Straight to the workers instead of through the gateway.")
 @common
-def proxy(cli: Cli, listen: str, require: tuple[str, ...], session: bool, direct: bool) -> None:
+def proxy(cli: Cli, **options: Unpack[_Options]) -> None:
     """Speak TensorFlow Serving and Open Inference to applications on this machine, sealed towards the suite.
 
     Unchanged clients call it in plaintext, without a token; what they send leaves this machine sealed to a worker that
     auth vouches for. They call with your rights.
 
-    Example: sealane proxy --listen 127.0.0.1:8500 --require region=eu
+    Example: sealane proxy --listen 127.0.0.1:8500 --http 127.0.0.1:8501 --require region=eu
     """
     from sealane.client.proxy import Proxy, ProxyOptions, check_address
+    from sealane.client.proxy_http import HttpPort
+    from sealane.client.sealing_context import check_requirement
 
+    listen, http = options["listen"], options["http"]
     check_address(listen)
+    require = requirement(options["require"])
+    check_requirement(require)
     stopped = threading.Event()
     with cli.client() as client:
-        served = Proxy(client.inference, ProxyOptions(requirement(require), session, direct))
-        port = served.listen(listen)
+        served = Proxy(client.inference, ProxyOptions(require, options["session"], options["direct"]))
+        rest = HttpPort(served)
+        port, rest_port = served.listen(listen), rest.listen(http) if http else 0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())
         address = listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
-        note(f"listening on {address}")
+        note(f"listening on {address}" + (f", HTTP on {http.rpartition(':')[0]}:{rest_port}" if http else ""))
         stopped.wait()
+        rest.stop()
         served.stop()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import queue
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -24,8 +25,8 @@ from sealane.client.inference import Inference
 from sealane.client.prediction import Requirement
 from sealane.client.sealing import SealedCall
 from sealane.client.sealing_context import Asked
-from sealane.errors import InvalidArgument, SealaneError, Unimplemented
-from sealane.protocols.foreign import FOREIGN_SERVICES
+from sealane.errors import InvalidArgument, ResourceExhausted, SealaneError, Unimplemented
+from sealane.protocols.foreign import foreign_methods
 from sealane.protocols.openinference_stream import GRPC_ERRORS, stream_answer, stream_error
 from sealane.protocols.peek import peek, peek_options
 from sealane.protocols.sealed import RUNS
@@ -37,8 +38,13 @@ from sealane.rpc.transport import code_of, outward, trailers_of
 STREAM_PATH = "/inference.GRPCInferenceService/ModelStreamInfer"
 INFER_PATH = "/inference.GRPCInferenceService/ModelInfer"
 THREADS = 64
+#: Streams at once: each holds a thread, and calls need some as well.
+STREAMS = 32
+#: Asked of models, and passed on as they are. What is not known here might carry tensors, so it goes nowhere.
+QUESTIONS = foreign_methods() - RUNS - {STREAM_PATH}
 #: Calls of one stream under way.
 UNDER_WAY = 8
+_LAST_PORT, _PORT_DIGITS = 65535, 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +116,11 @@ class Proxy:
         """The answer to one request: sealed where it carries tensors.
 
         Raises:
+            Unimplemented: no method that is known here; nothing was sent.
             SealaneError: what the suite answers.
         """
+        if path not in RUNS and path not in QUESTIONS:
+            raise Unimplemented("the proxy seals no such method, so it sends nothing; use another", reason="METHOD")
         inference, options = self._inference, self._options
         if path not in RUNS:
             request = Request(path, body)
@@ -141,7 +150,13 @@ class Proxy:
             sequences: dict[str, Future[bytes]] = {}
             try:
                 for body in bodies:
-                    options = peek_options(body)
+                    try:
+                        options = peek_options(body)
+                    except InvalidArgument as error:
+                        refused: Future[bytes] = Future()
+                        refused.set_exception(error)
+                        begun.put((refused, ""))
+                        continue
                     before = sequences.get(options.sequence) if options.sequence else None
                     future = self._pool.submit(self._after, before, body, deadline)
                     if options.sequence:
@@ -181,15 +196,21 @@ def check_address(address: str) -> None:
         InvalidArgument: others can.
     """
     if address.startswith("unix:"):
-        if not Path(address.removeprefix("unix:")).parent.is_dir():
-            raise InvalidArgument(f"the folder of {address} does not exist; make it", field="listen")
+        path = Path(address.removeprefix("unix:"))
+        # Without a path it would be an abstract socket, which every user of this machine can open.
+        if path.name in ("", "..") or not path.parent.is_dir():
+            raise InvalidArgument(f"{address!r} names no socket in a folder that exists; give its path", field="listen")
+        if path.is_socket() and _answers(path):
+            raise InvalidArgument(f"something listens on {address} already; stop it, or give another", field="listen")
         return
     host, _, port = address.rpartition(":")
     try:
         local = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         local = False
-    if not local or not port.isdigit():
+    if port.isdecimal() and int(port[:_PORT_DIGITS]) > _LAST_PORT:
+        raise InvalidArgument(f"{address!r} has no port; use one up to {_LAST_PORT}", field="listen")
+    if not local or not port.isdecimal():
         raise InvalidArgument(
             f"{address!r} is not on loopback: whoever reaches it would call with your rights and read what is sent; "
             "use 127.0.0.1:PORT or unix:PATH",
@@ -197,12 +218,21 @@ def check_address(address: str) -> None:
         )
 
 
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True
+
+
 class _Handlers(grpc.GenericRpcHandler):
     """Both protocols, by their paths."""
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
-        self._prefixes = tuple(f"/{name}/" for name in FOREIGN_SERVICES.values())
+        self._streams = threading.BoundedSemaphore(STREAMS)
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
         """The handler of a path."""
@@ -213,8 +243,6 @@ class _Handlers(grpc.GenericRpcHandler):
         def run(body: bytes, context: grpc.ServicerContext) -> bytes:
             answer = b""
             try:
-                if not path.startswith(self._prefixes):
-                    raise Unimplemented("the proxy speaks TensorFlow Serving and Open Inference", reason="METHOD")
                 answer = self._proxy.answer(path, body, _deadline(context, limits.UNARY_SECONDS))
             except Exception as error:  # the translator: the one place that may catch all
                 _abort(context, error, path)
@@ -225,10 +253,15 @@ class _Handlers(grpc.GenericRpcHandler):
     def _stream(self, bodies: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         wanted = {str(key): value for key, value in context.invocation_metadata() or ()}
         in_band = str(wanted.get(GRPC_ERRORS, "")).lower() != "true"
+        if not self._streams.acquire(blocking=False):
+            busy = ResourceExhausted(f"the proxy carries {STREAMS} streams already; end one", reason="OVERLOAD")
+            _abort(context, busy, STREAM_PATH)
         try:
             yield from self._proxy.answers(bodies, _deadline(context, limits.STREAM_SECONDS), in_band=in_band)
         except Exception as error:  # the translator: the one place that may catch all
             _abort(context, error, STREAM_PATH)
+        finally:
+            self._streams.release()
 
 
 def _abort(context: grpc.ServicerContext, error: Exception, path: str) -> None:

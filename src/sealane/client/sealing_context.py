@@ -105,10 +105,11 @@ class Context:
         return known
 
     def _choose(self, require: Requirement, most: int, keep: str) -> list[Candidate]:
+        check_requirement(require)
         refused: dict[str, str] = {}
         fitting = []
         for item in self.candidates:
-            why = _refusal(item, require)
+            why = _why_not(item, require)
             if why:
                 refused[item.statement.node] = why
             else:
@@ -225,16 +226,32 @@ def key_of(asked: Asked) -> tuple[str, str, str, str]:
     return asked.source.address, asked.model, asked.version, asked.label
 
 
-def _refusal(candidate: Candidate, require: Requirement) -> str:
+def _why_not(candidate: Candidate, require: Requirement) -> str:
     facts = candidate.facts
-    if unknown := sorted(set(require) - set(facts)):
-        raise InvalidArgument(f"statements say nothing of {unknown}; require some of {sorted(facts)}", field="require")
     for name, wanted in require.items():
         if not _satisfies(name, facts[name], wanted):
             return (
                 f"{name} {wanted if isinstance(wanted, str) else ' or '.join(wanted)} required, it says {facts[name]}"
             )
     return next(filter(None, (policy.refusal(facts) for policy in candidate.policies)), "")
+
+
+#: What statements may speak of.
+_FACTS = ("clearance", "node", "pool", "region", "suite", "tier", "zone")
+
+
+def check_requirement(require: Requirement) -> None:
+    """Whether a statement could ever satisfy it.
+
+    Raises:
+        InvalidArgument: it demands what no statement speaks of, or a clearance that there is not.
+    """
+    if unknown := sorted(set(require) - set(_FACTS)):
+        raise InvalidArgument(f"statements say nothing of {unknown}; require some of {list(_FACTS)}", field="require")
+    wanted = require.get("clearance", ())
+    names = {wanted} if isinstance(wanted, str) else set(wanted)
+    if strange := sorted(names - set(CLEARANCES)):
+        raise InvalidArgument(f"{strange} is no clearance; require one of {list(CLEARANCES)}", field="require")
 
 
 def _satisfies(name: str, said: str, wanted: str | Sequence[str]) -> bool:

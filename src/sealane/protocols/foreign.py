@@ -20,6 +20,8 @@ FOREIGN_SERVICES = {
     "sealane.compat.tfserving.v1.ModelService": "tensorflow.serving.ModelService",
 }
 
+#: Modules whose services are served under foreign names.
+_SERVING = (openinference_pb2, tfserving_pb2)
 _PACKAGES = (
     (model_config_pb2, "inference"),
     (openinference_pb2, "inference"),
@@ -34,6 +36,16 @@ def foreign_path(path: str) -> str:
     """The path under which a method is served: foreign for a compatible protocol, else unchanged."""
     service, _, method = path.strip("/").rpartition("/")
     return f"/{FOREIGN_SERVICES.get(service, service)}/{method}"
+
+
+def foreign_methods() -> frozenset[str]:
+    """Paths of all methods of the compatible protocols that we know."""
+    return frozenset(
+        foreign_path(f"/{service.full_name}/{method.name}")
+        for module in _SERVING
+        for service in module.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    )
 
 
 def foreign_files() -> list[descriptor_pb2.FileDescriptorProto]:

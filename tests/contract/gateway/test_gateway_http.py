@@ -22,9 +22,9 @@ from http_client import HttpClient
 from sealane.compat.tfserving.v1 import tfserving_pb2 as tfs
 from sealane.errors import InvalidArgument, ResourceExhausted
 from sealane.inference.v1 import lane_service_pb2 as lane_pb
+from sealane.rest import bodies, openinference_endpoints, tfserving_endpoints
+from sealane.rest.table import Table
 from sealane.security import jws
-from sealane_inference import http_coding, http_oip, http_tfs
-from sealane_inference.http_table import Table
 from sealane_inference.routing import Endpoint, Route
 
 StartWorker = Callable[..., LaneWorker]
@@ -109,7 +109,7 @@ def test_compression_both_ways(
 
 
 def test_a_bomb_costs_its_limit_and_no_more(serving: HttpClient) -> None:
-    bomb = gzip.compress(b" " * (http_coding.BODY_BYTES + 1), 9)
+    bomb = gzip.compress(b" " * (bodies.BODY_BYTES + 1), 9)
     assert serving.post("/v2/models/d/infer", bomb, Content_Encoding="gzip").status == 413
     for wrong in (b"x", gzip.compress(b"{}")[:-4], gzip.compress(b"{}") + b"x"):
         assert serving.post("/v2/models/d/infer", wrong, Content_Encoding="gzip").status == 400
@@ -118,13 +118,13 @@ def test_a_bomb_costs_its_limit_and_no_more(serving: HttpClient) -> None:
 
 
 def test_bodies_have_a_limit_and_json_a_smaller_one(serving: HttpClient) -> None:
-    wide = b'{"inputs":[' + b" " * http_coding.JSON_BYTES
+    wide = b'{"inputs":[' + b" " * bodies.JSON_BYTES
     answered = serving.post("/v2/models/d/infer", wide)
     assert (answered.status, "binary" in answered.error) == (413, True)
     connection = raw_connection(serving.gateway)
     connection.putrequest("POST", "/v2/models/d/infer")
     connection.putheader("authorization", f"Bearer {serving.gateway.authority.token()}")
-    connection.putheader("content-length", str(http_coding.BODY_BYTES + 1))
+    connection.putheader("content-length", str(bodies.BODY_BYTES + 1))
     connection.endheaders()
     assert connection.getresponse().status == 413
     connection.close()
@@ -359,7 +359,8 @@ def test_the_document_says_what_is_served_and_nothing_else(
     document = serving.get("/openapi.json", token="").json
     assert document["openapi"].startswith("3.1")
     routed = {
-        (item.verb.lower(), item.path) for item in Table([*http_oip.endpoints(), *http_tfs.endpoints()]).endpoints
+        (item.verb.lower(), item.path)
+        for item in Table([*openinference_endpoints.endpoints(), *tfserving_endpoints.endpoints()]).endpoints
     }
     assert {(verb, path) for path, verbs in document["paths"].items() for verb in verbs} == routed
     names = [operation["operationId"] for verbs in document["paths"].values() for operation in verbs.values()]

@@ -21,10 +21,10 @@ from sealane.compat.openinference.v2 import openinference_pb2 as oip
 from sealane.errors import Unavailable
 from sealane.inference.v1 import lane_service_pb2 as pb
 from sealane.protocols import json_values
-from sealane_inference import http_coding, http_converter, http_face, http_sending
-from sealane_inference.http_coding import Inflow
+from sealane_inference import http_converter, http_face, http_inflow, http_sending
 from sealane_inference.http_conversion import Frame
 from sealane_inference.http_converter import Converter
+from sealane_inference.http_inflow import Inflow
 from sealane_inference.routing import Endpoint, Route
 
 StartWorker = Callable[..., LaneWorker]
@@ -86,7 +86,7 @@ def test_large_json_is_read_and_written_beside_the_gateway(serving: HttpClient, 
     np.testing.assert_array_equal(event["outputs"][0]["data"], np.ravel(doubled))
     binary = serving.post("/v2/models/d/infer", {**INFER, "parameters": {"binary_data_output": True}})
     assert binary.body.endswith((ROWS * 2).tobytes())
-    assert max(read_here) <= http_coding.INLINE_BYTES
+    assert max(read_here) <= http_inflow.INLINE_BYTES
     assert read_here  # small documents are read where they come
 
 
@@ -98,7 +98,7 @@ def test_what_is_wrong_in_large_json_is_said_as_in_small(serving: HttpClient, re
     assert serving.post("/v2/models/d/infer", json.dumps(INFER).encode()[:-1]).error.startswith("JSON Parse error")
     assert "no list" in serving.post("/v1/models/d:classify", b'{"examples": 1' + b" " * 100_000 + b"}").error
     assert serving.post("/v2/repository/index", b" " * 300_000 + b"{}").status == 413
-    assert max(read_here) <= http_coding.INLINE_BYTES
+    assert max(read_here) <= http_inflow.INLINE_BYTES
 
 
 def test_an_answer_too_large_for_json_is_to_be_asked_for_in_binary(gateway: Gateway, start_worker: StartWorker) -> None:

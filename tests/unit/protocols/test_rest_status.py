@@ -7,7 +7,7 @@ import json
 import pytest
 
 from sealane.errors import BY_KIND, AlreadyExists, NotFound, ResourceExhausted, SealaneError, Unauthenticated
-from sealane_inference.http_status import refusal, status_of
+from sealane.rest.status import refusal, status_of
 
 
 @pytest.mark.parametrize("kind", BY_KIND.values())

@@ -22,8 +22,8 @@ from sealane.protocols.openinference_json import (
 )
 from sealane.protocols.openinference_raw import encode_raw_request
 from sealane.protocols.peek import target_of as oip_target
+from sealane.rest.table import BINARY, Asked, Endpoint, Notes, Question, Reply
 from sealane.tensors import Signature
-from sealane_inference.http_table import BINARY, Asked, Endpoint, Notes, Question, Reply
 
 SERVICE = "/inference.GRPCInferenceService/"
 INFER = SERVICE + "ModelInfer"

@@ -6,8 +6,8 @@ import math
 
 from sealane.errors import SealaneError
 from sealane.protocols import json_values
+from sealane.rest.table import Reply
 from sealane.rpc.status import clipped
-from sealane_inference.http_table import Reply
 
 _STATUS = {
     "INVALID_ARGUMENT": 400,
@@ -29,6 +29,7 @@ _TFSERVING = {"ALREADY_EXISTS": 409, "ABORTED": 409}
 #: What HTTP has a status of its own for.
 _BY_REASON = {
     "QUOTA_EXCEEDED": 429,
+    "LENGTH_REQUIRED": 411,
     "REQUEST_TOO_LARGE": 413,
     "CONTENT_ENCODING": 415,
     "METHOD_NOT_ALLOWED": 405,

@@ -8,7 +8,7 @@ from sealane.compat.tfserving.v1 import tfserving_pb2 as tfs
 from sealane.errors import InvalidArgument
 from sealane.protocols import tfserving, tfserving_json
 from sealane.protocols.call import Target
-from sealane_inference.http_table import Asked, Endpoint, Notes, Question, Reply
+from sealane.rest.table import Asked, Endpoint, Notes, Question, Reply
 
 PREDICTION = "/tensorflow.serving.PredictionService/"
 METADATA = PREDICTION + "GetModelMetadata"
