@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from evil_gateway import SEALED, Captured, EvilGateway, evil_gateway
-from light_site import CAMERA_A, CAMERA_B, EDGE, LIGHT, LightSite, eventually, running
+from light_site import CAMERA_A, CAMERA_B, EDGE, LightSite, eventually, running
+from stripped import push_stripped
 
 from sealane.client.prediction import INFER_PATH
 from sealane.compat.openinference.v2 import openinference_pb2 as oip
 from sealane.errors import FailedPrecondition, InvalidArgument, NotFound, SealaneError, Unauthenticated
 from sealane.inference.v1 import sealed_inference_service_pb2 as pb
 from sealane.inference.v1 import sealed_inference_service_pb2_grpc
-from sealane.registry.v1 import model_service_pb2 as model_pb
-from sealane.registry.v1 import model_service_pb2_grpc, variant_service_pb2
 from sealane.rpc.status import from_rpc_error
 from sealane.security import envelope, jws, statements, suites
 from sealane.security.envelope import Bound, Target
@@ -320,29 +319,8 @@ def test_a_wrong_region_that_the_scheduler_chose_is_not_sealed_to(scene: Scene, 
 def test_a_worker_does_not_load_what_its_owner_forbids_it_whatever_the_scheduler_says(scene: Scene) -> None:
     """The registry's record says nothing of the policy, as if it or the scheduler had dropped it; the manifest does."""
     client = scene.site.client
-    manifest = json.dumps({"sealing": {"required": True, "regions": ["us"]}}).encode()
-    model = (LIGHT / "litert-int8.tflite").read_bytes()
-    files = [
-        variant_service_pb2.ModelFile(path=path, sha256=client.artifacts.upload(content), size_bytes=len(content))
-        for path, content in (("litert-int8.tflite", model), ("sealane.json", manifest))
-    ]
-    there = client.models.get_version("digits@1")
-    request = model_pb.CreateVersionRequest(
-        parent="projects/default/models/stripped",
-        version=model_pb.Version(signatures=there.signatures),
-        variant_id="litert-int8",
-        variant=variant_service_pb2.Variant(
-            format=variant_service_pb2.FORMAT_LITERT, precision=variant_service_pb2.PRECISION_INT8, files=files
-        ),
-    )
-    metadata = (("authorization", f"Bearer {client.token('sealane-registry')}"),)
-    with scene.site.channel("registry") as channel:
-        stub = model_service_pb2_grpc.ModelServiceStub(channel)
-        created = model_pb.CreateModelRequest(parent="projects/default", model_id="stripped")
-        stub.CreateModel(created, metadata=metadata, timeout=10)
-        version = stub.CreateVersion(request, metadata=metadata, timeout=10)
-    assert not version.variants[0].HasField("sealing")
-    client.deployments.create("stripped", version.name, residency=["site-a"], tier="edge")
+    version = push_stripped(scene.site, "stripped", {"regions": ["us"]})
+    client.deployments.create("stripped", version, residency=["site-a"], tier="edge")
 
     def refused() -> bool:
         rejections = client.deployments.get("stripped").decision.rejections
@@ -355,7 +333,7 @@ def test_a_worker_does_not_load_what_its_owner_forbids_it_whatever_the_scheduler
         client.inference.predict("stripped", scene.site.image, sealed=True, timeout=2)
     client.deployments.delete("stripped")
     # Where it may be, it is served; plaintext is refused by the worker itself, whatever the gateway knows.
-    client.deployments.create("stripped", version.name, residency=["site-b"], tier="edge")
+    client.deployments.create("stripped", version, residency=["site-b"], tier="edge")
     client.deployments.wait("stripped", 30)
     assert client.inference.predict("stripped", scene.site.image, sealed=True)["probabilities"].shape == (1, 10)
     for via in ("gateway", "direct"):

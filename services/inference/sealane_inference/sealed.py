@@ -49,8 +49,10 @@ class SealedServicer:
             raise refused
         candidates = [endpoint for endpoint in self._present.reachable(route) if endpoint.key_id]
         if not candidates:
+            whole = "" if route.chain is None else " all models of the chain"
             raise Unavailable(
-                f"no worker with a sealing key serves {request.model!r} now; retry in a moment",
+                f"no worker with a sealing key serves{whole} {request.model!r} now; retry in a moment"
+                + (", or place its models where they share a worker" if whole else ""),
                 reason="NO_WORKER",
                 retry_after=0.2,
             )

@@ -128,7 +128,8 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
         prepare,
         config.data_dir / "assignments.json",
         lambda report: agent.report(report),
-        lambda digests: cache.keep_only({digest.removeprefix("sha256:") for digest in digests}, UNUSED_SECONDS),
+        tidy=lambda digests: cache.keep_only({digest.removeprefix("sha256:") for digest in digests}, UNUSED_SECONDS),
+        check=prepare.check_policy,
     )
     dial_scheduler = dial("scheduler", config.scheduler_mesh)
     parts = Parts(

@@ -17,6 +17,7 @@ from google.protobuf import json_format
 from sealane import ensemble_messages
 from sealane.errors import Aborted, DataLoss, DeadlineExceeded, Internal, ResourceExhausted, SealaneError, Unavailable
 from sealane.scheduler.v1 import deployment_service_pb2, fleet_service_pb2
+from sealane.security.sealing_policy import SealingPolicy
 from sealane_worker.box import BoxState
 from sealane_worker.chains import ServedChain
 from sealane_worker.deployment import Assignment, Served
@@ -45,12 +46,21 @@ class Assignments:
         path: file that keeps the last desired assignments.
         report: tells the scheduler how an assignment stands.
         tidy: told the digests of all variants that are wanted, once they are served; may remove the others' files.
+        check: whether what is loaded may stay, asked again and again; raises FailedPrecondition.
     """
 
     def __init__(
-        self, engine: Engine, prepare: Prepare, path: Path, report: Report, tidy: Tidy = lambda digests: None
+        self,
+        engine: Engine,
+        prepare: Prepare,
+        path: Path,
+        report: Report,
+        *,
+        tidy: Tidy = lambda digests: None,
+        check: Callable[[SealingPolicy], None] = lambda policy: None,
     ) -> None:
         self._engine = engine
+        self._check = check
         self._prepare = prepare
         self._path = path
         self._report = report
@@ -130,6 +140,7 @@ class Assignments:
                 except Exception:  # supervisor: one bad pass must not end the reconciling
                     log.exception("reconciling failed, trying again")
                     pause = RETRY_SECONDS
+            self._remove_forbidden()
             self._report_changes()
 
     def _reconcile(self) -> float:
@@ -176,6 +187,18 @@ class Assignments:
         self._tell(wanted, State.STATE_FAILED, error.message)
         self._expect()
         return False
+
+    def _remove_forbidden(self) -> None:
+        """Unload what was loaded before auth said where this worker stands, or stood elsewhere."""
+        for model in self._engine.models():
+            loaded = model.assignment
+            try:
+                self._check(loaded.spec.serving.sealing)
+            except SealaneError as error:
+                self._engine.unload(loaded.deployment)
+                wanted = self._wanted.get(loaded.deployment)
+                if wanted is not None:
+                    self._failed((wanted.deployment, wanted.epoch), wanted, error)
 
     def _report_changes(self) -> None:
         """Tell what changes by itself: a model that is quarantined, gives way to others, or is back in memory."""

@@ -111,6 +111,8 @@ class Inference:
             :meth:`sealane.rpc.call.Call.on_cancel`.
         caller: who asks; sequences and answers are never another caller's.
         sequence: sequence that it belongs to.
+        bound: deployment -> what it must be serving when it runs, by :meth:`sealane_worker.engine.Engine.variants`;
+            none where whatever it serves will do.
     """
 
     deployment: str
@@ -125,3 +127,4 @@ class Inference:
     on_cancel: OnCancel | None = None
     caller: str = ""
     sequence: SequencePlace | None = None
+    bound: Mapping[str, str] | None = None

@@ -108,12 +108,25 @@ class Engine:
         chained = self._chains.get(deployment)
         return chained.model if chained is not None else self._find(deployment).model
 
-    def digest(self, model: Model) -> str:
-        """Digest of the variant that a deployment serves; that of a chain follows from its models."""
+    def variants(self, model: Model) -> Mapping[str, str]:
+        """What runs when a deployment is called: its name and the variant's digest; of a chain, those of its models.
+
+        The chain itself is there by its epoch, which tells it from another one of the same name.
+        """
+        if model.chain is None:
+            return {model.assignment.deployment: model.assignment.digest}
+        members = self._members(model).values()
+        digests = {member.assignment.deployment: member.assignment.digest for member in members}
+        return {**digests, model.assignment.deployment: str(model.assignment.epoch)}
+
+    @staticmethod
+    def digest_of(model: Model, variants: Mapping[str, str]) -> str:
+        """One digest of :meth:`variants`; empty for a chain whose models are not all here."""
         if model.chain is None:
             return model.assignment.digest
-        members = self._members(model)
-        return ensembles.digest_of(model.chain, {name: item.assignment.digest for name, item in members.items()})
+        names = {name.rpartition("/")[2]: digest for name, digest in variants.items()}
+        steps = {step.deployment for step in model.chain.steps}
+        return ensembles.digest_of(model.chain, {name: names[name] for name in steps if name in names})
 
     def sealing_required(self, model: Model) -> bool:
         """Whether the owner of the model, or of one in the chain, refuses plaintext."""
@@ -175,19 +188,24 @@ class Engine:
             NotFound: the deployment is not served here.
             InvalidArgument: inputs or output names that the signature does not have.
             FailedPrecondition: unknown signature (SIGNATURE_UNKNOWN), wrong epoch (STALE_ROUTE), quarantined.
-            DeadlineExceeded, Unavailable: see :meth:`sealane_worker.box.Box.run`.
+            DeadlineExceeded, Unavailable: see :meth:`sealane_worker.box.Box.run`; or it is not any more what it must
+                be (VARIANT_CHANGED).
         """
         chained = self._chains.get(inference.deployment)
         if chained is not None:
+            _refuse_changed(inference, str(chained.model.assignment.epoch))
             return chained.infer(inference, self.infer, self.model)
         entry = self._find(inference.deployment)
+        _refuse_changed(inference, entry.model.assignment.digest)
         try:
             return infer(entry, inference)
         except Unavailable as error:
             # Replaced between the look-up and the run: the new one is there already.
             if error.reason != "MODEL_CLOSED":
                 raise
-            return infer(self._find(inference.deployment), inference)
+            entry = self._find(inference.deployment)
+            _refuse_changed(inference, entry.model.assignment.digest)
+            return infer(entry, inference)
 
     def _find(self, deployment: str) -> Loaded:
         entry = self._loaded.get(deployment)
@@ -204,6 +222,15 @@ class Engine:
             self._loaded[entry.model.assignment.deployment] = entry
             self.changes += 1
         return replaced
+
+
+def _refuse_changed(inference: Inference, served: str) -> None:
+    if inference.bound is not None and inference.bound.get(inference.deployment) != served:
+        raise Unavailable(
+            "another version is served since the request was sealed; nothing ran, seal it again",
+            reason="VARIANT_CHANGED",
+            retry_after=0.0,
+        )
 
 
 def _threads_of(spec: ModelSpec) -> int:

@@ -14,11 +14,13 @@ from sealane.errors import Aborted, FailedPrecondition
 from sealane.registry.v1 import variant_service_pb2 as registry
 from sealane.scheduler.v1 import fleet_service_pb2 as pb
 from sealane.scheduler.v1 import job_service_pb2
-from sealane.type.v1.manifest_pb2 import Manifest, SealingPolicy
+from sealane.security.sealing_messages import message_of
+from sealane.security.sealing_policy import SealingPolicy
+from sealane.type.v1 import manifest_pb2
 from sealane_worker.artifacts import Artifacts
 from sealane_worker.cache import ArtifactCache, Blob
 from sealane_worker.machine import device_class
-from sealane_worker.manifest import MANIFEST
+from sealane_worker.manifest import MANIFEST, read_serving
 from sealane_worker.optimise import SOURCE_VARIANT, MeasuredVariant, OptimiseRun, OptimiseSpec, acceptable
 from sealane_worker.preparation import files_of, project_of
 from sealane_worker.runner import Cancelled, Progress, Results
@@ -50,7 +52,9 @@ class OptimiseWork:
             _check_accuracy(measured, task.optimise.spec.max_accuracy_drop)
             progress.tell(0.98, "uploading")
             rows = _rows(Path(spec.test))
-            return [self._result(task, variant, rows) for variant in measured]
+            # By the manifest, which the digest covers: the record of the variant may leave it out.
+            policy = read_serving(Path(spec.saved_model)).sealing
+            return [self._result(task, variant, rows, policy) for variant in measured]
 
     def _fetch(self, task: pb.TaskAssignment, folder: Path, progress: Progress) -> OptimiseSpec:
         progress.tell(0.01, "fetching model and data")
@@ -61,7 +65,9 @@ class OptimiseWork:
         test = self.cache.read(Blob(wanted.test_sha256), fetch)
         return OptimiseSpec(str(model), str(calibration), str(test), str(folder / "out"))
 
-    def _result(self, task: pb.TaskAssignment, measured: MeasuredVariant, rows: int) -> job_service_pb2.VariantResult:
+    def _result(
+        self, task: pb.TaskAssignment, measured: MeasuredVariant, rows: int, policy: SealingPolicy
+    ) -> job_service_pb2.VariantResult:
         measurement = _measurement(measured, rows)
         source = task.optimise.source
         if measured.name == SOURCE_VARIANT:
@@ -76,16 +82,18 @@ class OptimiseWork:
             source_variant=source.name,
             job=task.task.partition("/tasks/")[0],
         )
-        if source.HasField("sealing"):
-            self._demand_the_same(task, variant, source.sealing, file.parent)
+        if policy != SealingPolicy():
+            self._demand_the_same(task, variant, message_of(policy), file.parent)
         return job_service_pb2.VariantResult(variant_id=measured.name, variant=variant, measurement=measurement)
 
     def _demand_the_same(
-        self, task: pb.TaskAssignment, variant: registry.Variant, sealing: SealingPolicy, folder: Path
+        self, task: pb.TaskAssignment, variant: registry.Variant, sealing: manifest_pb2.SealingPolicy, folder: Path
     ) -> None:
         """Another precision of a model is to be called, and read, by nobody who could not call the model itself."""
         path = folder / MANIFEST
-        path.write_text(json_format.MessageToJson(Manifest(sealing=sealing), preserving_proto_field_name=True))
+        path.write_text(
+            json_format.MessageToJson(manifest_pb2.Manifest(sealing=sealing), preserving_proto_field_name=True)
+        )
         blob = self.artifacts.upload(project_of(task.task), path, task.grant)
         variant.files.add(path=MANIFEST, sha256=blob.digest, size_bytes=path.stat().st_size)
         variant.sealing.CopyFrom(sealing)

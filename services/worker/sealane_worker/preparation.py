@@ -36,6 +36,15 @@ class Preparation:
     runtimes: Mapping[str, RuntimeInfo]
     facts: Callable[[], Mapping[str, str]] = dict
 
+    def check_policy(self, policy: SealingPolicy) -> None:
+        """Whether a model may stay here. While auth says nothing of this worker it may: nothing sealed is opened then.
+
+        Raises:
+            FailedPrecondition: its owner forbids it (SEALING_POLICY).
+        """
+        if policy.refusal({}) and (facts := self.facts()):
+            check_sealing([policy], lambda: facts)
+
     def __call__(self, wanted: fleet_service_pb2.Assignment) -> Assignment:
         """Fetch and verify; raises what the cache and the registry raise."""
         model, _, version = wanted.model_version.rpartition("/versions/")
@@ -49,7 +58,7 @@ class Preparation:
         digest = variant.digest.removeprefix("sha256:")
         path = self.cache.materialise(digest, files, fetch)
         serving = read_serving(path)
-        check_sealing(serving.sealing, self.facts())
+        self.check_policy(serving.sealing)
         return Assignment(
             deployment=wanted.deployment,
             model=model,
@@ -71,21 +80,21 @@ class Preparation:
         )
 
 
-def check_sealing(policy: SealingPolicy, facts: Mapping[str, str]) -> None:
-    """Whether this worker may open what is sealed to a model.
+def check_sealing(policies: Iterable[SealingPolicy], facts: Callable[[], Mapping[str, str]]) -> None:
+    """Whether this worker may open what is sealed to a deployment.
 
-    The manifest says so, which the variant's digest covers: no scheduler can have it loaded anywhere else.
+    The manifest says so, which the variant's digest covers: no scheduler can have it opened anywhere else.
 
     Args:
-        policy: of the variant's manifest.
-        facts: of this worker's statement. Without one nobody seals to it.
+        policies: of the variants' manifests.
+        facts: of this worker's statement.
 
     Raises:
         FailedPrecondition: it may not (SEALING_POLICY).
     """
-    refusal = policy.refusal(facts) if facts else ""
-    if refusal:
-        raise FailedPrecondition(f"the model's owner forbids this worker: {refusal}", reason="SEALING_POLICY")
+    for policy in policies:
+        if policy.refusal({}) and (refusal := policy.refusal(facts())):
+            raise FailedPrecondition(f"the model's owner forbids this worker: {refusal}", reason="SEALING_POLICY")
 
 
 def project_of(name: str) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
@@ -11,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from sealane import telemetry
 from sealane.compat.openinference.v2 import openinference_pb2 as oip
 from sealane.compat.tfserving.v1 import tfserving_pb2 as tfs
-from sealane.errors import InvalidArgument, NotFound, Unavailable
+from sealane.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from sealane.inference.v1 import sealed_inference_service_pb2 as pb
 from sealane.protocols import sealed
 from sealane.rpc.call import Call
@@ -21,18 +25,60 @@ from sealane.security import envelope, sealed_session
 from sealane.security.envelope import ANSWER, STATUS
 from sealane.security.opener import Opened, Opener
 from sealane.telemetry import Telemetry
-from sealane_worker.deployment import Model
 from sealane_worker.front import infer
 from sealane_worker.front_tfserving import PredictionServicer
 from sealane_worker.introduction import Introduction
+from sealane_worker.preparation import check_sealing
 from sealane_worker.serving import BoundServing, Serving
 
 log = logging.getLogger("sealane.worker.sealed")
 
+#: A stream's first message, which shows the sender's key, comes within this time.
+OPENING_SECONDS = 10.0
+#: Half of the places that a worker has for streams.
+STREAMS_OF_CALLER = 16
 _PREDICTION = "/tensorflow.serving.PredictionService/"
 #: Paths whose bodies are not parsed before the servicer has them.
 RAW = frozenset({sealed.INFER})
 M = TypeVar("M", bound=Message)
+
+
+class _Shares:
+    """Streams of each caller: one must not hold all of a worker's places."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._streams: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def place(self, subject: str) -> Iterator[None]:
+        """Hold one of a caller's places.
+
+        Raises:
+            ResourceExhausted: he has as many as he may have (OVERLOAD).
+        """
+        with self._lock:
+            if self._streams[subject] >= STREAMS_OF_CALLER:
+                raise ResourceExhausted(
+                    f"you have {STREAMS_OF_CALLER} sealed streams to this worker; end one, or go through the gateway",
+                    reason="OVERLOAD",
+                    retry_after=0.5,
+                )
+            self._streams[subject] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._streams[subject] -= 1
+                self._streams += Counter()  # drops what has come to nothing
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """The deployment of an envelope, and the digest of what it serves; neither where it serves nothing here."""
+
+    serving: BoundServing | None = None
+    digest: str = ""
 
 
 class SealedServicer:
@@ -44,6 +90,7 @@ class SealedServicer:
         self._introduction = introduction
         self._telemetry = telemetry_
         self._dispatcher: Dispatcher | None = None
+        self._shares = _Shares()
 
     def attach(self, dispatcher: Dispatcher) -> None:
         """Say what serves the messages of streams; it serves the streams too, so it is there later."""
@@ -66,18 +113,18 @@ class SealedServicer:
     def SealedInfer(self, request: None, call: Call) -> pb.SealedInferResponse:
         """One sealed inference; what goes wrong after opening is sealed too."""
         head, chunks = envelope.parsed(call.body or b"")
-        model, digest = self._bound_to(head, call)
+        found = self._bound_to(head, call)
         with self._telemetry.span(telemetry.SPAN_OPEN):
-            opened = self._opener.open(head, call.caller, digest, chunks)
-        assert model is not None  # an envelope for a deployment that is not served never opens
-        plaintext = ANSWER if opened.end else self._run(opened, model, call)
+            opened = self._opener.open(head, call.caller, found.digest, chunks)
+        assert found.serving is not None  # an envelope for a deployment that is not served never opens
+        plaintext = ANSWER if opened.end else self._run(opened, found.serving, call)
         with self._telemetry.span(telemetry.SPAN_SEAL):
             return opened.seal(plaintext)
 
     def OpenSealedSession(self, request: pb.OpenSealedSessionRequest, call: Call) -> pb.OpenSealedSessionResponse:
         """Keep a session from now on."""
-        _, digest = self._bound_to(request.envelope, call)
-        opened = self._opener.open_session(request.envelope, call.caller, digest)
+        found = self._bound_to(request.envelope, call)
+        opened = self._opener.open_session(request.envelope, call.caller, found.digest)
         told = pb.SealedSession(
             lifetime_seconds=int(sealed_session.LIFETIME_SECONDS), max_requests=sealed_session.MAX_REQUESTS
         )
@@ -88,26 +135,41 @@ class SealedServicer:
         if self._dispatcher is None:
             raise Unavailable("not ready; try again in a moment")
         session_id = b""
-        try:
-            for body in bodies:
-                first = not session_id
-                path, request = sealed.step_of_stream(body, first=first)
-                route = self._dispatcher.route(path)
-                answer = self._dispatcher.unary(route, carried(call, route.method, request))
-                if first:  # it opened, so it is this caller's
-                    session_id = pb.OpenSealedSessionRequest.FromString(request).envelope.request_id
-                yield sealed.answer_of_stream(answer, first=first)
-        finally:
-            self._opener.end_session(session_id)
+        # Until it has shown its key a token alone holds a place.
+        patience = threading.Timer(OPENING_SECONDS, call.cancel or (lambda: None))
+        with self._shares.place(call.caller.subject):
+            patience.start()
+            try:
+                for body in bodies:
+                    patience.cancel()
+                    first = not session_id
+                    path, request = sealed.step_of_stream(body, first=first)
+                    route = self._dispatcher.route(path)
+                    answer = self._dispatcher.unary(route, carried(call, route.method, request))
+                    if first:  # it opened, so it is this caller's
+                        session_id = pb.OpenSealedSessionRequest.FromString(request).envelope.request_id
+                    yield sealed.answer_of_stream(answer, first=first)
+            finally:
+                patience.cancel()
+                self._opener.end_session(session_id)
 
-    def _bound_to(self, request: pb.SealedInferRequest, call: Call) -> tuple[Model | None, str]:
-        """What the envelope's deployment serves here, and its digest; empty where it serves nothing."""
+    def _bound_to(self, request: pb.SealedInferRequest, call: Call) -> _Bound:
+        """What the envelope's deployment serves here.
+
+        Raises:
+            FailedPrecondition: its owner forbids this worker to open what is sealed to it (SEALING_POLICY).
+        """
         model = self._serving.by_deployment(call, request.deployment)
-        return model, self._serving.digest(model) if model is not None else ""
+        if model is None:
+            return _Bound()
+        # By the statement of this moment: the model may be here since another one.
+        check_sealing(self._serving.policies(model), self._introduction.sealing.facts)
+        variants = self._serving.variants(model)
+        return _Bound(BoundServing(self._serving, model, variants), self._serving.digest(model, variants))
 
-    def _run(self, opened: Opened, model: Model, call: Call) -> bytes:
+    def _run(self, opened: Opened, serving: BoundServing, call: Call) -> bytes:
         try:
-            return ANSWER + self._infer(opened, BoundServing(self._serving, model), call)
+            return ANSWER + self._infer(opened, serving, call)
         except Exception as error:  # the translator of what is said inside the seal
             told = translate(error, call.request_id)
             if told.kind == "INTERNAL":

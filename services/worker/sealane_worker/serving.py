@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from typing import Protocol
 
 from sealane import telemetry
@@ -136,20 +137,44 @@ class Serving:
         """
         if self._engine.sealing_required(model):
             raise sealed_required(model.assignment.deployment.rpartition("/")[2])
-        return self.run_opened(model, call, inference, outputs)
+        return self._run(model, call, inference, outputs)
 
-    def digest(self, model: Model) -> str:
+    def variants(self, model: Model) -> Mapping[str, str]:
+        """What runs when a deployment is called; see :meth:`sealane_worker.engine.Engine.variants`."""
+        return self._engine.variants(model)
+
+    def digest(self, model: Model, variants: Mapping[str, str] | None = None) -> str:
         """What a deployment serves here, as one digest; empty for a chain whose models are not all here."""
-        return self._engine.digest(model)
+        return self._engine.digest_of(model, self.variants(model) if variants is None else variants)
 
     def policies(self, model: Model) -> list[SealingPolicy]:
         """What the owners of the models demand that a deployment runs here."""
         return self._engine.policies(model)
 
     def run_opened(
-        self, model: Model, call: Call, inference: InferenceCall, outputs: tuple[str, ...]
+        self,
+        model: Model,
+        call: Call,
+        inference: InferenceCall,
+        outputs: tuple[str, ...],
+        *,
+        variants: Mapping[str, str],
     ) -> InferenceAnswer:
-        """As :meth:`run`, for what came sealed."""
+        """As :meth:`run`, for what came sealed to these variants: nothing else is run.
+
+        What the model keeps from one request to the next, a sequence, is the sender's key's and not the token's: with
+        a captured token nobody goes on with it.
+        """
+        return self._run(model, call, inference, outputs, variants)
+
+    def _run(
+        self,
+        model: Model,
+        call: Call,
+        inference: InferenceCall,
+        outputs: tuple[str, ...],
+        bound: Mapping[str, str] | None = None,
+    ) -> InferenceAnswer:
         assignment = model.assignment
         signature = signature_of(model, inference.target.signature)
         everything = len(outputs) == len(signature.outputs)
@@ -163,8 +188,9 @@ class Serving:
             flow=zlib.crc32(call.caller.project.encode()),
             checked=True,
             on_cancel=call.on_cancel,
-            caller=call.caller.subject,
+            caller=call.caller.subject if bound is None else f"{call.caller.subject}\0{call.caller.key_thumbprint}",
             sequence=inference.sequence,
+            bound=bound,
         )
         answer = self._traced(assignment, asked) if telemetry.sampled() else self._engine.infer(asked).outputs
         return InferenceAnswer(inference, str(assignment.version), signature.name, answer)
@@ -202,9 +228,10 @@ class BoundServing:
     he named gets nothing run.
     """
 
-    def __init__(self, serving: Serving, model: Model) -> None:
+    def __init__(self, serving: Serving, model: Model, variants: Mapping[str, str]) -> None:
         self._serving = serving
         self._model = model
+        self._variants = variants
 
     def find(self, call: Call, wanted: Target) -> Model | None:
         """The deployment, where that is what is wanted."""
@@ -212,7 +239,7 @@ class BoundServing:
 
     def run(self, model: Model, call: Call, inference: InferenceCall, outputs: tuple[str, ...]) -> InferenceAnswer:
         """Run once; see :meth:`Serving.run_opened`."""
-        return self._serving.run_opened(model, call, inference, outputs)
+        return self._serving.run_opened(model, call, inference, outputs, variants=self._variants)
 
 
 def _deadline(call: Call, inference: InferenceCall) -> float:

@@ -45,25 +45,29 @@ def proxy(cli: Cli, **options: Unpack[_Options]) -> None:
     Example: sealane proxy --listen 127.0.0.1:8500 --http 127.0.0.1:8501 --require region=eu
     """
     from sealane.client.proxy import Proxy, ProxyOptions, check_address
-    from sealane.client.proxy_http import HttpPort
+    from sealane.client.proxy_http import HttpPort, check_http_address
     from sealane.client.sealing_context import check_requirement
 
     listen, http = options["listen"], options["http"]
     check_address(listen)
+    if http:
+        check_http_address(http)
     require = requirement(options["require"])
     check_requirement(require)
     stopped = threading.Event()
     with cli.client() as client:
         served = Proxy(client.inference, ProxyOptions(require, options["session"], options["direct"]))
         rest = HttpPort(served)
-        port, rest_port = served.listen(listen), rest.listen(http) if http else 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopped.set())
-        address = listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
-        note(f"listening on {address}" + (f", HTTP on {http.rpartition(':')[0]}:{rest_port}" if http else ""))
-        stopped.wait()
-        rest.stop()
-        served.stop()
+        try:
+            port, rest_port = served.listen(listen), rest.listen(http) if http else 0
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: stopped.set())
+            address = listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
+            note(f"listening on {address}" + (f", HTTP on {http.rpartition(':')[0]}:{rest_port}" if http else ""))
+            stopped.wait()
+        finally:
+            rest.stop()
+            served.stop()
 
 
 def requirement(demands: Sequence[str]) -> dict[str, str | Sequence[str]]:

@@ -93,7 +93,8 @@ class Client:
         log_out(self._session.revoke, path)
 
     def close(self) -> None:
-        """Close all connections."""
+        """End what workers keep for this client, and close all connections."""
+        self.inference.close()
         self._session.close()
 
     def __enter__(self) -> Self:

@@ -6,9 +6,11 @@ plaintext is; where it turns out to be something else, or too old, it is thrown 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from sealane.security.envelope import Prepared
 
@@ -20,24 +22,41 @@ KINDS = 64
 _LATER_SECONDS = 0.0002
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """When and by whom. Monotonic time stands still while a machine sleeps, and the other may be set."""
+
+    monotonic: float
+    time: float
+    process: int
+
+    def fresh(self) -> bool:
+        """Whether it is good still, and this process's: a process that was forked off would seal with the same keys."""
+        late = max(time.monotonic() - self.monotonic, abs(time.time() - self.time))
+        return late <= FRESH_SECONDS and self.process == os.getpid()
+
+
 class EnvelopesAhead:
     """At most one envelope for each kind of call. May be used from any thread."""
 
     def __init__(self) -> None:
-        self._kept: dict[Hashable, tuple[float, Prepared]] = {}
+        self._kept: dict[Hashable, tuple[_Made, Prepared]] = {}
         self._making: set[Hashable] = set()
         self._pool: ThreadPoolExecutor | None = None
+        self._process = os.getpid()
 
     def take(self, kind: Hashable) -> Prepared | None:
         """The envelope that was made for such a call; None where there is none, or none that is fresh."""
-        made, prepared = self._kept.pop(kind, (0.0, None))
-        return prepared if time.monotonic() - made <= FRESH_SECONDS else None
+        made, prepared = self._kept.pop(kind, (None, None))
+        return prepared if made is not None and made.fresh() else None
 
     def make(self, kind: Hashable, make: Callable[[], Prepared]) -> None:
         """Have one made for the next such call, unless there is one."""
         if kind in self._kept or kind in self._making or len(self._making) >= KINDS:
             return
-        if self._pool is None:
+        if self._pool is None or self._process != os.getpid():
+            self._process = os.getpid()
+            self._making.clear()
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="seal-ahead")
         self._making.add(kind)
         self._pool.submit(self._make, kind, make)
@@ -45,9 +64,9 @@ class EnvelopesAhead:
     def _make(self, kind: Hashable, make: Callable[[], Prepared]) -> None:
         try:
             time.sleep(_LATER_SECONDS)
-            now = time.monotonic()
-            for old in [each for each, (made, _) in list(self._kept.items()) if now - made > FRESH_SECONDS]:
+            for old in [each for each, (made, _) in list(self._kept.items()) if not made.fresh()]:
                 self._kept.pop(old, None)  # its secrets are of no use to anybody
-            self._kept[kind] = (now, make())
+            made = _Made(time.monotonic(), time.time(), os.getpid())
+            self._kept[kind] = (made, make())
         finally:
             self._making.discard(kind)

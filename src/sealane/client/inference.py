@@ -93,7 +93,7 @@ class Inference:
         Raises:
             SealaneError: as for :meth:`predict`; Unavailable (STREAM_CUT) where the stream ended before its end.
         """
-        from sealane.client.sealed_stream import run_stream
+        from sealane.client.sealed_stream import open_stream
 
         items = iter(inputs)
         try:
@@ -109,8 +109,9 @@ class Inference:
 
         def run(target: Target) -> Iterator[bytes]:
             call = _sealed(first, form, target, direct=options.get("via") == "direct")
-            return run_stream(self.sealing, call, bodies(), first.deadline)
+            return open_stream(self.sealing, call, bodies(), first.deadline)
 
+        # Opened here, so that a gateway that is away is noticed as such.
         for answer in self._gateways.once(run):
             yield form.decode(answer)
 
@@ -231,6 +232,11 @@ class Inference:
             return form.decode(self._caller.send(target, Request(form.method, form.body), deadline))
         except DecodeError as error:
             raise InvalidArgument("the answer is malformed; is this a Sealane endpoint?") from error
+
+    def close(self) -> None:
+        """End what workers keep for this client."""
+        if self._sealing is not None:
+            self._sealing.close()
 
     @property
     def gateways(self) -> Gateways:

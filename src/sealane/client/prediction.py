@@ -67,7 +67,7 @@ class Form:
     """
 
     method: str
-    body: bytes
+    body: bytes = field(repr=False)
     decode: Callable[[bytes], dict[str, Array]]
 
 

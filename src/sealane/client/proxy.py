@@ -150,18 +150,7 @@ class Proxy:
             sequences: dict[str, Future[bytes]] = {}
             try:
                 for body in bodies:
-                    try:
-                        options = peek_options(body)
-                    except InvalidArgument as error:
-                        refused: Future[bytes] = Future()
-                        refused.set_exception(error)
-                        begun.put((refused, ""))
-                        continue
-                    before = sequences.get(options.sequence) if options.sequence else None
-                    future = self._pool.submit(self._after, before, body, deadline)
-                    if options.sequence:
-                        sequences[options.sequence] = future
-                    begun.put((future, options.request_id))
+                    begun.put(self._begin(body, sequences, deadline))
                     if over.is_set():
                         return
             except Exception:  # supervisor: grpcio ends the requests of a caller that left by an exception of its own
@@ -182,6 +171,20 @@ class Proxy:
             over.set()
             while not begun.empty():
                 begun.get_nowait()
+
+    def _begin(self, body: bytes, sequences: dict[str, Future[bytes]], deadline: float) -> tuple[Future[bytes], str]:
+        """A request of a stream, under way, and its id."""
+        try:
+            options = peek_options(body)
+        except InvalidArgument as error:
+            refused: Future[bytes] = Future()
+            refused.set_exception(error)
+            return refused, ""
+        before = sequences.get(options.sequence) if options.sequence else None
+        future = self._pool.submit(self._after, before, body, deadline)
+        if options.sequence:
+            sequences[options.sequence] = future
+        return future, options.request_id
 
     def _after(self, before: Future[bytes] | None, body: bytes, deadline: float) -> bytes:
         if before is not None:

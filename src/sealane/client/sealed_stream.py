@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 
 import grpc
 
+from sealane.client.calls import Stream
 from sealane.client.credentials import Token
 from sealane.client.sealing import SealedCall, Sealing, now_ms, opened
 from sealane.client.sealing_context import parsed
-from sealane.errors import SealaneError, Unavailable
+from sealane.errors import InvalidArgument, SealaneError, Unavailable
 from sealane.inference.v1 import sealed_inference_service_pb2 as pb
 from sealane.protocols import sealed
 from sealane.protocols.wire import length_delimited
@@ -19,9 +20,11 @@ from sealane.rpc.status import from_rpc_error
 from sealane.security.envelope import Sealed
 from sealane.security.sealed_session import ClientSession
 
+_LEAVE_SECONDS = 2.0
 
-def run_stream(sealing: Sealing, call: SealedCall, plaintexts: Iterator[bytes], deadline: float) -> Iterator[bytes]:
-    """The serialized answers to the serialized requests of one stream, in their order.
+
+def open_stream(sealing: Sealing, call: SealedCall, plaintexts: Iterator[bytes], deadline: float) -> Iterator[bytes]:
+    """Open a stream; what comes back gives the serialized answers to its serialized requests, in their order.
 
     Nothing is sent before the worker has shown that it has the session's secret. An error that the model gives to one
     request is raised and ends the stream.
@@ -41,27 +44,63 @@ def run_stream(sealing: Sealing, call: SealedCall, plaintexts: Iterator[bytes], 
     bound = sealing.bound(context, sealed.OPEN_STREAM, candidate.statement.suite, token)
     keys = ClientSession(bound, candidate.recipient, sealing.session.tokens.key)
     sender = _Sender(keys, call.method, token, plaintexts)
-    stream = sealing.caller.stream(
-        candidate.target if call.direct else call.asked.source, sealed.OPEN_STREAM, sender.messages(), deadline, token
-    )
+    target = candidate.target if call.direct else call.asked.source
+    stream = sealing.caller.stream(target, sealed.OPEN_STREAM, sender.messages(), deadline, token)
+    answers = _answers(stream)
     try:
-        answers = _answers(stream)
         opened(keys.opening.open(next(answers)))
-        sender.begin()
+    except StopIteration:
+        sender.stop()
+        raise _cut("at its beginning; try again") from None
+    except grpc.RpcError as failure:
+        sender.stop()
+        raise from_rpc_error(failure) from failure
+    except SealaneError:
+        sender.stop()
+        stream.cancel()
+        raise
+    return _outputs(sender, stream, answers)
+
+
+def _outputs(sender: _Sender, stream: Stream, answers: Iterator[pb.SealedInferResponse]) -> Iterator[bytes]:
+    sender.begin()
+    over = False
+    try:
         for answer in answers:
-            made, end = sender.expected.popleft()
+            if not sender.expected:
+                raise InvalidArgument("an answer that nobody asked for; the stream was altered", reason="STREAM_ORDER")
+            made, over = sender.expected.popleft()
             plaintext = opened(made.open(answer))
-            if end:
+            if over and sender.failure:
+                raise sender.failure
+            if over:
                 return
             yield plaintext
-        raise Unavailable("the stream was cut off before its end; send the rest again", reason="STREAM_CUT")
-    except StopIteration:
-        raise Unavailable("the stream was cut off at its beginning; try again", reason="STREAM_CUT") from None
+        raise _cut("before its end; send the rest again")
     except grpc.RpcError as failure:
+        over = True
         raise sender.failure or from_rpc_error(failure) from failure
     finally:
         sender.stop()
-        stream.cancel()
+        if not over:
+            threading.Thread(target=_leave, args=(stream,), name="seal-leave", daemon=True).start()
+
+
+def _leave(stream: Stream) -> None:
+    """Let the worker know that the stream is over, if it hears it soon: else it keeps the session for a while."""
+    timer = threading.Timer(_LEAVE_SECONDS, stream.cancel)
+    timer.start()
+    try:
+        for _ in stream:
+            pass
+    except grpc.RpcError:
+        return
+    finally:
+        timer.cancel()
+
+
+def _cut(where: str) -> Unavailable:
+    return Unavailable(f"the stream was cut off {where}", reason="STREAM_CUT")
 
 
 def _answers(stream: Iterable[bytes]) -> Iterator[pb.SealedInferResponse]:
@@ -81,7 +120,8 @@ class _Sender:
         self._stopped = False
         self.expected: deque[tuple[Sealed, bool]] = deque()
         """What was sent and is not answered yet, and whether it is the end."""
-        self.failure: SealaneError | None = None
+        self.failure: Exception | None = None
+        """What came instead of a plaintext."""
 
     def begin(self) -> None:
         """The worker has the secret: send."""
@@ -97,9 +137,14 @@ class _Sender:
         opening = self._keys.opening.wire
         yield length_delimited(1, len(opening)) + opening
         self._ready.wait()
-        for plaintext in self._plaintexts:
-            if self._stopped:
-                return
+        while not self._stopped:
+            try:
+                plaintext = next(self._plaintexts, None)
+            except Exception as error:  # the caller's own: it is raised to him, and grpcio would log it
+                self.failure = error
+                break
+            if plaintext is None:
+                break
             yield self._message(plaintext, end=False)
         yield self._message(b"", end=True)
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError
 
 from sealane.client.calls import Caller, Request
+from sealane.client.keyed_locks import KeyedLocks
 from sealane.client.prediction import Requirement
 from sealane.client.session import Session
 from sealane.errors import FailedPrecondition, InvalidArgument, SealaneError, Unauthenticated, Unavailable
@@ -132,7 +133,7 @@ class Contexts:
         self._session = session
         self._caller = caller
         self._known: dict[tuple[str, str, str, str], Context] = {}
-        self._fetching: dict[tuple[str, str, str, str], threading.Lock] = {}
+        self._fetching = KeyedLocks()
         self._lock = threading.Lock()
 
     def get(self, asked: Asked, deadline: float) -> tuple[Context, bool]:
@@ -144,9 +145,7 @@ class Contexts:
         known = self._good(asked)
         if known is not None:
             return known, True
-        with self._lock:
-            fetching = self._fetching.setdefault(key_of(asked), threading.Lock())
-        with fetching:
+        with self._fetching.hold(key_of(asked), deadline):
             known = self._good(asked)
             if known is not None:
                 return known, False  # just fetched, by another caller

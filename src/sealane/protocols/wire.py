@@ -4,6 +4,8 @@ from __future__ import annotations
 
 LENGTH_DELIMITED = 2
 _FIXED = {1: 8, 5: 4}
+#: Far more than any message that is split has; each one costs memory and time.
+_FIELDS = 4096
 
 
 def length_delimited(number: int, size: int) -> bytes:
@@ -21,15 +23,24 @@ def varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def split(body: bytes, number: int) -> tuple[bytes, list[memoryview]]:
+def split(body: bytes, number: int, most: int) -> tuple[bytes, list[memoryview]]:
     """A serialized message without the length-delimited field `number`, and that field's contents where they lie.
 
+    Args:
+        body: the message.
+        number: of the field.
+        most: times that the field may come.
+
     Raises:
-        ValueError: it ends inside a field; what else may be wrong with the rest is for its parser to find.
+        ValueError: it ends inside a field, or has too many; what else may be wrong with the rest is for its parser to
+            find.
     """
     view, rest, found = memoryview(body), list[memoryview](), list[memoryview]()
-    at, kept, end = 0, 0, len(body)
+    at, kept, end, fields = 0, 0, len(body), 0
     while at < end:
+        fields += 1
+        if fields > _FIELDS or len(found) > most:
+            raise ValueError("too many fields")
         begun, tag = at, body[at]
         if tag < 0x80:  # most tags and lengths are of one byte, and a call costs more than all the rest here
             at += 1
@@ -51,6 +62,8 @@ def split(body: bytes, number: int) -> tuple[bytes, list[memoryview]]:
             raise ValueError("a group, or no field at all")
     if at > end:
         raise ValueError("it ends inside a field")
+    if len(found) > most:
+        raise ValueError("too many fields")
     rest.append(view[kept:])
     return b"".join(rest), found
 

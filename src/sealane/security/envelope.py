@@ -35,6 +35,8 @@ NONCE_BYTES = 16
 TAG_BYTES = 16
 #: Field of a SealedInferRequest.
 _CHUNKS = 8
+#: No message that a server takes holds more of them, nor more beside them.
+_MAX_CHUNKS, _HEAD_BYTES = 65, 64 * 1024
 REQUEST, RESPONSE = b"request", b"response"
 #: Prefix of the nonces of a key that seals one thing alone.
 ALONE = bytes(4)
@@ -123,7 +125,9 @@ def parsed(body: bytes) -> tuple[pb.SealedInferRequest, list[memoryview]]:
         InvalidArgument: a body that is no well-formed message.
     """
     try:
-        head, chunks = split(body, _CHUNKS)
+        head, chunks = split(body, _CHUNKS, _MAX_CHUNKS)
+        if len(head) > _HEAD_BYTES:
+            raise ValueError("too large")
         return pb.SealedInferRequest.FromString(head), chunks
     except (DecodeError, ValueError) as error:
         raise InvalidArgument("malformed request; send a SealedInferRequest", reason="MALFORMED") from error
@@ -294,7 +298,7 @@ def _buffer(size: int) -> memoryview:
     return kept[:size] if size <= len(kept) else memoryview(bytearray(size))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prepared:
     """An envelope for a plaintext that is still to come: keys are wrapped and it is signed. It seals one plaintext.
 
@@ -309,9 +313,15 @@ class Prepared:
     openers: Mapping[str, Open] = field(repr=False)
 
     def seal(self, plaintext: bytes) -> Sealed:
-        """Seal it; once."""
-        assert chunk_count(plaintext) == self.chunks
-        cipher = ChunkCipher(self.data_key, REQUEST)
+        """Seal it; once.
+
+        Raises:
+            ValueError: for the second time, or with another number of chunks.
+        """
+        data_key, self.data_key = self.data_key, b""
+        if chunk_count(plaintext) != self.chunks or not data_key:
+            raise ValueError("an envelope is for one plaintext, of as many chunks as were signed")
+        cipher = ChunkCipher(data_key, REQUEST)
         return Sealed(on_the_wire(self.head, cipher, self.digest, plaintext), self.digest, self.openers)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from sealane.clock import Clock
@@ -12,10 +12,22 @@ from sealane.errors import FailedPrecondition, ResourceExhausted
 from sealane.security.sealed_session import LIFETIME_SECONDS, MAX_REQUESTS, SessionCiphers, SessionHash
 
 MAX_SESSIONS = 4096
-#: Of one sender; its oldest gives way, so that a client that never ends its sessions harms itself alone.
-MAX_OF_SENDER = 16
+#: One project must not take them all.
+PROJECT_SHARE = 0.5
+#: Of one sender; the one that was not used for longest gives way, so that a client that ends none harms itself alone.
+MAX_OF_SENDER = 64
+#: A stream gives way only when nothing came over it for so long: what carried it may have ended without a word.
+IDLE_SECONDS = 60.0
 #: A session is used for few deployments and methods.
 _HASHES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who opens a session: the thumbprint of the key, and the project of the token."""
+
+    sender: str
+    project: str
 
 
 @dataclass(slots=True)
@@ -25,14 +37,18 @@ class KeptSession:
     Attributes:
         ciphers: made of the secret agreed with whoever opened it.
         sender: thumbprint of the key that opened it.
+        project: of the token that opened it.
         ordered: whether its requests must come one after the other, as those of a stream do.
         until: monotonic time at which it ends.
+        used: monotonic time at which it was looked for last.
     """
 
     ciphers: SessionCiphers = field(repr=False)
     sender: str
+    project: str
     ordered: bool
     until: float
+    used: float
     _next: int = 0
     _taken: bytearray = field(default_factory=bytearray, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -75,33 +91,37 @@ class KeptSessions:
         self._of_sender = of_sender
         self._kept: OrderedDict[bytes, KeptSession] = OrderedDict()
         self._senders: dict[str, OrderedDict[bytes, None]] = {}
+        self._projects: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Sessions kept."""
         return len(self._kept)
 
-    def keep(self, session_id: bytes, ciphers: SessionCiphers, sender: str, *, ordered: bool) -> None:
-        """Keep a session from now on.
+    def keep(self, session_id: bytes, ciphers: SessionCiphers, owner: Owner, *, ordered: bool) -> bool:
+        """Keep a session from now on; False where one of this id is kept already.
 
         Raises:
-            ResourceExhausted: too many of all senders (SEALED_SESSIONS).
+            ResourceExhausted: too many streams of the sender, or too many of the project or in all (SEALED_SESSIONS).
         """
         now = self._clock.monotonic()
         with self._lock:
             while self._kept and next(iter(self._kept.values())).until <= now:
                 self._drop(next(iter(self._kept)))
-            own = self._senders.get(sender, OrderedDict())
+            if session_id in self._kept:
+                return False
+            own = self._senders.get(owner.sender, OrderedDict())
             if len(own) >= self._of_sender:
-                self._drop(next(iter(own)))
-            if len(self._kept) >= self._capacity:
-                raise ResourceExhausted(
-                    "this worker keeps as many sealed sessions as it can; seal request by request, or wait",
-                    reason="SEALED_SESSIONS",
-                    retry_after=1.0,
-                )
-            self._kept[session_id] = KeptSession(ciphers, sender, ordered, now + LIFETIME_SECONDS)
-            self._senders.setdefault(sender, OrderedDict())[session_id] = None
+                self._make_way(own, now)
+            of_project = int(self._capacity * PROJECT_SHARE)
+            if len(self._kept) >= self._capacity or self._projects[owner.project] >= of_project:
+                raise _no_place()
+            self._kept[session_id] = KeptSession(
+                ciphers, owner.sender, owner.project, ordered, now + LIFETIME_SECONDS, now
+            )
+            self._senders.setdefault(owner.sender, OrderedDict())[session_id] = None
+            self._projects[owner.project] += 1
+            return True
 
     def find(self, session_id: bytes) -> KeptSession:
         """A session.
@@ -109,12 +129,13 @@ class KeptSessions:
         Raises:
             FailedPrecondition: it is not kept here, or not any more (STALE_SEALED_SESSION).
         """
-        session = self._kept.get(session_id)
-        if session is None or session.until <= self._clock.monotonic():
+        session, now = self._kept.get(session_id), self._clock.monotonic()
+        if session is None or session.until <= now:
             raise FailedPrecondition(
                 "this worker does not keep the sealed session; open another one and seal again",
                 reason="STALE_SEALED_SESSION",
             )
+        session.used = now
         return session
 
     def end(self, session_id: bytes) -> None:
@@ -123,9 +144,27 @@ class KeptSessions:
             if session_id in self._kept:
                 self._drop(session_id)
 
+    def _make_way(self, own: Iterable[bytes], now: float) -> None:
+        """End the sender's session that was not used for longest; a stream only if that is long."""
+        least = min(own, key=lambda item: (self._kept[item].ordered, self._kept[item].used))
+        if self._kept[least].ordered and now - self._kept[least].used < IDLE_SECONDS:
+            raise _no_place()
+        self._drop(least)
+
     def _drop(self, session_id: bytes) -> None:
-        sender = self._kept.pop(session_id).sender
-        own = self._senders[sender]
+        session = self._kept.pop(session_id)
+        own = self._senders[session.sender]
         del own[session_id]
         if not own:
-            del self._senders[sender]
+            del self._senders[session.sender]
+        self._projects[session.project] -= 1
+        if not self._projects[session.project]:
+            del self._projects[session.project]
+
+
+def _no_place() -> ResourceExhausted:
+    return ResourceExhausted(
+        "this worker keeps as many sealed sessions as it can; seal request by request, end streams, or wait",
+        reason="SEALED_SESSIONS",
+        retry_after=1.0,
+    )

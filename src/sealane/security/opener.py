@@ -20,7 +20,7 @@ from sealane.protocols.sealed import RUNS
 from sealane.rpc.call import Identity
 from sealane.security import envelope, jws, suites
 from sealane.security.envelope import KEY_BYTES, NONCE_BYTES, REQUEST, RESPONSE, Bound, Chunk, ChunkCipher
-from sealane.security.kept_sessions import KeptSession, KeptSessions
+from sealane.security.kept_sessions import KeptSession, KeptSessions, Owner
 from sealane.security.sealed_session import SessionCiphers, SessionHash, prefix_of
 from sealane.security.seen import SeenRequests
 from sealane.security.suites import KeyPair
@@ -49,7 +49,7 @@ class Opened:
         end: whether it ends a stream.
     """
 
-    plaintext: bytes | bytearray
+    plaintext: bytes | bytearray = field(repr=False)
     method: str
     seal: Callable[[bytes], pb.SealedInferResponse] = field(repr=False)
     end: bool = False
@@ -120,7 +120,9 @@ class Opener:
         if ordered is None or request.chunks or len(request.recipients) != 1:
             raise _cannot_open()
         ciphers = SessionCiphers(opened.data_key, self._pair.key_id, request.request_id)
-        self._sessions.keep(request.request_id, ciphers, caller.key_thumbprint, ordered=ordered)
+        owner = Owner(caller.key_thumbprint, caller.project)
+        if not self._sessions.keep(request.request_id, ciphers, owner, ordered=ordered):
+            raise _cannot_open()
         return Opened(b"", request.method, self._sealer(opened))
 
     def end_session(self, session_id: bytes) -> None:
@@ -136,7 +138,8 @@ class Opener:
         recipient = next((item for item in request.recipients if item.key_id == self._pair.key_id), None)
         if recipient is None:
             raise StaleKey
-        if request.issued_at_ms < 0 or request.suite != self._pair.suite:
+        many = len(request.recipients) > envelope.MAX_RECIPIENTS
+        if many or request.issued_at_ms < 0 or request.suite != self._pair.suite:
             raise _cannot_open()
         try:
             return self._unwrap(request, caller, recipient, variant_digest, chunks)
@@ -165,11 +168,10 @@ class Opener:
         acceptable = (
             self._fresh(request, variant_digest)
             and len(request.request_id) == NONCE_BYTES
-            and len(request.recipients) <= envelope.MAX_RECIPIENTS
             and len({item.key_id for item in request.recipients}) == len(request.recipients)
         )
         # The signature is checked by now, so only the holder of the token's key can fill the memory.
-        if not acceptable or not self._seen.add(request.request_id, caller.project):
+        if not acceptable or not self._seen.add(request.request_id, caller.project, request.issued_at_ms):
             raise _cannot_open()
         info = envelope.info_of(bound, self._pair.key_id, variant_digest)
         keys = suites.unwrap(request.suite, self._pair, recipient.wrapped_key, info)
@@ -254,8 +256,8 @@ class Opener:
 class _Unwrapped:
     """What an envelope gives its recipient."""
 
-    data_key: bytes
-    secret: bytes
+    data_key: bytes = field(repr=False)
+    secret: bytes = field(repr=False)
     digest: bytes
 
 

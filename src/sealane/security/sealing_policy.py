@@ -63,6 +63,8 @@ def check(policy: SealingPolicy) -> SealingPolicy:
         )
     if unknown := sorted(set(policy.tiers) - set(TIERS)):
         raise InvalidArgument(f"sealing.tiers has {unknown}; use {_or(TIERS)}", field="sealing.tiers")
+    if any("" in words for words in (policy.tiers, policy.regions, policy.zones, policy.pools)):
+        raise InvalidArgument("sealing demands an empty word; name the place", field="sealing")
     return policy
 
 
@@ -78,13 +80,13 @@ def parse(required: bool, demands: Iterable[str]) -> SealingPolicy:
         name, _, value = demand.partition("=")
         if name in lists and value:
             lists[name].append(value)
-        elif name == "clearance" and value:
+        elif name == "clearance" and value and not clearance:
             clearance = value
         elif (name, value) == ("suite", POST_QUANTUM):
             post_quantum = True
         else:
             raise InvalidArgument(
-                f"{demand!r} demands nothing; say tier=, region=, zone=, pool= or clearance= with a value, or "
+                f"{demand!r} demands nothing; say tier=, region=, zone= or pool= with a value, one clearance=, or "
                 f"suite={POST_QUANTUM}",
                 field="sealed_to",
             )

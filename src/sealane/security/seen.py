@@ -24,6 +24,7 @@ class _Bucket:
     """The ids of a tenth of the window."""
 
     until: float
+    latest_ms: int = 0
     ids: set[bytes] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -44,6 +45,7 @@ class SeenRequests:
         self._of_project = int(capacity * PROJECT_SHARE) if project_capacity is None else project_capacity
         self._buckets: deque[_Bucket] = deque()
         self._size = 0
+        self._forgotten_ms = 0
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -51,8 +53,14 @@ class SeenRequests:
         """Ids kept."""
         return self._size
 
-    def add(self, request_id: bytes, project: str) -> bool:
-        """Remember an id; False where it was there already.
+    def add(self, request_id: bytes, project: str, issued_at_ms: int) -> bool:
+        """Remember an id; False where it was there already, or may have been.
+
+        Args:
+            request_id: the id.
+            project: whose memory it takes.
+            issued_at_ms: time that the request says. What is no later than a request that is forgotten may have been
+                here too: a clock was set back since.
 
         Raises:
             ResourceExhausted: too many ids of the project, or in all (REPLAY_MEMORY).
@@ -60,6 +68,8 @@ class SeenRequests:
         now = self._clock.monotonic()
         with self._lock:
             self._forget(now)
+            if issued_at_ms <= self._forgotten_ms:
+                return False
             if any(request_id in bucket.ids for bucket in self._buckets):
                 return False
             if self._size >= self._capacity or self._counts[project] >= self._of_project:
@@ -72,6 +82,7 @@ class SeenRequests:
                 self._buckets.append(_Bucket(now + KEEP_SECONDS + _BUCKET_SECONDS))
             bucket = self._buckets[-1]
             bucket.ids.add(request_id)
+            bucket.latest_ms = max(bucket.latest_ms, issued_at_ms)
             bucket.counts[project] += 1
             self._counts[project] += 1
             self._size += 1
@@ -81,4 +92,5 @@ class SeenRequests:
         while self._buckets and self._buckets[0].until < now:
             over = self._buckets.popleft()
             self._size -= len(over.ids)
+            self._forgotten_ms = max(self._forgotten_ms, over.latest_ms)
             self._counts -= over.counts  # drops what has come to nothing

@@ -14,13 +14,17 @@ def test_a_million_ids_are_each_remembered_for_their_time_in_bounded_memory() ->
     clock, rate, total = ManualClock(), 1900, 1_000_000
     seen = SeenRequests(clock, project_capacity=CAPACITY)
     sent: dict[bytes, float] = {}
+
+    def ms() -> int:
+        return int(clock.now() * 1000)
+
     forgotten_early = repeated_late = most = 0
     tracemalloc.start()
     base = tracemalloc.get_traced_memory()[0]
     sample: list[bytes] = []
     for count in range(total):
         identifier = os.urandom(16)
-        assert seen.add(identifier, "p")
+        assert seen.add(identifier, "p", ms())
         if count % 100 == 0:
             sample.append(identifier)
             sent[identifier] = clock.monotonic()
@@ -28,10 +32,10 @@ def test_a_million_ids_are_each_remembered_for_their_time_in_bounded_memory() ->
             clock.advance(1.0)
             most = max(most, len(seen))
             for old in sample[-400:]:
-                if clock.monotonic() - sent[old] <= KEEP_SECONDS and seen.add(old, "p"):
+                if clock.monotonic() - sent[old] <= KEEP_SECONDS and seen.add(old, "p", ms()):
                     forgotten_early += 1
     for old in sample[: len(sample) // 2]:
-        repeated_late += seen.add(old, "p")
+        repeated_late += seen.add(old, "p", ms())
     grown = (tracemalloc.get_traced_memory()[0] - base) / 2**20
     tracemalloc.stop()
     print(

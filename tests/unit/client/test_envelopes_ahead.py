@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -99,3 +100,20 @@ def test_one_that_fails_leaves_room_for_the_next() -> None:
     assert ahead.take("a") is None
     made(ahead, "a", "second")
     assert ahead.take("a") == envelope("second")
+
+
+def test_a_process_that_was_forked_off_does_not_use_its_parents(monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead, parent = EnvelopesAhead(), os.getpid()
+    made(ahead, "a")
+    monkeypatch.setattr("os.getpid", lambda: parent + 1)
+    assert ahead.take("a") is None
+    made(ahead, "a", "second")
+    assert ahead.take("a") == envelope("second")
+
+
+def test_one_is_not_used_after_the_machine_slept(monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = EnvelopesAhead()
+    made(ahead, "a")
+    later = time.time() + 3600
+    monkeypatch.setattr("time.time", lambda: later)
+    assert ahead.take("a") is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
 import pytest
 from google.protobuf.message import DecodeError
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from sealane.inference.v1 import sealed_inference_service_pb2 as pb
 from sealane.protocols.wire import split
 
-CHUNKS = 8
+CHUNKS, MOST = 8, 64
 
 
 def message(chunks: list[bytes], counter: int, text: str) -> pb.SealedInferRequest:
@@ -31,7 +32,7 @@ def message(chunks: list[bytes], counter: int, text: str) -> pb.SealedInferReque
 @given(st.lists(st.binary(max_size=300), max_size=5), st.integers(0, 2**32 - 1), st.text(max_size=40))
 def test_it_is_what_protobuf_reads(chunks: list[bytes], counter: int, text: str) -> None:
     whole = message(chunks, counter, text)
-    rest, found = split(whole.SerializeToString(), CHUNKS)
+    rest, found = split(whole.SerializeToString(), CHUNKS, MOST)
     assert [bytes(item) for item in found] == chunks
     whole.ClearField("chunks")
     assert pb.SealedInferRequest.FromString(rest) == whole
@@ -40,7 +41,7 @@ def test_it_is_what_protobuf_reads(chunks: list[bytes], counter: int, text: str)
 def test_fields_may_come_in_any_order_and_twice() -> None:
     first, second = message([b"a"], 1, "x"), message([b"b", b"c"], 2, "y")
     both = first.SerializeToString() + second.SerializeToString()
-    rest, found = split(both, CHUNKS)
+    rest, found = split(both, CHUNKS, MOST)
     assert [bytes(item) for item in found] == [b"a", b"b", b"c"]
     expected = pb.SealedInferRequest.FromString(both)
     expected.ClearField("chunks")
@@ -59,7 +60,7 @@ def test_whatever_is_damaged_is_read_as_protobuf_reads_it_or_refused() -> None:
         except DecodeError:
             expected = None
         try:
-            rest, found = split(bytes(body), CHUNKS)
+            rest, found = split(bytes(body), CHUNKS, MOST)
             got: pb.SealedInferRequest | None = pb.SealedInferRequest.FromString(rest)
         except (ValueError, DecodeError):
             got = None
@@ -77,4 +78,15 @@ def test_whatever_is_damaged_is_read_as_protobuf_reads_it_or_refused() -> None:
 @pytest.mark.parametrize("body", [b"\x0b", b"\x42\x05ab", b"\x42", b"\x80", b"\x42" + b"\xff" * 10, b"\x09\x00"])
 def test_what_is_no_message_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError):
-        split(body, CHUNKS)
+        split(body, CHUNKS, MOST)
+
+
+def test_more_fields_than_there_can_be_are_refused_before_they_cost_anything() -> None:
+    assert len(split(b"\x42\x00" * MOST, CHUNKS, MOST)[1]) == MOST
+    for body in (b"\x42\x00" * (MOST + 1), b"\x3a\x00" * 5000, b"\x42\x00" * 1_000_000):
+        tracemalloc.start()
+        with pytest.raises(ValueError):
+            split(body, CHUNKS, MOST)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 1_000_000

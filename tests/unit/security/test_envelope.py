@@ -164,3 +164,16 @@ def test_every_bit_of_a_small_envelope_counts() -> None:
                 continue  # an unknown field: protobuf drops it before anybody looks
             with pytest.raises(SealaneError):
                 Opener(pair, CLOCK).open(request, CALLER, DIGEST)
+
+
+def test_a_prepared_envelope_seals_once_and_what_it_was_signed_for() -> None:
+    pair, sender = suites.generate(suites.X25519), Ed25519PrivateKey.generate()
+    bound = Bound(pair.suite, "p", "projects/p/deployments/d", "m", bytes(16), "t", 0)
+    target = Target(pair.key_id, pair.public_key, "sha256:x")
+    once = envelope.prepare(1, bound, [target], sender)
+    once.seal(b"first")
+    with pytest.raises(ValueError, match="one plaintext"):
+        once.seal(b"second")
+    with pytest.raises(ValueError, match="as many chunks"):
+        envelope.prepare(1, bound, [target], sender).seal(bytes(envelope.CHUNK_BYTES + 1))
+    assert "data_key" not in repr(envelope.prepare(1, bound, [target], sender))

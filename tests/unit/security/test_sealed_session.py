@@ -22,7 +22,7 @@ from sealane.protocols.sealed import OPEN_SESSION, OPEN_STREAM
 from sealane.rpc.call import Identity
 from sealane.security import envelope, jws, suites
 from sealane.security.envelope import ANSWER, Bound, Target
-from sealane.security.kept_sessions import KeptSessions
+from sealane.security.kept_sessions import IDLE_SECONDS, KeptSessions, Owner
 from sealane.security.opener import Opener, StaleKey
 from sealane.security.sealed_session import LIFETIME_SECONDS, MAX_REQUESTS, ClientSession, SessionCiphers, prefix_of
 
@@ -247,18 +247,59 @@ def test_a_sender_that_opens_too_many_loses_its_oldest_alone() -> None:
         pair.read(session.seal(b"", METHOD, "token-1", pair.now_ms()).request)
 
 
+def keep(kept: KeptSessions, name: bytes, sender: str, project: str = "p", *, ordered: bool = False) -> bool:
+    return kept.keep(name, CIPHERS, Owner(sender, project), ordered=ordered)
+
+
 def test_sessions_are_bounded_and_come_free_in_time() -> None:
     clock = ManualClock()
-    kept = KeptSessions(clock, capacity=3)
-    for index in range(3):
-        kept.keep(bytes([index]), CIPHERS, f"sender-{index}", ordered=False)
+    kept = KeptSessions(clock, capacity=4)
+    for index in range(4):
+        assert keep(kept, bytes([index]), f"sender-{index}", "pq"[index % 2])
     with pytest.raises(ResourceExhausted) as told:
-        kept.keep(b"x", CIPHERS, "sender-x", ordered=False)
+        keep(kept, b"x", "sender-x", "r")
     assert told.value.reason == "SEALED_SESSIONS"
     clock.advance(LIFETIME_SECONDS)
-    kept.keep(b"x", CIPHERS, "sender-x", ordered=False)
+    assert keep(kept, b"x", "sender-x", "r")
     assert len(kept) == 1
     assert "ciphers" not in repr(kept.find(b"x"))
+
+
+def test_one_project_does_not_take_all_sessions() -> None:
+    kept = KeptSessions(ManualClock(), capacity=4)
+    for index in range(2):
+        assert keep(kept, bytes([index]), f"sender-{index}", "greedy")
+    with pytest.raises(ResourceExhausted):
+        keep(kept, b"x", "sender-x", "greedy")
+    assert keep(kept, b"y", "sender-y", "other")
+    kept.end(bytes([0]))
+    assert keep(kept, b"x", "sender-x", "greedy"), "an ended one makes room"
+
+
+def test_an_id_that_is_kept_is_not_taken_over() -> None:
+    kept = KeptSessions(ManualClock())
+    assert keep(kept, b"x", "victim")
+    assert not keep(kept, b"x", "thief")
+    assert kept.find(b"x").sender == "victim"
+
+
+def test_a_stream_does_not_give_way_while_it_is_used() -> None:
+    clock = ManualClock()
+    kept = KeptSessions(clock, of_sender=2)
+    assert keep(kept, b"stream", "s", ordered=True)
+    assert keep(kept, b"session", "s")
+    assert keep(kept, b"newer", "s", ordered=True), "the session gave way, though it was newer"
+    with pytest.raises(FailedPrecondition):
+        kept.find(b"session")
+    with pytest.raises(ResourceExhausted):
+        keep(kept, b"more", "s", ordered=True)
+    clock.advance(IDLE_SECONDS - 1)
+    kept.find(b"stream")
+    clock.advance(1)
+    assert keep(kept, b"more", "s", ordered=True), "what carried the idle one may be gone"
+    kept.find(b"stream")
+    with pytest.raises(FailedPrecondition):
+        kept.find(b"newer")
 
 
 def test_keys_are_those_of_the_library_and_nonces_never_come_twice() -> None:
@@ -310,3 +351,17 @@ class TestStream:
         stream.read(end.request)
         with pytest.raises(FailedPrecondition):
             stream.read(end.request)
+
+
+def test_an_opening_that_names_a_session_which_is_kept_does_not_open(both: Pair) -> None:
+    """Its id is no secret; the replay memory forgets it before the session ends."""
+    both.clock.advance(200.0)
+    thief = Ed25519PrivateKey.generate()
+    caller = replace(CALLER, key_thumbprint=jws.thumbprint(thief.public_key().public_bytes_raw()))
+    session_id = both.session.opening.request.request_id
+    bound = Bound(both.pair.suite, "p", DEPLOYMENT, OPEN_SESSION, session_id, "token-1", both.now_ms())
+    forged = ClientSession(bound, Target(both.pair.key_id, both.pair.public_key, DIGEST), thief)
+    with pytest.raises(InvalidArgument) as told:
+        both.opener.open_session(forged.opening.request, caller, DIGEST)
+    assert told.value.reason == "CANNOT_OPEN"
+    assert both.read(both.seal().request) == b"tensors"

@@ -10,8 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sealane.errors import FailedPrecondition, InvalidArgument, NotFound
+from sealane.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from sealane.tensors import Array
+from sealane_worker import engine as engine_module
 from sealane_worker.box import BoxLimits
 from sealane_worker.deployment import Assignment, Inference
 from sealane_worker.engine import Engine
@@ -113,3 +114,25 @@ def test_unload_ends_serving(engine: Engine, int8_spec: ModelSpec, digits: tuple
     assert not engine.unload(NAME)
     with pytest.raises(NotFound):
         engine.infer(_inference(digits[0][:1]))
+
+
+def test_what_was_sealed_to_one_variant_runs_on_no_other(
+    engine: Engine, int8_spec: ModelSpec, digits: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.load(_assignment(int8_spec))
+    bound = engine.variants(engine.model(NAME))
+    assert engine.digest_of(engine.model(NAME), bound) == "litert-int8"
+    engine.infer(_inference(digits[0][:1], bound=bound))
+    honest = engine_module.infer
+
+    def rolls(entry, inference):  # type: ignore[no-untyped-def]  # as if the version were replaced under the call
+        monkeypatch.setattr(engine_module, "infer", honest)
+        engine.load(_assignment(int8_spec, epoch=2, variant="another"))
+        raise Unavailable("closed", reason="MODEL_CLOSED")
+
+    monkeypatch.setattr(engine_module, "infer", rolls)
+    for _ in range(2):  # replaced under the call; replaced before it
+        with pytest.raises(Unavailable) as told:
+            engine.infer(_inference(digits[0][:1], bound=bound))
+        assert told.value.reason == "VARIANT_CHANGED"
+    engine.infer(_inference(digits[0][:1]))
