@@ -12,7 +12,8 @@ from light_site import CLOUD, LightSite, eventually
 from orphans import descendants
 
 from sealane.client import connect
-from sealane.client.inference import INFER_PATH, METADATA_PATH
+from sealane.client.inference import METADATA_PATH
+from sealane.client.prediction import INFER_PATH
 from sealane.compat.openinference.v2 import openinference_pb2 as oip
 from sealane.protocols import openinference
 from sealane.protocols.call import InferenceCall, Target

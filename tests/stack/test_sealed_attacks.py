@@ -153,30 +153,44 @@ ALTERED: dict[str, Attack] = {
 }
 
 
+def _attempts(scene: Scene) -> dict[str, Callable[[Captured], tuple[str, str, bytes]]]:
+    """Name -> the worker, method and body that a gateway makes of a captured call."""
+
+    def altered(change: Attack) -> Callable[[Captured], tuple[str, str, bytes]]:
+        def make(call: Captured) -> tuple[str, str, bytes]:
+            request = pb.SealedInferRequest.FromString(call.body)
+            change(request)
+            return EDGE, "SealedInfer", request.SerializeToString()
+
+        return make
+
+    def signed_by_another(call: Captured) -> tuple[str, str, bytes]:
+        request, forged = pb.SealedInferRequest.FromString(call.body), _forge(scene, call, Ed25519PrivateKey.generate())
+        request.sender_key, request.signature = forged.sender_key, forged.signature
+        return EDGE, "SealedInfer", request.SerializeToString()
+
+    def as_an_opening(call: Captured) -> tuple[str, str, bytes]:
+        opening = pb.OpenSealedSessionRequest(envelope=pb.SealedInferRequest.FromString(call.body))
+        return EDGE, "OpenSealedSession", opening.SerializeToString()
+
+    def forged(call: Captured) -> tuple[str, str, bytes]:
+        return EDGE, "SealedInfer", _forge(scene, call, Ed25519PrivateKey.generate()).SerializeToString()
+
+    return {
+        **{name: altered(change) for name, change in ALTERED.items()},
+        "a forged envelope under the captured token": forged,
+        "a forged session": lambda call: (EDGE, "OpenSealedSession", _forge_session(scene, call).SerializeToString()),
+        "another worker": lambda call: (FAR, "SealedInfer", call.body),
+        "as if it opened a session": as_an_opening,
+        "another's signature": signed_by_another,
+    }
+
+
 def test_nothing_that_a_gateway_makes_of_a_captured_call_is_accepted(scene: Scene, gateway: EvilGateway) -> None:
-    call = captured(gateway, scene)
-    good = pb.SealedInferRequest.FromString(call.body)
     before, tried, accepted = scene.runs(), 0, []
-    attempts: list[tuple[str, str, str, bytes]] = []
-    for name, change in ALTERED.items():
-        altered = pb.SealedInferRequest.FromString(call.body)
-        change(altered)
-        attempts.append((name, EDGE, "SealedInfer", altered.SerializeToString()))
-    forged = _forge(scene, call, Ed25519PrivateKey.generate())
-    attempts += [
-        ("a forged envelope under the captured token", EDGE, "SealedInfer", forged.SerializeToString()),
-        ("a forged session", EDGE, "OpenSealedSession", _forge_session(scene, call).SerializeToString()),
-        ("another worker", FAR, "SealedInfer", call.body),
-        (
-            "as if it opened a session",
-            EDGE,
-            "OpenSealedSession",
-            pb.OpenSealedSessionRequest(envelope=good).SerializeToString(),
-        ),
-    ]
-    good.sender_key, good.signature = forged.sender_key, forged.signature
-    attempts.append(("another's signature", EDGE, "SealedInfer", good.SerializeToString()))
-    for name, worker, method, body in attempts:
+    for name, make in _attempts(scene).items():
+        call = captured(gateway, scene)  # of each its own, whose id no worker has seen
+        worker, method, body = make(call)
         tried += 1
         try:
             gateway.send(worker, SEALED + method, body, call.authorization)
@@ -187,7 +201,7 @@ def test_nothing_that_a_gateway_makes_of_a_captured_call_is_accepted(scene: Scen
             assert public or error.message == "cannot open sealed payload", (name, error.kind, error.message)
     assert not accepted
     assert scene.runs() == before
-    # A call that is left as it is runs once, and its replay does not. (That of above is used up: its id was seen.)
+    # A call that is left as it is runs once, and its replay does not.
     call = captured(gateway, scene)
     gateway.send(EDGE, call.path, call.body, call.authorization)
     for worker in (EDGE, EDGE, FAR):

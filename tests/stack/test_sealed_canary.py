@@ -15,7 +15,7 @@ from orphans import descendants
 
 from sealane.client.proxy import Proxy
 from sealane.errors import SealaneError
-from sealane.protocols import openinference
+from sealane.protocols import openinference, tfserving
 from sealane.protocols.call import InferenceCall, Target
 from sealane_local.memory_scan import find_in_memory, telling
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.stack
 SERVICES = ("auth", "registry", "scheduler", "inference")
 #: In names that a model refuses, so that they come to stand in the texts of errors.
 WORD = "canary-" + "9b1d4f6e2c"
-COUNT = 24
+COUNT = 27
 MODEL = "plain"
 
 
@@ -69,25 +69,30 @@ def in_services(site: LightSite, needles: Sequence[bytes]) -> dict[str, int]:
 def sealed_calls(site: LightSite, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Every sealed way in, each with its own rows; the answers."""
     inference, answers = site.client.inference, []
-    parts = np.array_split(np.arange(len(rows)), 6)
+    parts = np.array_split(np.arange(len(rows)), 9)
     ways: list[dict[str, object]] = [
         {"sealed": True},
         {"sealed": "session"},
         {"sealed": True, "signature": "serving_default"},
         {"sealed": "session", "via": "direct"},
+        {"sealed": True, "via": "direct"},
+        {"sealed": True, "via": "direct", "hedge": 0.001},
     ]
     for way, part in zip(ways, parts, strict=False):
         for index in part:
             answers.append(inference.predict_traced(MODEL, {"image": rows[index]}, **way)[0]["probabilities"])  # type: ignore[arg-type]
-    for output in inference.sealed_stream(MODEL, [{"image": rows[index]} for index in parts[4]]):
+    for output in inference.sealed_stream(MODEL, [{"image": rows[index]} for index in parts[6]]):
         answers.append(output["probabilities"])
     proxy = Proxy(inference)
     try:
         with grpc.insecure_channel(f"127.0.0.1:{proxy.listen('127.0.0.1:0')}") as channel:
-            for index in parts[5]:
-                call = InferenceCall(Target(MODEL), {"image": rows[index]})
-                body = openinference.encode_request(call).SerializeToString()
-                channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(body, timeout=20)
+            for part, protocol, method in (
+                (parts[7], openinference, "/inference.GRPCInferenceService/ModelInfer"),
+                (parts[8], tfserving, "/tensorflow.serving.PredictionService/Predict"),
+            ):
+                for index in part:
+                    body = protocol.encode_request(InferenceCall(Target(MODEL), {"image": rows[index]}))
+                    channel.unary_unary(method)(body.SerializeToString(), timeout=20)
     finally:
         proxy.stop()
     return answers
@@ -127,12 +132,15 @@ def test_a_canary_is_found_nowhere_outside(site: LightSite) -> None:
     assert (site.data / "logs" / f"{EDGE}.log").stat().st_size > 0
 
 
-def test_the_same_search_finds_what_was_not_sealed(site: LightSite) -> None:
-    """The control, in another suite's terms: unsealed rows are in the gateway's memory."""
+def test_the_same_search_finds_what_was_not_sealed(site: LightSite, tmp_path: Path) -> None:
+    """The control: unsealed rows are in the gateway's memory, and what is in a file is found there."""
     rows = [np.random.default_rng().random((1, 8, 8, 1), np.float32) for _ in range(COUNT)]
     for row in rows:
         site.client.inference.predict(MODEL, {"image": row})
     assert in_services(site, [row.tobytes() for row in rows])["inference"] > 0
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "a.db").write_bytes(b"before" + rows[3].tobytes() + b"after")
+    assert in_files(tmp_path, [telling(row.tobytes()) for row in rows]) == ["below/a.db"]
 
 
 def test_no_process_that_opens_leaves_a_core(site: LightSite) -> None:

@@ -22,7 +22,7 @@ import grpc
 
 from sealane.client.calls import Request, remaining
 from sealane.client.inference import Inference
-from sealane.client.prediction import Requirement
+from sealane.client.prediction import INFER_PATH, Requirement
 from sealane.client.sealing import SealedCall
 from sealane.client.sealing_context import Asked
 from sealane.errors import InvalidArgument, ResourceExhausted, SealaneError, Unimplemented
@@ -36,7 +36,6 @@ from sealane.rpc.status import translate
 from sealane.rpc.transport import code_of, outward, trailers_of
 
 STREAM_PATH = "/inference.GRPCInferenceService/ModelStreamInfer"
-INFER_PATH = "/inference.GRPCInferenceService/ModelInfer"
 THREADS = 64
 #: Streams at once: each holds a thread, and calls need some as well.
 STREAMS = 32

@@ -17,7 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
-from sealane.client.proxy import INFER_PATH, Proxy, check_address
+from sealane.client.prediction import INFER_PATH
+from sealane.client.proxy import Proxy, check_address
 from sealane.compat.tfserving.v1 import tfserving_pb2 as tfs
 from sealane.errors import InvalidArgument, NotFound, PermissionDenied, SealaneError
 from sealane.protocols import tfserving

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -102,6 +103,7 @@ class Sealing:
         self.caller = caller
         self.contexts = Contexts(session, caller)
         self._ahead = EnvelopesAhead()
+        self._under_way, self._counting = 0, threading.Lock()
         self._sessions: dict[tuple[str, ...], _Session] = {}
         self._opening = KeyedLocks()
 
@@ -122,6 +124,17 @@ class Sealing:
             FailedPrecondition: no worker satisfies what is required.
             SealaneError: refused, or failed inside the seal.
         """
+        self._count(1)
+        try:
+            return self._run(call, deadline)
+        finally:
+            self._count(-1)
+
+    def _count(self, step: int) -> None:
+        with self._counting:
+            self._under_way += step
+
+    def _run(self, call: SealedCall, deadline: float) -> bytes:
         for left in reversed(range(_MOST_RENEWALS + 1)):
             context, known = self.contexts.get(call.asked, deadline)
             sent = False
@@ -206,7 +219,8 @@ class Sealing:
         # All that an envelope is bound to, but its id and time.
         kind = (context.deployment, call.method, token.token_id, chunks, recipients)
         made = (self._ahead.take(kind) or prepare()).seal(call.plaintext)
-        self._ahead.make(kind, prepare)
+        if self._under_way == 1:  # else there are callers enough for the processor
+            self._ahead.make(kind, prepare)
         return made
 
     def _session_of(self, call: SealedCall, context: Context, deadline: float) -> _Session:

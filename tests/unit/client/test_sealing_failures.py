@@ -206,3 +206,20 @@ def test_sessions_may_be_forgotten_while_others_are_opened(client: Client, site)
         thread.join()
         sys.setswitchinterval(interval)
         sealing._sessions.clear()
+
+
+def test_envelopes_are_made_ahead_for_a_caller_that_is_alone(client: Client, site) -> None:
+    ahead = client.inference.sealing._ahead
+    predict(client)
+    end = time.monotonic() + 10
+    while not ahead._kept:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    (made,) = ahead._kept.values()
+    predict(client)
+    assert made[1].data_key == b"", "it was used"
+    client.inference.sealing._under_way = 1  # as if another call were under way
+    ahead._kept.clear()
+    predict(client)
+    time.sleep(0.05)
+    assert not ahead._kept
