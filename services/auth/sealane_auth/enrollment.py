@@ -170,8 +170,9 @@ class Enrollment:
         )
         actor = Actor(spiffe_id_of("node", node), "")
         expires = now + statements.LIFETIME_SECONDS
-        store.peers.put_statement(VouchedKey(node, statement, expires), now)
-        store.record(actor, "PublishSealingKey", f"nodes/{node}", now, key_id=suites.key_id_of(public_key))
+        key_id = suites.key_id_of(public_key)
+        store.peers.put_statement(VouchedKey(node, key_id, statement, expires), now)
+        store.record(actor, "PublishSealingKey", f"nodes/{node}", now, key_id=key_id)
         return statement, expires
 
     def account_of_certificate(self, store: Store, chain_pem: bytes) -> str:

@@ -37,7 +37,8 @@ peers = sa.Table(
 sealing_statements = sa.Table(
     "sealing_statements",
     metadata,
-    sa.Column("node", sa.String, primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("node", sa.String, nullable=False),
     sa.Column("jws", sa.Text, nullable=False),
     sa.Column("expires", sa.Float, nullable=False),
 )
@@ -121,21 +122,22 @@ class SqlPeers:
         return [_peer(row) for row in rows]
 
     def put_statement(self, vouched: VouchedKey, now: float) -> None:
-        """Keep the statement of a node in the place of an earlier one; those that have expired are forgotten."""
+        """Keep the statement about a key in the place of an earlier one; those that have expired are forgotten."""
         table = sealing_statements
-        self._connection.execute(table.delete().where((table.c.node == vouched.node) | (table.c.expires <= now)))
-        self._connection.execute(table.insert().values(node=vouched.node, jws=vouched.jws, expires=vouched.expires))
+        self._connection.execute(table.delete().where((table.c.name == vouched.name) | (table.c.expires <= now)))
+        values = {"name": vouched.name, "node": vouched.node, "jws": vouched.jws, "expires": vouched.expires}
+        self._connection.execute(table.insert().values(values))
 
     def forget_statement(self, node: str) -> None:
         """A node has none any more."""
         self._connection.execute(sealing_statements.delete().where(sealing_statements.c.node == node))
 
     def statements(self, now: float, after: str, limit: int) -> list[VouchedKey]:
-        """Statements that are good at `now`, by node, strictly after `after`."""
+        """Statements that are good at `now`, by name, strictly after `after`."""
         table = sealing_statements
-        good = (table.c.expires > now) & (table.c.node > after)
-        rows = self._connection.execute(sa.select(table).where(good).order_by(table.c.node).limit(limit))
-        return [VouchedKey(row.node, row.jws, row.expires) for row in rows]
+        good = (table.c.expires > now) & (table.c.name > after)
+        rows = self._connection.execute(sa.select(table).where(good).order_by(table.c.name).limit(limit))
+        return [VouchedKey(row.node, row.name.rpartition("/")[2], row.jws, row.expires) for row in rows]
 
     def longest_offline(self) -> float:
         """The longest time, in seconds, for which a welcome node may serve its site alone; 0 for none."""

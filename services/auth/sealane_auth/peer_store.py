@@ -59,11 +59,17 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class VouchedKey:
-    """The sealing statement of a node that is good until `expires`."""
+    """The sealing statement about a key of a node, good until `expires`."""
 
     node: str
+    key_id: str
     jws: str
     expires: float
+
+    @property
+    def name(self) -> str:
+        """Node and key, by which statements are listed."""
+        return f"{self.node}/{self.key_id}"
 
 
 class PeerStore(Protocol):
@@ -98,7 +104,7 @@ class PeerStore(Protocol):
         ...
 
     def put_statement(self, vouched: VouchedKey, now: float) -> None:
-        """Keep the statement of a node in the place of an earlier one; those that have expired are forgotten."""
+        """Keep the statement about a key in the place of an earlier one; those that have expired are forgotten."""
         ...
 
     def forget_statement(self, node: str) -> None:
@@ -106,7 +112,7 @@ class PeerStore(Protocol):
         ...
 
     def statements(self, now: float, after: str, limit: int) -> list[VouchedKey]:
-        """Statements that are good at `now`, by node, strictly after `after`."""
+        """Statements that are good at `now`, by name, strictly after `after`."""
         ...
 
     def longest_offline(self) -> float:

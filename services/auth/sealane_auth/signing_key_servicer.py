@@ -130,5 +130,5 @@ class SealingKeyServicer:
             statements=[
                 sealing_pb.SealingStatement(jws=item.jws, expire_time=time_of(item.expires)) for item in found[:size]
             ],
-            next_page_token=write_token(found[size - 1].node if len(found) > size else ""),
+            next_page_token=write_token(found[size - 1].name if len(found) > size else ""),
         )

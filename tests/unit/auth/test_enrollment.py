@@ -230,7 +230,7 @@ def test_a_statement_carries_the_join_tokens_attributes(site: Site) -> None:
         statements.verify(forged, site.key_set(), site.clock.now())
 
 
-def test_the_directory_lists_each_node_once_while_its_statement_is_good(site: Site) -> None:
+def test_the_directory_lists_each_key_while_its_statement_is_good(site: Site) -> None:
     def listed(after: str = "", limit: int = 10) -> list[str]:
         return [item.node for item in site.store.peers.statements(site.clock.now(), after, limit)]
 
@@ -238,11 +238,15 @@ def test_the_directory_lists_each_node_once_while_its_statement_is_good(site: Si
         site.enroll(name=name)
         site.rules.vouch(site.store, name, "X25519", suites.generate(suites.X25519).public_key)
     assert listed() == ["edge-1", "edge-2", "edge-3"]
-    assert listed("edge-1", 1) == ["edge-2"]
+    (first,) = site.store.peers.statements(site.clock.now(), "", 1)
+    assert listed(first.name, 1) == ["edge-2"]
     site.clock.advance(400)
     pair = suites.generate(suites.HYBRID)  # started anew
     signed, _ = site.rules.vouch(site.store, "edge-1", "MLKEM768_X25519", pair.public_key)
-    assert next(item.jws for item in site.store.peers.statements(site.clock.now(), "", 1)) == signed
+    both = {item.key_id: item.jws for item in site.store.peers.statements(site.clock.now(), "", 2)}
+    assert both[pair.key_id] == signed and first.jws in both.values(), "what was sealed to the old one is good still"
+    site.rules.vouch(site.store, "edge-1", "MLKEM768_X25519", pair.public_key)
+    assert listed() == ["edge-1", "edge-1", "edge-2", "edge-3"], "renewed, not listed again"
     site.clock.advance(201)
     assert listed() == ["edge-1"], "the others have expired"
     site.rules.evict(site.store, WHO, "spiffe://sealane/node/edge-1", "stolen")

@@ -60,7 +60,7 @@ class SealingKeyServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListSealingKeys(self, request, context):
-        """Lists the statements that are good now, one of each node, by node: who could open sealed payloads, and where auth
+        """Lists the statements that are good now, by node and key: who could open sealed payloads, and where auth
         says that they stand. A client verifies each against the key set; callers of a deployment get those of its workers by
         GetSealingContext.
         """

@@ -38,7 +38,7 @@ class SealingKeyServiceStub:
     attributes of its join token. The statement lives 10 minutes; publish again at half of it.
     """
     ListSealingKeys: _grpc.UnaryUnaryMultiCallable[_sealing_key_service_pb2.ListSealingKeysRequest, _sealing_key_service_pb2.ListSealingKeysResponse]
-    """Lists the statements that are good now, one of each node, by node: who could open sealed payloads, and where auth
+    """Lists the statements that are good now, by node and key: who could open sealed payloads, and where auth
     says that they stand. A client verifies each against the key set; callers of a deployment get those of its workers by
     GetSealingContext.
     """
@@ -53,7 +53,7 @@ class SealingKeyServiceAsyncStub(SealingKeyServiceStub):
     attributes of its join token. The statement lives 10 minutes; publish again at half of it.
     """
     ListSealingKeys: _aio.UnaryUnaryMultiCallable[_sealing_key_service_pb2.ListSealingKeysRequest, _sealing_key_service_pb2.ListSealingKeysResponse]  # type: ignore[assignment]
-    """Lists the statements that are good now, one of each node, by node: who could open sealed payloads, and where auth
+    """Lists the statements that are good now, by node and key: who could open sealed payloads, and where auth
     says that they stand. A client verifies each against the key set; callers of a deployment get those of its workers by
     GetSealingContext.
     """
@@ -77,7 +77,7 @@ class SealingKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sealing_key_service_pb2.ListSealingKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sealing_key_service_pb2.ListSealingKeysResponse, _abc.Awaitable[_sealing_key_service_pb2.ListSealingKeysResponse]]:
-        """Lists the statements that are good now, one of each node, by node: who could open sealed payloads, and where auth
+        """Lists the statements that are good now, by node and key: who could open sealed payloads, and where auth
         says that they stand. A client verifies each against the key set; callers of a deployment get those of its workers by
         GetSealingContext.
         """

@@ -11,7 +11,8 @@ def upgrade() -> None:
     """Create the table of statements."""
     op.create_table(
         "sealing_statements",
-        sa.Column("node", sa.String, primary_key=True),
+        sa.Column("name", sa.String, primary_key=True),
+        sa.Column("node", sa.String, nullable=False),
         sa.Column("jws", sa.Text, nullable=False),
         sa.Column("expires", sa.Float, nullable=False),
     )
