@@ -69,14 +69,14 @@ class Sealer:
         self._turn = asyncio.Lock()
 
     async def run(self) -> None:
-        """Seal for ever."""
+        """Seal for ever; first what a process before this one left, which may have been killed again and again."""
         while True:
-            await asyncio.sleep(SEAL_SECONDS)
             try:
                 await self.seal()
                 await self._mark_if_due()
             except Exception:  # supervisor: a full disk or a certificate under renewal must not end the sealing
                 log.exception("sealing failed; trying again")
+            await asyncio.sleep(SEAL_SECONDS)
 
     async def seal(self) -> Head:
         """Seal what was committed; returns where the chain stands."""
