@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from sealane.errors import InvalidArgument, NotFound, SealaneError
+from sealane.errors import InvalidArgument, SealaneError
 from sealane.protocols import openinference, tfserving
 from sealane.protocols.call import Target
 from sealane.protocols.openinference_json import one_of_stream
@@ -16,7 +16,7 @@ from sealane.protocols.openinference_stream import GRPC_ERRORS
 from sealane.protocols.peek import target_of as oip_target
 from sealane.rest import openinference_endpoints, tfserving_endpoints
 from sealane.rest.bodies import JSON_BYTES, coding_of, inflate
-from sealane.rest.status import refusal
+from sealane.rest.status import nowhere, refusal
 from sealane.rest.table import Asked, Endpoint, Question, Reply, Table, target_of
 from sealane.rpc import limits
 from sealane.rpc.async_dispatch import AsyncDispatcher
@@ -37,7 +37,6 @@ from sealane_inference.present import Present
 
 OPENAPI = "/openapi.json"
 _PEER = Peer(tls_version="TLSv1.3")  # the listener takes no other
-_ECHO = 200
 #: Endpoints whose JSON another process reads and writes where it is large.
 _CONVERTED = {ask: name for name, ask in ASK.items()}
 #: The JSON of all others holds no tensors.
@@ -102,7 +101,7 @@ class Face:
             await self._send(send, _HEAD_TOO_LARGE, {})
             return
         if found.endpoint is None:
-            await self._send(send, _nowhere(verb, path, found.verbs), headers)
+            await self._send(send, nowhere(verb, path, found.verbs, OPENAPI), headers)
             return
         try:
             call = self._call(found.endpoint, scope, headers, duplicates)
@@ -288,14 +287,3 @@ async def _watch(exchange: _Exchange, task: asyncio.Task[object] | None) -> None
     if task is not None and not task.done():
         exchange.gone = True
         task.cancel()
-
-
-def _nowhere(verb: str, path: str, verbs: Sequence[str]) -> Reply:
-    if verbs:
-        failure: SealaneError = InvalidArgument("Method Not Allowed", reason="METHOD_NOT_ALLOWED")
-        reply = refusal(failure, "", tfserving=False)
-        return replace(reply, headers=(*reply.headers, ("allow", ", ".join(sorted(verbs)))))
-    if path.startswith("/v1/"):
-        failure = InvalidArgument(f"Malformed request: {verb} {path[:_ECHO]}", reason="MALFORMED_REQUEST")
-        return refusal(failure, "", tfserving=True)
-    return refusal(NotFound(f"nothing is served at this path; {OPENAPI} says what is"), "", tfserving=False)

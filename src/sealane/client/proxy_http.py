@@ -20,13 +20,13 @@ from urllib.parse import unquote
 from sealane.client.prediction import INFER_PATH
 from sealane.client.proxy import Proxy, check_address
 from sealane.compat.tfserving.v1 import tfserving_pb2 as tfs
-from sealane.errors import InvalidArgument, NotFound, PermissionDenied, SealaneError
+from sealane.errors import InvalidArgument, PermissionDenied, SealaneError
 from sealane.protocols import tfserving
 from sealane.protocols.call import ModelDescription, Target
 from sealane.protocols.peek import target_of as oip_target
 from sealane.rest import openinference_endpoints, tfserving_endpoints
 from sealane.rest.bodies import BODY_BYTES, JSON_BYTES, coding_of, deflate, inflate, too_large, wanted_coding
-from sealane.rest.status import refusal
+from sealane.rest.status import nowhere, refusal
 from sealane.rest.table import EVENTS, Endpoint, Question, Reply, Table, target_of
 from sealane.rest.tfserving_endpoints import METADATA, metadata_request
 from sealane.rpc import limits
@@ -42,7 +42,6 @@ SIGNATURE_SECONDS = 5.0
 _MODELS = 256
 #: The rest of a body that was refused is read for so long, so that its sender reads the refusal.
 _REST_SECONDS = 2.0
-_ECHO = 200
 
 
 class HttpPort:
@@ -94,7 +93,7 @@ class HttpPort:
         try:
             _check_caller(headers)
             if endpoint is None:
-                return _nowhere(verb, path, found.verbs)
+                return nowhere(verb, path, found.verbs, "docs/http.md")
             coding = coding_of(headers)
             question = Question(target_of(found.values), headers, inflate(body, coding) if coding else body)
             return self._ask(endpoint, question)
@@ -158,17 +157,6 @@ def _is_local(name: str) -> bool:
         return name.lower() == "localhost" or ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def _nowhere(verb: str, path: str, verbs: tuple[str, ...]) -> Reply:
-    if verbs:
-        failure: SealaneError = InvalidArgument("Method Not Allowed", reason="METHOD_NOT_ALLOWED")
-        reply = refusal(failure, "", tfserving=False)
-        return replace(reply, headers=(*reply.headers, ("allow", ", ".join(sorted(verbs)))))
-    if path.startswith("/v1/"):
-        failure = InvalidArgument(f"Malformed request: {verb} {path[:_ECHO]}", reason="MALFORMED_REQUEST")
-        return refusal(failure, "", tfserving=True)
-    return refusal(NotFound("nothing is served at this path; docs/http.md says what is"), "", tfserving=False)
 
 
 class _Server(ThreadingHTTPServer):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
-from sealane.errors import SealaneError
+from sealane.errors import InvalidArgument, NotFound, SealaneError
 from sealane.protocols import json_values
 from sealane.rest.table import Reply
 from sealane.rpc.status import clipped
@@ -36,6 +38,7 @@ _BY_REASON = {
     "HEAD_TOO_LARGE": 431,
 }
 _RETRY = (429, 503)
+_ECHO = 200
 
 
 def status_of(failure: SealaneError, *, tfserving: bool) -> int:
@@ -57,6 +60,20 @@ def refusal(failure: SealaneError, request_id: str, *, tfserving: bool) -> Reply
     if status == 415:
         headers.append(("accept-encoding", "gzip, deflate"))
     return Reply((told(failure),), status, headers=tuple(headers))
+
+
+def nowhere(verb: str, path: str, verbs: Sequence[str], overview: str) -> Reply:
+    """The refusal of a path that is not served, or not with this verb; `verbs` are those that it has.
+
+    `overview` is where it stands what is served.
+    """
+    if verbs:
+        reply = refusal(InvalidArgument("Method Not Allowed", reason="METHOD_NOT_ALLOWED"), "", tfserving=False)
+        return replace(reply, headers=(*reply.headers, ("allow", ", ".join(sorted(verbs)))))
+    if path.startswith("/v1/"):
+        malformed = InvalidArgument(f"Malformed request: {verb} {path[:_ECHO]}", reason="MALFORMED_REQUEST")
+        return refusal(malformed, "", tfserving=True)
+    return refusal(NotFound(f"nothing is served at this path; {overview} says what is"), "", tfserving=False)
 
 
 def told(failure: SealaneError) -> bytes:
