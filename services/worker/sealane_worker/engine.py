@@ -195,17 +195,20 @@ class Engine:
         if chained is not None:
             _refuse_changed(inference, str(chained.model.assignment.epoch))
             return chained.infer(inference, self.infer, self.model)
-        entry = self._find(inference.deployment)
-        _refuse_changed(inference, entry.model.assignment.digest)
+        entry = self._bound(inference)
         try:
             return infer(entry, inference)
         except Unavailable as error:
             # Replaced between the look-up and the run: the new one is there already.
             if error.reason != "MODEL_CLOSED":
                 raise
-            entry = self._find(inference.deployment)
-            _refuse_changed(inference, entry.model.assignment.digest)
-            return infer(entry, inference)
+            return infer(self._bound(inference), inference)
+
+    def _bound(self, inference: Inference) -> Loaded:
+        """What is to run; where it must be something that is not here any more, it is as another one."""
+        entry = self._loaded.get(inference.deployment)
+        _refuse_changed(inference, entry.model.assignment.digest if entry is not None else "")
+        return entry if entry is not None else self._find(inference.deployment)
 
     def _find(self, deployment: str) -> Loaded:
         entry = self._loaded.get(deployment)
@@ -227,7 +230,7 @@ class Engine:
 def _refuse_changed(inference: Inference, served: str) -> None:
     if inference.bound is not None and inference.bound.get(inference.deployment) != served:
         raise Unavailable(
-            "another version is served since the request was sealed; nothing ran, seal it again",
+            "another version is served here, or none, since the request was sealed; nothing ran, seal it again",
             reason="VARIANT_CHANGED",
             retry_after=0.0,
         )

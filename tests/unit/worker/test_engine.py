@@ -135,4 +135,9 @@ def test_what_was_sealed_to_one_variant_runs_on_no_other(
         with pytest.raises(Unavailable) as told:
             engine.infer(_inference(digits[0][:1], bound=bound))
         assert told.value.reason == "VARIANT_CHANGED"
+    engine.unload(NAME)
+    with pytest.raises(Unavailable) as told:
+        engine.infer(_inference(digits[0][:1], bound=bound))
+    assert told.value.reason == "VARIANT_CHANGED", "it went elsewhere: whoever sealed it seals it again"
+    engine.load(_assignment(int8_spec, epoch=3))
     engine.infer(_inference(digits[0][:1]))
