@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from sealane.errors import NotFound, PermissionDenied
-from sealane.names import parse
 from sealane.rpc.call import Call
 from sealane.security.work_grants import METADATA, WorkGrant, WorkGrants
 from sealane_registry import present
-from sealane_registry.store import Scope, Store
-
-_VARIANT = "projects/*/models/*/versions/*/variants/*"
+from sealane_registry.places import variant_scope
+from sealane_registry.store import Store
 
 
 class Access:
@@ -78,6 +77,7 @@ def check_files(store: Store, call: Call, project: str, digests: Iterable[str]) 
 def _is_file_of(store: Store, grant: WorkGrant, sha256: str) -> bool:
     if not grant.variant:
         return False
-    project, model, number, variant = parse(grant.variant, _VARIANT)
-    rows = store.variants(Scope(project, model, int(number)))
-    return any(file.sha256 == sha256 for row in rows if row.variant == variant for file in present.variant(row).files)
+    scope = variant_scope(grant.variant)
+    version = replace(scope, name="")
+    rows = [row for row in store.variants([version])[version] if row.variant == scope.name]
+    return any(file.sha256 == sha256 for row in rows for file in present.files(row))

@@ -25,12 +25,15 @@ class Transactions(Generic[S]):
         self._database = database
         self._make_store = make_store
         self._clock = clock
+        self._listeners: list[Callable[[], None]] = []
+
+    def after_write(self, listener: Callable[[], None]) -> None:
+        """Have a function called on the event loop after each change that was committed."""
+        self._listeners.append(listener)
 
     async def write(self, function: Callable[[S], T]) -> T:
         """Change something; returns after the commit."""
-        return await asyncio.wrap_future(
-            self._database.write(lambda connection: function(self._make_store(connection)))
-        )
+        return await self._committed(lambda connection: function(self._make_store(connection)))
 
     async def read(self, function: Callable[[S], T]) -> T:
         """Read something."""
@@ -51,7 +54,22 @@ class Transactions(Generic[S]):
                 run=lambda: function(self._make_store(connection)).SerializeToString(),
             )
 
-        return await asyncio.wrap_future(self._database.write(run))
+        return await self._committed(run)
+
+    async def _committed(self, function: Callable[[sa.Connection], T]) -> T:
+        future = self._database.write(function)
+        if self._listeners:
+            # By the future, not by whoever waits: a caller may be gone when it is committed.
+            loop = asyncio.get_running_loop()
+            future.add_done_callback(lambda done: self._tell(loop) if done.exception() is None else None)
+        return await asyncio.wrap_future(future)
+
+    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+        for listener in self._listeners:
+            try:
+                loop.call_soon_threadsafe(listener)
+            except RuntimeError:  # the loop has ended, and with it who listens
+                return
 
 
 def actor(call: Call, project: str = "") -> Actor:

@@ -14,33 +14,42 @@ from sealane.errors import InvalidArgument
 
 #: Permissions about models and what is made of them; these can be limited to some models.
 MODEL_PERMISSIONS = frozenset(
-    {"models:read", "models:write", "infer", "deploy", "jobs:submit", "jobs:read", "jobs:cancel"}
+    {
+        *("models:read", "models:write", "models:approve"),
+        *("infer", "deploy", "jobs:submit", "jobs:read", "jobs:cancel"),
+    }
 )
 #: Permissions inside one project that are about no model.
-PROJECT_PERMISSIONS = frozenset({"nodes:read", "reflect", "audit:read", "tokens:introspect", "admin"})
+PROJECT_PERMISSIONS = frozenset(
+    {
+        *("datasets:read", "datasets:write", "nodes:read", "reflect"),
+        *("audit:read", "tokens:introspect", "admin"),
+    }
+)
 #: Permissions over what belongs to no project: nodes and join tokens, signing keys, projects, the whole audit log.
-PLATFORM_PERMISSIONS = frozenset({"fleet", "keys", "projects", "audit:export"})
+PLATFORM_PERMISSIONS = frozenset({"fleet", "keys", "projects", "audit:export", "backup"})
 PERMISSIONS = MODEL_PERMISSIONS | PROJECT_PERMISSIONS | PLATFORM_PERMISSIONS
 
-_VIEWER = frozenset({"models:read", "jobs:read", "nodes:read", "reflect"})
+_VIEWER = frozenset({"models:read", "datasets:read", "jobs:read", "nodes:read", "reflect"})
 #: What each role may do inside its project.
 ROLES: Mapping[str, frozenset[str]] = {
     "viewer": _VIEWER,
     "invoker": frozenset({"infer", "reflect"}),
-    "publisher": _VIEWER | {"models:write", "jobs:submit", "jobs:cancel"},
+    "publisher": _VIEWER | {"models:write", "datasets:write", "jobs:submit", "jobs:cancel"},
+    "approver": _VIEWER | {"models:approve"},
     "deployer": _VIEWER | {"deploy"},
-    "operator": _VIEWER | {"deploy", "jobs:cancel", "tokens:introspect"},
+    "operator": _VIEWER | {"deploy", "models:approve", "jobs:cancel", "tokens:introspect"},
     "auditor": _VIEWER | {"audit:read"},
     "admin": MODEL_PERMISSIONS | PROJECT_PERMISSIONS,
 }
 #: What a role may do beyond, where its binding is for the platform.
 PLATFORM_ROLES: Mapping[str, frozenset[str]] = {
-    "operator": frozenset({"fleet"}),
+    "operator": frozenset({"fleet", "backup"}),
     "auditor": frozenset({"audit:export"}),
     "admin": PLATFORM_PERMISSIONS,
 }
 #: Roles that can be bound to some models.
-MODEL_ROLES = frozenset({"viewer", "invoker", "publisher", "deployer"})
+MODEL_ROLES = frozenset({"viewer", "invoker", "publisher", "approver", "deployer"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,11 @@ class Grants:
         """Whether `permission` is granted for a model id, or for all ids that begin so."""
         limits = self.models.get(permission)
         return permission in self.scopes and (limits is None or model.startswith(limits))
+
+
+def roles_held(scopes: frozenset[str]) -> tuple[str, ...]:
+    """Roles all of whose rights are among `scopes`, by name; what an approval counts for."""
+    return tuple(sorted(role for role, rights in ROLES.items() if rights <= scopes))
 
 
 def check(bound: Bound) -> None:

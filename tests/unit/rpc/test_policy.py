@@ -73,7 +73,7 @@ def test_a_permission_exists_and_says_how_it_is_limited_to_models(name: str) -> 
         # What is left names a model, or something below one, in its resource.
         assert rule.resource in ("name", "parent")
         comment = f"{METHODS[name].containing_service.name}.{METHODS[name].name}"
-        assert comment.startswith(("ModelService.", "VariantService."))
+        assert comment.startswith(("ModelService.", "VariantService.", "SignatureService."))
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

@@ -22,67 +22,148 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from sealane.registry.v1 import promotion_pb2 as sealane_dot_registry_dot_v1_dot_promotion__pb2
 from sealane.registry.v1 import variant_service_pb2 as sealane_dot_registry_dot_v1_dot_variant__service__pb2
 from sealane.type.v1 import access_pb2 as sealane_dot_type_dot_v1_dot_access__pb2
 from sealane.type.v1 import tensor_pb2 as sealane_dot_type_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'sealane/registry/v1/model_service.proto\x12\x13sealane.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a)sealane/registry/v1/variant_service.proto\x1a\x1csealane/type/v1/access.proto\x1a\x1csealane/type/v1/tensor.proto\"\x9a\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\"\x9e\x01\n\x07Lineage\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x61taset_digests\x18\x02 \x03(\t\x12:\n\x07metrics\x18\x03 \x03(\x0b\x32).sealane.registry.v1.Lineage.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xf5\x01\n\x07Version\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12.\n\nsignatures\x18\x03 \x03(\x0b\x32\x1a.sealane.type.v1.Signature\x12.\n\x08variants\x18\x04 \x03(\x0b\x32\x1c.sealane.registry.v1.Variant\x12-\n\x07lineage\x18\x05 \x01(\x0b\x32\x1c.sealane.registry.v1.Lineage\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\"e\n\x05\x41lias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"u\n\x12\x43reateModelRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12)\n\x05model\x18\x03 \x01(\x0b\x32\x1a.sealane.registry.v1.Model\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"J\n\x11ListModelsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Y\n\x12ListModelsResponse\x12*\n\x06models\x18\x01 \x03(\x0b\x32\x1a.sealane.registry.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xac\x01\n\x14\x43reateVersionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12-\n\x07version\x18\x02 \x01(\x0b\x32\x1c.sealane.registry.v1.Version\x12\x12\n\nvariant_id\x18\x03 \x01(\t\x12-\n\x07variant\x18\x04 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"!\n\x11GetVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"L\n\x13ListVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x14ListVersionsResponse\x12.\n\x08versions\x18\x01 \x03(\x0b\x32\x1c.sealane.registry.v1.Version\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"S\n\x10MoveAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x1f\n\x0fGetAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xf4\x07\n\x0cModelService\x12}\n\x0b\x43reateModel\x12\'.sealane.registry.v1.CreateModelRequest\x1a\x1a.sealane.registry.v1.Model\")\x90\x02\x02\x8a\xe7\x18\"\n\x0cmodels:write\x12\x06parent\x18\x02\x32\x08model_id\x12u\n\x08GetModel\x12$.sealane.registry.v1.GetModelRequest\x1a\x1a.sealane.registry.v1.Model\"\'\x90\x02\x01\x8a\xe7\x18 \n\x0bmodels:read\x12\x04name\x18\x01\"\tscheduler\x12\x7f\n\nListModels\x12&.sealane.registry.v1.ListModelsRequest\x1a\'.sealane.registry.v1.ListModelsResponse\" \x90\x02\x01\x8a\xe7\x18\x19\n\x0bmodels:read\x12\x06parent\x18\x01\x38\x01\x12y\n\rCreateVersion\x12).sealane.registry.v1.CreateVersionRequest\x1a\x1c.sealane.registry.v1.Version\"\x1f\x90\x02\x02\x8a\xe7\x18\x18\n\x0cmodels:write\x12\x06parent\x18\x02\x12{\n\nGetVersion\x12&.sealane.registry.v1.GetVersionRequest\x1a\x1c.sealane.registry.v1.Version\"\'\x90\x02\x01\x8a\xe7\x18 \n\x0bmodels:read\x12\x04name\x18\x01\"\tscheduler\x12\x8e\x01\n\x0cListVersions\x12(.sealane.registry.v1.ListVersionsRequest\x1a).sealane.registry.v1.ListVersionsResponse\")\x90\x02\x01\x8a\xe7\x18\"\n\x0bmodels:read\x12\x06parent\x18\x01\"\tscheduler\x12m\n\tMoveAlias\x12%.sealane.registry.v1.MoveAliasRequest\x1a\x1a.sealane.registry.v1.Alias\"\x1d\x90\x02\x02\x8a\xe7\x18\x16\n\x0cmodels:write\x12\x04name\x18\x03\x12u\n\x08GetAlias\x12$.sealane.registry.v1.GetAliasRequest\x1a\x1a.sealane.registry.v1.Alias\"\'\x90\x02\x01\x8a\xe7\x18 \n\x0bmodels:read\x12\x04name\x18\x01\"\tschedulerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'sealane/registry/v1/model_service.proto\x12\x13sealane.registry.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#sealane/registry/v1/promotion.proto\x1a)sealane/registry/v1/variant_service.proto\x1a\x1csealane/type/v1/access.proto\x1a\x1csealane/type/v1/tensor.proto\"\x98\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12\x36\n\x06labels\x18\x06 \x03(\x0b\x32&.sealane.registry.v1.Model.LabelsEntry\x12\x15\n\rversion_count\x18\x07 \x01(\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x83\x02\n\x07Lineage\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x61taset_digests\x18\x02 \x03(\t\x12:\n\x07metrics\x18\x03 \x03(\x0b\x32).sealane.registry.v1.Lineage.MetricsEntry\x12\x16\n\x0esource_version\x18\x04 \x01(\t\x12\x0b\n\x03job\x18\x05 \x01(\t\x12\x10\n\x08\x64\x61tasets\x18\x06 \x03(\t\x12\x11\n\tframework\x18\x07 \x01(\t\x12\x19\n\x11\x66ramework_version\x18\x08 \x01(\t\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"n\n\x08\x41pproval\x12\x10\n\x08\x61pprover\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\x12\x0f\n\x07\x63omment\x18\x03 \x01(\t\x12\x30\n\x0c\x61pprove_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x82\x05\n\x07Version\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12.\n\nsignatures\x18\x03 \x03(\x0b\x32\x1a.sealane.type.v1.Signature\x12.\n\x08variants\x18\x04 \x03(\x0b\x32\x1c.sealane.registry.v1.Variant\x12-\n\x07lineage\x18\x05 \x01(\x0b\x32\x1c.sealane.registry.v1.Lineage\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12\x31\n\x05state\x18\x08 \x01(\x0e\x32\".sealane.registry.v1.Version.State\x12\x14\n\x0cstate_reason\x18\t \x01(\t\x12\x30\n\tapprovals\x18\n \x03(\x0b\x32\x1d.sealane.registry.v1.Approval\x12\x0f\n\x07license\x18\x0b \x01(\t\x12\x38\n\x06labels\x18\x0c \x03(\x0b\x32(.sealane.registry.v1.Version.LabelsEntry\x12\x13\n\x0b\x64\x65scription\x18\r \x01(\t\x12\x11\n\tpublisher\x18\x0e \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"n\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_PUSHED\x10\x01\x12\x12\n\x0eSTATE_APPROVED\x10\x02\x12\x12\n\x0eSTATE_REJECTED\x10\x03\x12\x14\n\x10STATE_DEPRECATED\x10\x04\"y\n\x05\x41lias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x12\n\nmove_count\x18\x05 \x01(\x03\"\xda\x01\n\tAliasMove\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x18\n\x10previous_version\x18\x03 \x01(\t\x12-\n\tmove_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05mover\x18\x05 \x01(\t\x12\x31\n\x08\x65vidence\x18\x06 \x01(\x0b\x32\x1f.sealane.registry.v1.GateReport\x12\x15\n\rprevious_hash\x18\x07 \x01(\x0c\x12\x0c\n\x04hash\x18\x08 \x01(\x0c\"\xcd\x01\n\nModelEvent\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\t\x12.\n\nevent_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12=\n\x07\x64\x65tails\x18\x04 \x03(\x0b\x32,.sealane.registry.v1.ModelEvent.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"K\n\x03Use\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x10\n\x08versions\x18\x02 \x03(\t\x12\x0f\n\x07\x61liases\x18\x03 \x03(\t\x12\x11\n\tartifacts\x18\x04 \x03(\t\"u\n\x12\x43reateModelRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12)\n\x05model\x18\x03 \x01(\x0b\x32\x1a.sealane.registry.v1.Model\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"l\n\x11ListModelsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x04 \x01(\t\x12\x10\n\x08order_by\x18\x05 \x01(\t\"Y\n\x12ListModelsResponse\x12*\n\x06models\x18\x01 \x03(\x0b\x32\x1a.sealane.registry.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbd\x01\n\x14\x43reateVersionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12-\n\x07version\x18\x02 \x01(\x0b\x32\x1c.sealane.registry.v1.Version\x12\x12\n\nvariant_id\x18\x03 \x01(\t\x12-\n\x07variant\x18\x04 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0f\n\x07\x62undles\x18\x06 \x03(\x0c\"\x92\x01\n\x12UpdateModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x05model\x18\x02 \x01(\x0b\x32\x1a.sealane.registry.v1.Model\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"D\n\x12\x44\x65leteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"J\n\x15\x41pproveVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63omment\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"H\n\x14RejectVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"K\n\x17\x44\x65precateVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"6\n\x17\x45xplainPromotionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\"!\n\x11GetVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"n\n\x13ListVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x04 \x01(\t\x12\x10\n\x08order_by\x18\x05 \x01(\t\"_\n\x14ListVersionsResponse\x12.\n\x08versions\x18\x01 \x03(\x0b\x32\x1c.sealane.registry.v1.Version\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"S\n\x10MoveAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x1f\n\x0fGetAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"m\n\x12ListAliasesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x04 \x01(\t\x12\x10\n\x08order_by\x18\x05 \x01(\t\"[\n\x13ListAliasesResponse\x12+\n\x07\x61liases\x18\x01 \x03(\x0b\x32\x1a.sealane.registry.v1.Alias\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x12\x44\x65leteAliasRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"p\n\x15ListAliasMovesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x04 \x01(\t\x12\x10\n\x08order_by\x18\x05 \x01(\t\"`\n\x16ListAliasMovesResponse\x12-\n\x05moves\x18\x01 \x03(\x0b\x32\x1e.sealane.registry.v1.AliasMove\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"M\n\x13GetAliasAsOfRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"U\n\x12WatchModelsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\x12\x17\n\x0fresource_prefix\x18\x03 \x01(\t\"W\n\x13WatchModelsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12.\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1f.sealane.registry.v1.ModelEvent\":\n\x10ReportUseRequest\x12&\n\x04uses\x18\x01 \x03(\x0b\x32\x18.sealane.registry.v1.Use\"\x13\n\x11ReportUseResponse2\xc8\x13\n\x0cModelService\x12}\n\x0b\x43reateModel\x12\'.sealane.registry.v1.CreateModelRequest\x1a\x1a.sealane.registry.v1.Model\")\x90\x02\x02\x8a\xe7\x18\"\n\x0cmodels:write\x12\x06parent\x18\x02\x32\x08model_id\x12u\n\x08GetModel\x12$.sealane.registry.v1.GetModelRequest\x1a\x1a.sealane.registry.v1.Model\"\'\x90\x02\x01\x8a\xe7\x18 \n\x0bmodels:read\x12\x04name\x18\x01\"\tscheduler\x12\x7f\n\nListModels\x12&.sealane.registry.v1.ListModelsRequest\x1a\'.sealane.registry.v1.ListModelsResponse\" \x90\x02\x01\x8a\xe7\x18\x19\n\x0bmodels:read\x12\x06parent\x18\x01\x38\x01\x12q\n\x0bUpdateModel\x12\'.sealane.registry.v1.UpdateModelRequest\x1a\x1a.sealane.registry.v1.Model\"\x1d\x90\x02\x02\x8a\xe7\x18\x16\n\x0cmodels:write\x12\x04name\x18\x02\x12m\n\x0b\x44\x65leteModel\x12\'.sealane.registry.v1.DeleteModelRequest\x1a\x16.google.protobuf.Empty\"\x1d\x90\x02\x02\x8a\xe7\x18\x16\n\x0cmodels:write\x12\x04name\x18\x03\x12y\n\rCreateVersion\x12).sealane.registry.v1.CreateVersionRequest\x1a\x1c.sealane.registry.v1.Version\"\x1f\x90\x02\x02\x8a\xe7\x18\x18\n\x0cmodels:write\x12\x06parent\x18\x02\x12{\n\nGetVersion\x12&.sealane.registry.v1.GetVersionRequest\x1a\x1c.sealane.registry.v1.Version\"\'\x90\x02\x01\x8a\xe7\x18 \n\x0bmodels:read\x12\x04name\x18\x01\"\tscheduler\x12\x8e\x01\n\x0cListVersions\x12(.sealane.registry.v1.ListVersionsRequest\x1a).sealane.registry.v1.ListVersionsResponse\")\x90\x02\x01\x8a\xe7\x18\"\n\x0bmodels:read\x12\x06parent\x18\x01\"\tscheduler\x12{\n\x0e\x41pproveVersion\x12*.sealane.registry.v1.ApproveVersionRequest\x1a\x1c.sealane.registry.v1.Version\"\x1f\x90\x02\x02\x8a\xe7\x18\x18\n\x0emodels:approve\x12\x04name\x18\x03\x12y\n\rRejectVersion\x12).sealane.registry.v1.RejectVersionRequest\x1a\x1c.sealane.registry.v1.Version\"\x1f\x90\x02\x02\x8a\xe7\x18\x18\n\x0emodels:approve\x12\x04name\x18\x03\x12}\n\x10\x44\x65precateVersion\x12,.sealane.registry.v1.DeprecateVersionRequest\x1a\x1c.sealane.registry.v1.Version\"\x1d\x90\x02\x02\x8a\xe7\x18\x16\n\x0cmodels:write\x12\x04name\x18\x02\x12\x7f\n\x10\x45xplainPromotion\x12,.sealane.registry.v1.ExplainPromotionRequest\x1a\x1f.sealane.registry.v1.GateReport\"\x1c\x90\x02\x01\x8a\xe7\x18\x15\n\x0bmodels:read\x12\x04name\x18\x01\x12m\n\tMoveAlias\x12%.sealane.registry.v1.MoveAliasRequest\x1a\x1a.sealane.registry.v1.Alias\"\x1d\x90\x02\x02\x8a\xe7\x18\x16\n\x0cmodels:write\x12\x04name\x18\x03\x12u\n\x08GetAlias\x12$.sealane.registry.v1.GetAliasRequest\x1a\x1a.sealane.registry.v1.Alias\"\'\x90\x02\x01\x8a\xe7\x18 \n\x0bmodels:read\x12\x04name\x18\x01\"\tscheduler\x12\x8b\x01\n\x0bListAliases\x12\'.sealane.registry.v1.ListAliasesRequest\x1a(.sealane.registry.v1.ListAliasesResponse\")\x90\x02\x01\x8a\xe7\x18\"\n\x0bmodels:read\x12\x06parent\x18\x01\"\tscheduler\x12m\n\x0b\x44\x65leteAlias\x12\'.sealane.registry.v1.DeleteAliasRequest\x1a\x16.google.protobuf.Empty\"\x1d\x90\x02\x02\x8a\xe7\x18\x16\n\x0cmodels:write\x12\x04name\x18\x03\x12\x89\x01\n\x0eListAliasMoves\x12*.sealane.registry.v1.ListAliasMovesRequest\x1a+.sealane.registry.v1.ListAliasMovesResponse\"\x1e\x90\x02\x01\x8a\xe7\x18\x17\n\x0bmodels:read\x12\x06parent\x18\x01\x12v\n\x0cGetAliasAsOf\x12(.sealane.registry.v1.GetAliasAsOfRequest\x1a\x1e.sealane.registry.v1.AliasMove\"\x1c\x90\x02\x01\x8a\xe7\x18\x15\n\x0bmodels:read\x12\x04name\x18\x01\x12\x84\x01\n\x0bWatchModels\x12\'.sealane.registry.v1.WatchModelsRequest\x1a(.sealane.registry.v1.WatchModelsResponse\" \x90\x02\x01\x8a\xe7\x18\x19\n\x0bmodels:read\x12\x06parent\x18\x01\x38\x01\x30\x01\x12p\n\tReportUse\x12%.sealane.registry.v1.ReportUseRequest\x1a&.sealane.registry.v1.ReportUseResponse\"\x14\x90\x02\x02\x8a\xe7\x18\r\x18\x02\"\tschedulerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sealane.registry.v1.model_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_MODEL_LABELSENTRY']._loaded_options = None
+  _globals['_MODEL_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_LINEAGE_METRICSENTRY']._loaded_options = None
   _globals['_LINEAGE_METRICSENTRY']._serialized_options = b'8\001'
+  _globals['_VERSION_LABELSENTRY']._loaded_options = None
+  _globals['_VERSION_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_MODELEVENT_DETAILSENTRY']._loaded_options = None
+  _globals['_MODELEVENT_DETAILSENTRY']._serialized_options = b'8\001'
   _globals['_MODELSERVICE'].methods_by_name['CreateModel']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['CreateModel']._serialized_options = b'\220\002\002\212\347\030\"\n\014models:write\022\006parent\030\0022\010model_id'
   _globals['_MODELSERVICE'].methods_by_name['GetModel']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['GetModel']._serialized_options = b'\220\002\001\212\347\030 \n\013models:read\022\004name\030\001\"\tscheduler'
   _globals['_MODELSERVICE'].methods_by_name['ListModels']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001\212\347\030\031\n\013models:read\022\006parent\030\0018\001'
+  _globals['_MODELSERVICE'].methods_by_name['UpdateModel']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['UpdateModel']._serialized_options = b'\220\002\002\212\347\030\026\n\014models:write\022\004name\030\002'
+  _globals['_MODELSERVICE'].methods_by_name['DeleteModel']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['DeleteModel']._serialized_options = b'\220\002\002\212\347\030\026\n\014models:write\022\004name\030\003'
   _globals['_MODELSERVICE'].methods_by_name['CreateVersion']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['CreateVersion']._serialized_options = b'\220\002\002\212\347\030\030\n\014models:write\022\006parent\030\002'
   _globals['_MODELSERVICE'].methods_by_name['GetVersion']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['GetVersion']._serialized_options = b'\220\002\001\212\347\030 \n\013models:read\022\004name\030\001\"\tscheduler'
   _globals['_MODELSERVICE'].methods_by_name['ListVersions']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['ListVersions']._serialized_options = b'\220\002\001\212\347\030\"\n\013models:read\022\006parent\030\001\"\tscheduler'
+  _globals['_MODELSERVICE'].methods_by_name['ApproveVersion']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['ApproveVersion']._serialized_options = b'\220\002\002\212\347\030\030\n\016models:approve\022\004name\030\003'
+  _globals['_MODELSERVICE'].methods_by_name['RejectVersion']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['RejectVersion']._serialized_options = b'\220\002\002\212\347\030\030\n\016models:approve\022\004name\030\003'
+  _globals['_MODELSERVICE'].methods_by_name['DeprecateVersion']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['DeprecateVersion']._serialized_options = b'\220\002\002\212\347\030\026\n\014models:write\022\004name\030\002'
+  _globals['_MODELSERVICE'].methods_by_name['ExplainPromotion']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['ExplainPromotion']._serialized_options = b'\220\002\001\212\347\030\025\n\013models:read\022\004name\030\001'
   _globals['_MODELSERVICE'].methods_by_name['MoveAlias']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['MoveAlias']._serialized_options = b'\220\002\002\212\347\030\026\n\014models:write\022\004name\030\003'
   _globals['_MODELSERVICE'].methods_by_name['GetAlias']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['GetAlias']._serialized_options = b'\220\002\001\212\347\030 \n\013models:read\022\004name\030\001\"\tscheduler'
-  _globals['_MODEL']._serialized_start=201
-  _globals['_MODEL']._serialized_end=355
-  _globals['_LINEAGE']._serialized_start=358
-  _globals['_LINEAGE']._serialized_end=516
-  _globals['_LINEAGE_METRICSENTRY']._serialized_start=470
-  _globals['_LINEAGE_METRICSENTRY']._serialized_end=516
-  _globals['_VERSION']._serialized_start=519
-  _globals['_VERSION']._serialized_end=764
-  _globals['_ALIAS']._serialized_start=766
-  _globals['_ALIAS']._serialized_end=867
-  _globals['_CREATEMODELREQUEST']._serialized_start=869
-  _globals['_CREATEMODELREQUEST']._serialized_end=986
-  _globals['_GETMODELREQUEST']._serialized_start=988
-  _globals['_GETMODELREQUEST']._serialized_end=1019
-  _globals['_LISTMODELSREQUEST']._serialized_start=1021
-  _globals['_LISTMODELSREQUEST']._serialized_end=1095
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1097
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1186
-  _globals['_CREATEVERSIONREQUEST']._serialized_start=1189
-  _globals['_CREATEVERSIONREQUEST']._serialized_end=1361
-  _globals['_GETVERSIONREQUEST']._serialized_start=1363
-  _globals['_GETVERSIONREQUEST']._serialized_end=1396
-  _globals['_LISTVERSIONSREQUEST']._serialized_start=1398
-  _globals['_LISTVERSIONSREQUEST']._serialized_end=1474
-  _globals['_LISTVERSIONSRESPONSE']._serialized_start=1476
-  _globals['_LISTVERSIONSRESPONSE']._serialized_end=1571
-  _globals['_MOVEALIASREQUEST']._serialized_start=1573
-  _globals['_MOVEALIASREQUEST']._serialized_end=1656
-  _globals['_GETALIASREQUEST']._serialized_start=1658
-  _globals['_GETALIASREQUEST']._serialized_end=1689
-  _globals['_MODELSERVICE']._serialized_start=1692
-  _globals['_MODELSERVICE']._serialized_end=2704
+  _globals['_MODELSERVICE'].methods_by_name['ListAliases']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['ListAliases']._serialized_options = b'\220\002\001\212\347\030\"\n\013models:read\022\006parent\030\001\"\tscheduler'
+  _globals['_MODELSERVICE'].methods_by_name['DeleteAlias']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['DeleteAlias']._serialized_options = b'\220\002\002\212\347\030\026\n\014models:write\022\004name\030\003'
+  _globals['_MODELSERVICE'].methods_by_name['ListAliasMoves']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['ListAliasMoves']._serialized_options = b'\220\002\001\212\347\030\027\n\013models:read\022\006parent\030\001'
+  _globals['_MODELSERVICE'].methods_by_name['GetAliasAsOf']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['GetAliasAsOf']._serialized_options = b'\220\002\001\212\347\030\025\n\013models:read\022\004name\030\001'
+  _globals['_MODELSERVICE'].methods_by_name['WatchModels']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['WatchModels']._serialized_options = b'\220\002\001\212\347\030\031\n\013models:read\022\006parent\030\0018\001'
+  _globals['_MODELSERVICE'].methods_by_name['ReportUse']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['ReportUse']._serialized_options = b'\220\002\002\212\347\030\r\030\002\"\tscheduler'
+  _globals['_MODEL']._serialized_start=301
+  _globals['_MODEL']._serialized_end=581
+  _globals['_MODEL_LABELSENTRY']._serialized_start=536
+  _globals['_MODEL_LABELSENTRY']._serialized_end=581
+  _globals['_LINEAGE']._serialized_start=584
+  _globals['_LINEAGE']._serialized_end=843
+  _globals['_LINEAGE_METRICSENTRY']._serialized_start=797
+  _globals['_LINEAGE_METRICSENTRY']._serialized_end=843
+  _globals['_APPROVAL']._serialized_start=845
+  _globals['_APPROVAL']._serialized_end=955
+  _globals['_VERSION']._serialized_start=958
+  _globals['_VERSION']._serialized_end=1600
+  _globals['_VERSION_LABELSENTRY']._serialized_start=536
+  _globals['_VERSION_LABELSENTRY']._serialized_end=581
+  _globals['_VERSION_STATE']._serialized_start=1490
+  _globals['_VERSION_STATE']._serialized_end=1600
+  _globals['_ALIAS']._serialized_start=1602
+  _globals['_ALIAS']._serialized_end=1723
+  _globals['_ALIASMOVE']._serialized_start=1726
+  _globals['_ALIASMOVE']._serialized_end=1944
+  _globals['_MODELEVENT']._serialized_start=1947
+  _globals['_MODELEVENT']._serialized_end=2152
+  _globals['_MODELEVENT_DETAILSENTRY']._serialized_start=2106
+  _globals['_MODELEVENT_DETAILSENTRY']._serialized_end=2152
+  _globals['_USE']._serialized_start=2154
+  _globals['_USE']._serialized_end=2229
+  _globals['_CREATEMODELREQUEST']._serialized_start=2231
+  _globals['_CREATEMODELREQUEST']._serialized_end=2348
+  _globals['_GETMODELREQUEST']._serialized_start=2350
+  _globals['_GETMODELREQUEST']._serialized_end=2381
+  _globals['_LISTMODELSREQUEST']._serialized_start=2383
+  _globals['_LISTMODELSREQUEST']._serialized_end=2491
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2493
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2582
+  _globals['_CREATEVERSIONREQUEST']._serialized_start=2585
+  _globals['_CREATEVERSIONREQUEST']._serialized_end=2774
+  _globals['_UPDATEMODELREQUEST']._serialized_start=2777
+  _globals['_UPDATEMODELREQUEST']._serialized_end=2923
+  _globals['_DELETEMODELREQUEST']._serialized_start=2925
+  _globals['_DELETEMODELREQUEST']._serialized_end=2993
+  _globals['_APPROVEVERSIONREQUEST']._serialized_start=2995
+  _globals['_APPROVEVERSIONREQUEST']._serialized_end=3069
+  _globals['_REJECTVERSIONREQUEST']._serialized_start=3071
+  _globals['_REJECTVERSIONREQUEST']._serialized_end=3143
+  _globals['_DEPRECATEVERSIONREQUEST']._serialized_start=3145
+  _globals['_DEPRECATEVERSIONREQUEST']._serialized_end=3220
+  _globals['_EXPLAINPROMOTIONREQUEST']._serialized_start=3222
+  _globals['_EXPLAINPROMOTIONREQUEST']._serialized_end=3276
+  _globals['_GETVERSIONREQUEST']._serialized_start=3278
+  _globals['_GETVERSIONREQUEST']._serialized_end=3311
+  _globals['_LISTVERSIONSREQUEST']._serialized_start=3313
+  _globals['_LISTVERSIONSREQUEST']._serialized_end=3423
+  _globals['_LISTVERSIONSRESPONSE']._serialized_start=3425
+  _globals['_LISTVERSIONSRESPONSE']._serialized_end=3520
+  _globals['_MOVEALIASREQUEST']._serialized_start=3522
+  _globals['_MOVEALIASREQUEST']._serialized_end=3605
+  _globals['_GETALIASREQUEST']._serialized_start=3607
+  _globals['_GETALIASREQUEST']._serialized_end=3638
+  _globals['_LISTALIASESREQUEST']._serialized_start=3640
+  _globals['_LISTALIASESREQUEST']._serialized_end=3749
+  _globals['_LISTALIASESRESPONSE']._serialized_start=3751
+  _globals['_LISTALIASESRESPONSE']._serialized_end=3842
+  _globals['_DELETEALIASREQUEST']._serialized_start=3844
+  _globals['_DELETEALIASREQUEST']._serialized_end=3912
+  _globals['_LISTALIASMOVESREQUEST']._serialized_start=3914
+  _globals['_LISTALIASMOVESREQUEST']._serialized_end=4026
+  _globals['_LISTALIASMOVESRESPONSE']._serialized_start=4028
+  _globals['_LISTALIASMOVESRESPONSE']._serialized_end=4124
+  _globals['_GETALIASASOFREQUEST']._serialized_start=4126
+  _globals['_GETALIASASOFREQUEST']._serialized_end=4203
+  _globals['_WATCHMODELSREQUEST']._serialized_start=4205
+  _globals['_WATCHMODELSREQUEST']._serialized_end=4290
+  _globals['_WATCHMODELSRESPONSE']._serialized_start=4292
+  _globals['_WATCHMODELSRESPONSE']._serialized_end=4379
+  _globals['_REPORTUSEREQUEST']._serialized_start=4381
+  _globals['_REPORTUSEREQUEST']._serialized_end=4439
+  _globals['_REPORTUSERESPONSE']._serialized_start=4441
+  _globals['_REPORTUSERESPONSE']._serialized_end=4460
+  _globals['_MODELSERVICE']._serialized_start=4463
+  _globals['_MODELSERVICE']._serialized_end=6967
 # @@protoc_insertion_point(module_scope)

@@ -3,7 +3,9 @@
 import grpc
 import warnings
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from sealane.registry.v1 import model_service_pb2 as sealane_dot_registry_dot_v1_dot_model__service__pb2
+from sealane.registry.v1 import promotion_pb2 as sealane_dot_registry_dot_v1_dot_promotion__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
@@ -50,6 +52,16 @@ class ModelServiceStub(object):
                 request_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.UpdateModel = channel.unary_unary(
+                '/sealane.registry.v1.ModelService/UpdateModel',
+                request_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.UpdateModelRequest.SerializeToString,
+                response_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.Model.FromString,
+                _registered_method=True)
+        self.DeleteModel = channel.unary_unary(
+                '/sealane.registry.v1.ModelService/DeleteModel',
+                request_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.DeleteModelRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
         self.CreateVersion = channel.unary_unary(
                 '/sealane.registry.v1.ModelService/CreateVersion',
                 request_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.CreateVersionRequest.SerializeToString,
@@ -65,6 +77,26 @@ class ModelServiceStub(object):
                 request_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ListVersionsRequest.SerializeToString,
                 response_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ListVersionsResponse.FromString,
                 _registered_method=True)
+        self.ApproveVersion = channel.unary_unary(
+                '/sealane.registry.v1.ModelService/ApproveVersion',
+                request_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ApproveVersionRequest.SerializeToString,
+                response_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.Version.FromString,
+                _registered_method=True)
+        self.RejectVersion = channel.unary_unary(
+                '/sealane.registry.v1.ModelService/RejectVersion',
+                request_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.RejectVersionRequest.SerializeToString,
+                response_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.Version.FromString,
+                _registered_method=True)
+        self.DeprecateVersion = channel.unary_unary(
+                '/sealane.registry.v1.ModelService/DeprecateVersion',
+                request_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.DeprecateVersionRequest.SerializeToString,
+                response_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.Version.FromString,
+                _registered_method=True)
+        self.ExplainPromotion = channel.unary_unary(
+                '/sealane.registry.v1.ModelService/ExplainPromotion',
+                request_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ExplainPromotionRequest.SerializeToString,
+                response_deserializer=sealane_dot_registry_dot_v1_dot_promotion__pb2.GateReport.FromString,
+                _registered_method=True)
         self.MoveAlias = channel.unary_unary(
                 '/sealane.registry.v1.ModelService/MoveAlias',
                 request_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.MoveAliasRequest.SerializeToString,
@@ -74,6 +106,36 @@ class ModelServiceStub(object):
                 '/sealane.registry.v1.ModelService/GetAlias',
                 request_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.GetAliasRequest.SerializeToString,
                 response_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.Alias.FromString,
+                _registered_method=True)
+        self.ListAliases = channel.unary_unary(
+                '/sealane.registry.v1.ModelService/ListAliases',
+                request_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ListAliasesRequest.SerializeToString,
+                response_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ListAliasesResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/sealane.registry.v1.ModelService/DeleteAlias',
+                request_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.ListAliasMoves = channel.unary_unary(
+                '/sealane.registry.v1.ModelService/ListAliasMoves',
+                request_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ListAliasMovesRequest.SerializeToString,
+                response_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ListAliasMovesResponse.FromString,
+                _registered_method=True)
+        self.GetAliasAsOf = channel.unary_unary(
+                '/sealane.registry.v1.ModelService/GetAliasAsOf',
+                request_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.GetAliasAsOfRequest.SerializeToString,
+                response_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.AliasMove.FromString,
+                _registered_method=True)
+        self.WatchModels = channel.unary_stream(
+                '/sealane.registry.v1.ModelService/WatchModels',
+                request_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.WatchModelsRequest.SerializeToString,
+                response_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.WatchModelsResponse.FromString,
+                _registered_method=True)
+        self.ReportUse = channel.unary_unary(
+                '/sealane.registry.v1.ModelService/ReportUse',
+                request_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ReportUseRequest.SerializeToString,
+                response_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ReportUseResponse.FromString,
                 _registered_method=True)
 
 
@@ -102,6 +164,22 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateModel(self, request, context):
+        """Changes the description or the labels of a model, named by `update_mask`. An etag that is not the present one
+        answers ABORTED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteModel(self, request, context):
+        """Deletes a model with all that is below it. Its name is never given out again. A model that a deployment or a job
+        uses answers FAILED_PRECONDITION, reason MODEL_IN_USE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateVersion(self, request, context):
         """Creates the next version with its first variant. Files must be uploaded before; a missing one
         answers FAILED_PRECONDITION. The version can never be changed.
@@ -124,9 +202,41 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApproveVersion(self, request, context):
+        """Approves a version: the approval counts for every role whose rights the caller holds. A version of which a variant
+        was not loaded once in a worker's box, or could not be, answers FAILED_PRECONDITION with the reason and the remedy;
+        one that was rejected, or that the caller pushed himself, too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RejectVersion(self, request, context):
+        """Rejects a version for good: no alias may point at it any more. A version that an alias points at answers
+        FAILED_PRECONDITION, reason VERSION_IN_USE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeprecateVersion(self, request, context):
+        """Says that a version should not be used any more. Aliases that point at it stay; none is moved to it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainPromotion(self, request, context):
+        """Says whether a version may be given an alias, condition by condition, and what to do about those that fail.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def MoveAlias(self, request, context):
         """Points an alias at a version, by compare-and-set: `etag` must be the alias's present one, empty
-        for an alias that does not exist yet. A lost race answers ABORTED.
+        for an alias that does not exist yet. A lost race answers ABORTED. A version that does not pass the alias's gates
+        answers FAILED_PRECONDITION, reason NOT_PROMOTABLE; ExplainPromotion tells all of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,6 +244,51 @@ class ModelServiceServicer(object):
 
     def GetAlias(self, request, context):
         """Gets an alias.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAliases(self, request, context):
+        """Lists the aliases of a model by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Takes an alias away, by compare-and-set on its etag. Its history stays. One that a deployment goes by answers
+        FAILED_PRECONDITION, reason ALIAS_IN_USE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAliasMoves(self, request, context):
+        """Lists the moves of an alias, newest first. The list is append-only and each move carries the hash of the one
+        before it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAliasAsOf(self, request, context):
+        """Says what an alias pointed at, at a time: the last move that is not later. NOT_FOUND where there was none yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchModels(self, request, context):
+        """Sends every change to the models and datasets of a project, in order, each once. It goes on after `after_revision`;
+        one that is no longer kept answers FAILED_PRECONDITION, reason REVISION_COMPACTED: list again and watch from there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportUse(self, request, context):
+        """Tells what deployments and jobs refer to; it replaces what was told before. What is in use is not collected.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,6 +312,16 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ListModelsRequest.FromString,
                     response_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ListModelsResponse.SerializeToString,
             ),
+            'UpdateModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateModel,
+                    request_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.UpdateModelRequest.FromString,
+                    response_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.Model.SerializeToString,
+            ),
+            'DeleteModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModel,
+                    request_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.DeleteModelRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
             'CreateVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateVersion,
                     request_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.CreateVersionRequest.FromString,
@@ -172,6 +337,26 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ListVersionsRequest.FromString,
                     response_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ListVersionsResponse.SerializeToString,
             ),
+            'ApproveVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveVersion,
+                    request_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ApproveVersionRequest.FromString,
+                    response_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.Version.SerializeToString,
+            ),
+            'RejectVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.RejectVersion,
+                    request_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.RejectVersionRequest.FromString,
+                    response_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.Version.SerializeToString,
+            ),
+            'DeprecateVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeprecateVersion,
+                    request_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.DeprecateVersionRequest.FromString,
+                    response_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.Version.SerializeToString,
+            ),
+            'ExplainPromotion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPromotion,
+                    request_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ExplainPromotionRequest.FromString,
+                    response_serializer=sealane_dot_registry_dot_v1_dot_promotion__pb2.GateReport.SerializeToString,
+            ),
             'MoveAlias': grpc.unary_unary_rpc_method_handler(
                     servicer.MoveAlias,
                     request_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.MoveAliasRequest.FromString,
@@ -181,6 +366,36 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.GetAlias,
                     request_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.GetAliasRequest.FromString,
                     response_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.Alias.SerializeToString,
+            ),
+            'ListAliases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAliases,
+                    request_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ListAliasesRequest.FromString,
+                    response_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ListAliasesResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'ListAliasMoves': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAliasMoves,
+                    request_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ListAliasMovesRequest.FromString,
+                    response_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ListAliasMovesResponse.SerializeToString,
+            ),
+            'GetAliasAsOf': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAliasAsOf,
+                    request_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.GetAliasAsOfRequest.FromString,
+                    response_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.AliasMove.SerializeToString,
+            ),
+            'WatchModels': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchModels,
+                    request_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.WatchModelsRequest.FromString,
+                    response_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.WatchModelsResponse.SerializeToString,
+            ),
+            'ReportUse': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportUse,
+                    request_deserializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ReportUseRequest.FromString,
+                    response_serializer=sealane_dot_registry_dot_v1_dot_model__service__pb2.ReportUseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -276,6 +491,60 @@ class ModelService(object):
             _registered_method=True)
 
     @staticmethod
+    def UpdateModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.registry.v1.ModelService/UpdateModel',
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.UpdateModelRequest.SerializeToString,
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.registry.v1.ModelService/DeleteModel',
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.DeleteModelRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CreateVersion(request,
             target,
             options=(),
@@ -357,6 +626,114 @@ class ModelService(object):
             _registered_method=True)
 
     @staticmethod
+    def ApproveVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.registry.v1.ModelService/ApproveVersion',
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.ApproveVersionRequest.SerializeToString,
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.Version.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RejectVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.registry.v1.ModelService/RejectVersion',
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.RejectVersionRequest.SerializeToString,
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.Version.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeprecateVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.registry.v1.ModelService/DeprecateVersion',
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.DeprecateVersionRequest.SerializeToString,
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.Version.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainPromotion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.registry.v1.ModelService/ExplainPromotion',
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.ExplainPromotionRequest.SerializeToString,
+            sealane_dot_registry_dot_v1_dot_promotion__pb2.GateReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def MoveAlias(request,
             target,
             options=(),
@@ -400,6 +777,168 @@ class ModelService(object):
             '/sealane.registry.v1.ModelService/GetAlias',
             sealane_dot_registry_dot_v1_dot_model__service__pb2.GetAliasRequest.SerializeToString,
             sealane_dot_registry_dot_v1_dot_model__service__pb2.Alias.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAliases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.registry.v1.ModelService/ListAliases',
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.ListAliasesRequest.SerializeToString,
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.ListAliasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.registry.v1.ModelService/DeleteAlias',
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.DeleteAliasRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAliasMoves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.registry.v1.ModelService/ListAliasMoves',
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.ListAliasMovesRequest.SerializeToString,
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.ListAliasMovesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAliasAsOf(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.registry.v1.ModelService/GetAliasAsOf',
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.GetAliasAsOfRequest.SerializeToString,
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.AliasMove.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sealane.registry.v1.ModelService/WatchModels',
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.WatchModelsRequest.SerializeToString,
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.WatchModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportUse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.registry.v1.ModelService/ReportUse',
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.ReportUseRequest.SerializeToString,
+            sealane_dot_registry_dot_v1_dot_model__service__pb2.ReportUseResponse.FromString,
             options,
             channel_credentials,
             insecure,

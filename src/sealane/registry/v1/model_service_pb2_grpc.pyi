@@ -4,8 +4,10 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from sealane.registry.v1 import model_service_pb2 as _model_service_pb2
+from sealane.registry.v1 import promotion_pb2 as _promotion_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -39,6 +41,14 @@ class ModelServiceStub:
     """Gets a model."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]
     """Lists the models of a project by name."""
+    UpdateModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.UpdateModelRequest, _model_service_pb2.Model]
+    """Changes the description or the labels of a model, named by `update_mask`. An etag that is not the present one
+    answers ABORTED.
+    """
+    DeleteModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelRequest, _empty_pb2.Empty]
+    """Deletes a model with all that is below it. Its name is never given out again. A model that a deployment or a job
+    uses answers FAILED_PRECONDITION, reason MODEL_IN_USE.
+    """
     CreateVersion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.CreateVersionRequest, _model_service_pb2.Version]
     """Creates the next version with its first variant. Files must be uploaded before; a missing one
     answers FAILED_PRECONDITION. The version can never be changed.
@@ -47,12 +57,44 @@ class ModelServiceStub:
     """Gets a version with its variants. The name may end in an alias: `.../versions/production`."""
     ListVersions: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListVersionsRequest, _model_service_pb2.ListVersionsResponse]
     """Lists the versions of a model, newest first."""
+    ApproveVersion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ApproveVersionRequest, _model_service_pb2.Version]
+    """Approves a version: the approval counts for every role whose rights the caller holds. A version of which a variant
+    was not loaded once in a worker's box, or could not be, answers FAILED_PRECONDITION with the reason and the remedy;
+    one that was rejected, or that the caller pushed himself, too.
+    """
+    RejectVersion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.RejectVersionRequest, _model_service_pb2.Version]
+    """Rejects a version for good: no alias may point at it any more. A version that an alias points at answers
+    FAILED_PRECONDITION, reason VERSION_IN_USE.
+    """
+    DeprecateVersion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeprecateVersionRequest, _model_service_pb2.Version]
+    """Says that a version should not be used any more. Aliases that point at it stay; none is moved to it."""
+    ExplainPromotion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ExplainPromotionRequest, _promotion_pb2.GateReport]
+    """Says whether a version may be given an alias, condition by condition, and what to do about those that fail."""
     MoveAlias: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.MoveAliasRequest, _model_service_pb2.Alias]
     """Points an alias at a version, by compare-and-set: `etag` must be the alias's present one, empty
-    for an alias that does not exist yet. A lost race answers ABORTED.
+    for an alias that does not exist yet. A lost race answers ABORTED. A version that does not pass the alias's gates
+    answers FAILED_PRECONDITION, reason NOT_PROMOTABLE; ExplainPromotion tells all of it.
     """
     GetAlias: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetAliasRequest, _model_service_pb2.Alias]
     """Gets an alias."""
+    ListAliases: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListAliasesRequest, _model_service_pb2.ListAliasesResponse]
+    """Lists the aliases of a model by name."""
+    DeleteAlias: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeleteAliasRequest, _empty_pb2.Empty]
+    """Takes an alias away, by compare-and-set on its etag. Its history stays. One that a deployment goes by answers
+    FAILED_PRECONDITION, reason ALIAS_IN_USE.
+    """
+    ListAliasMoves: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListAliasMovesRequest, _model_service_pb2.ListAliasMovesResponse]
+    """Lists the moves of an alias, newest first. The list is append-only and each move carries the hash of the one
+    before it.
+    """
+    GetAliasAsOf: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetAliasAsOfRequest, _model_service_pb2.AliasMove]
+    """Says what an alias pointed at, at a time: the last move that is not later. NOT_FOUND where there was none yet."""
+    WatchModels: _grpc.UnaryStreamMultiCallable[_model_service_pb2.WatchModelsRequest, _model_service_pb2.WatchModelsResponse]
+    """Sends every change to the models and datasets of a project, in order, each once. It goes on after `after_revision`;
+    one that is no longer kept answers FAILED_PRECONDITION, reason REVISION_COMPACTED: list again and watch from there.
+    """
+    ReportUse: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ReportUseRequest, _model_service_pb2.ReportUseResponse]
+    """Tells what deployments and jobs refer to; it replaces what was told before. What is in use is not collected."""
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -65,6 +107,14 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Gets a model."""
     ListModels: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models of a project by name."""
+    UpdateModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.UpdateModelRequest, _model_service_pb2.Model]  # type: ignore[assignment]
+    """Changes the description or the labels of a model, named by `update_mask`. An etag that is not the present one
+    answers ABORTED.
+    """
+    DeleteModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a model with all that is below it. Its name is never given out again. A model that a deployment or a job
+    uses answers FAILED_PRECONDITION, reason MODEL_IN_USE.
+    """
     CreateVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.CreateVersionRequest, _model_service_pb2.Version]  # type: ignore[assignment]
     """Creates the next version with its first variant. Files must be uploaded before; a missing one
     answers FAILED_PRECONDITION. The version can never be changed.
@@ -73,12 +123,44 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Gets a version with its variants. The name may end in an alias: `.../versions/production`."""
     ListVersions: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListVersionsRequest, _model_service_pb2.ListVersionsResponse]  # type: ignore[assignment]
     """Lists the versions of a model, newest first."""
+    ApproveVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ApproveVersionRequest, _model_service_pb2.Version]  # type: ignore[assignment]
+    """Approves a version: the approval counts for every role whose rights the caller holds. A version of which a variant
+    was not loaded once in a worker's box, or could not be, answers FAILED_PRECONDITION with the reason and the remedy;
+    one that was rejected, or that the caller pushed himself, too.
+    """
+    RejectVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RejectVersionRequest, _model_service_pb2.Version]  # type: ignore[assignment]
+    """Rejects a version for good: no alias may point at it any more. A version that an alias points at answers
+    FAILED_PRECONDITION, reason VERSION_IN_USE.
+    """
+    DeprecateVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeprecateVersionRequest, _model_service_pb2.Version]  # type: ignore[assignment]
+    """Says that a version should not be used any more. Aliases that point at it stay; none is moved to it."""
+    ExplainPromotion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ExplainPromotionRequest, _promotion_pb2.GateReport]  # type: ignore[assignment]
+    """Says whether a version may be given an alias, condition by condition, and what to do about those that fail."""
     MoveAlias: _aio.UnaryUnaryMultiCallable[_model_service_pb2.MoveAliasRequest, _model_service_pb2.Alias]  # type: ignore[assignment]
     """Points an alias at a version, by compare-and-set: `etag` must be the alias's present one, empty
-    for an alias that does not exist yet. A lost race answers ABORTED.
+    for an alias that does not exist yet. A lost race answers ABORTED. A version that does not pass the alias's gates
+    answers FAILED_PRECONDITION, reason NOT_PROMOTABLE; ExplainPromotion tells all of it.
     """
     GetAlias: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetAliasRequest, _model_service_pb2.Alias]  # type: ignore[assignment]
     """Gets an alias."""
+    ListAliases: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListAliasesRequest, _model_service_pb2.ListAliasesResponse]  # type: ignore[assignment]
+    """Lists the aliases of a model by name."""
+    DeleteAlias: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeleteAliasRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Takes an alias away, by compare-and-set on its etag. Its history stays. One that a deployment goes by answers
+    FAILED_PRECONDITION, reason ALIAS_IN_USE.
+    """
+    ListAliasMoves: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListAliasMovesRequest, _model_service_pb2.ListAliasMovesResponse]  # type: ignore[assignment]
+    """Lists the moves of an alias, newest first. The list is append-only and each move carries the hash of the one
+    before it.
+    """
+    GetAliasAsOf: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetAliasAsOfRequest, _model_service_pb2.AliasMove]  # type: ignore[assignment]
+    """Says what an alias pointed at, at a time: the last move that is not later. NOT_FOUND where there was none yet."""
+    WatchModels: _aio.UnaryStreamMultiCallable[_model_service_pb2.WatchModelsRequest, _model_service_pb2.WatchModelsResponse]  # type: ignore[assignment]
+    """Sends every change to the models and datasets of a project, in order, each once. It goes on after `after_revision`;
+    one that is no longer kept answers FAILED_PRECONDITION, reason REVISION_COMPACTED: list again and watch from there.
+    """
+    ReportUse: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ReportUseRequest, _model_service_pb2.ReportUseResponse]  # type: ignore[assignment]
+    """Tells what deployments and jobs refer to; it replaces what was told before. What is in use is not collected."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """Models, their immutable numbered versions and the aliases that point at them."""
@@ -108,6 +190,26 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the models of a project by name."""
 
     @_abc_1.abstractmethod
+    def UpdateModel(
+        self,
+        request: _model_service_pb2.UpdateModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.Model, _abc.Awaitable[_model_service_pb2.Model]]:
+        """Changes the description or the labels of a model, named by `update_mask`. An etag that is not the present one
+        answers ABORTED.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteModel(
+        self,
+        request: _model_service_pb2.DeleteModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a model with all that is below it. Its name is never given out again. A model that a deployment or a job
+        uses answers FAILED_PRECONDITION, reason MODEL_IN_USE.
+        """
+
+    @_abc_1.abstractmethod
     def CreateVersion(
         self,
         request: _model_service_pb2.CreateVersionRequest,
@@ -134,13 +236,51 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the versions of a model, newest first."""
 
     @_abc_1.abstractmethod
+    def ApproveVersion(
+        self,
+        request: _model_service_pb2.ApproveVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.Version, _abc.Awaitable[_model_service_pb2.Version]]:
+        """Approves a version: the approval counts for every role whose rights the caller holds. A version of which a variant
+        was not loaded once in a worker's box, or could not be, answers FAILED_PRECONDITION with the reason and the remedy;
+        one that was rejected, or that the caller pushed himself, too.
+        """
+
+    @_abc_1.abstractmethod
+    def RejectVersion(
+        self,
+        request: _model_service_pb2.RejectVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.Version, _abc.Awaitable[_model_service_pb2.Version]]:
+        """Rejects a version for good: no alias may point at it any more. A version that an alias points at answers
+        FAILED_PRECONDITION, reason VERSION_IN_USE.
+        """
+
+    @_abc_1.abstractmethod
+    def DeprecateVersion(
+        self,
+        request: _model_service_pb2.DeprecateVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.Version, _abc.Awaitable[_model_service_pb2.Version]]:
+        """Says that a version should not be used any more. Aliases that point at it stay; none is moved to it."""
+
+    @_abc_1.abstractmethod
+    def ExplainPromotion(
+        self,
+        request: _model_service_pb2.ExplainPromotionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_promotion_pb2.GateReport, _abc.Awaitable[_promotion_pb2.GateReport]]:
+        """Says whether a version may be given an alias, condition by condition, and what to do about those that fail."""
+
+    @_abc_1.abstractmethod
     def MoveAlias(
         self,
         request: _model_service_pb2.MoveAliasRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.Alias, _abc.Awaitable[_model_service_pb2.Alias]]:
         """Points an alias at a version, by compare-and-set: `etag` must be the alias's present one, empty
-        for an alias that does not exist yet. A lost race answers ABORTED.
+        for an alias that does not exist yet. A lost race answers ABORTED. A version that does not pass the alias's gates
+        answers FAILED_PRECONDITION, reason NOT_PROMOTABLE; ExplainPromotion tells all of it.
         """
 
     @_abc_1.abstractmethod
@@ -150,5 +290,59 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.Alias, _abc.Awaitable[_model_service_pb2.Alias]]:
         """Gets an alias."""
+
+    @_abc_1.abstractmethod
+    def ListAliases(
+        self,
+        request: _model_service_pb2.ListAliasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.ListAliasesResponse, _abc.Awaitable[_model_service_pb2.ListAliasesResponse]]:
+        """Lists the aliases of a model by name."""
+
+    @_abc_1.abstractmethod
+    def DeleteAlias(
+        self,
+        request: _model_service_pb2.DeleteAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Takes an alias away, by compare-and-set on its etag. Its history stays. One that a deployment goes by answers
+        FAILED_PRECONDITION, reason ALIAS_IN_USE.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAliasMoves(
+        self,
+        request: _model_service_pb2.ListAliasMovesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.ListAliasMovesResponse, _abc.Awaitable[_model_service_pb2.ListAliasMovesResponse]]:
+        """Lists the moves of an alias, newest first. The list is append-only and each move carries the hash of the one
+        before it.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAliasAsOf(
+        self,
+        request: _model_service_pb2.GetAliasAsOfRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.AliasMove, _abc.Awaitable[_model_service_pb2.AliasMove]]:
+        """Says what an alias pointed at, at a time: the last move that is not later. NOT_FOUND where there was none yet."""
+
+    @_abc_1.abstractmethod
+    def WatchModels(
+        self,
+        request: _model_service_pb2.WatchModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_model_service_pb2.WatchModelsResponse], _abc.AsyncIterator[_model_service_pb2.WatchModelsResponse]]:
+        """Sends every change to the models and datasets of a project, in order, each once. It goes on after `after_revision`;
+        one that is no longer kept answers FAILED_PRECONDITION, reason REVISION_COMPACTED: list again and watch from there.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportUse(
+        self,
+        request: _model_service_pb2.ReportUseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.ReportUseResponse, _abc.Awaitable[_model_service_pb2.ReportUseResponse]]:
+        """Tells what deployments and jobs refer to; it replaces what was told before. What is in use is not collected."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

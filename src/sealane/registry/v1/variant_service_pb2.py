@@ -27,13 +27,15 @@ from sealane.type.v1 import access_pb2 as sealane_dot_type_dot_v1_dot_access__pb
 from sealane.type.v1 import manifest_pb2 as sealane_dot_type_dot_v1_dot_manifest__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)sealane/registry/v1/variant_service.proto\x12\x13sealane.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1csealane/type/v1/access.proto\x1a\x1esealane/type/v1/manifest.proto\"=\n\tModelFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"\xfe\x02\n\x0bMeasurement\x12\x14\n\x0c\x64\x65vice_class\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63uracy\x18\x02 \x01(\x01\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x12\n\nbatch_size\x18\x04 \x01(\x05\x12\x16\n\x0elatency_p50_us\x18\x05 \x01(\x01\x12\x16\n\x0elatency_p99_us\x18\x06 \x01(\x01\x12\x13\n\x0butilisation\x18\x07 \x01(\x01\x12\x30\n\x0cmeasure_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07runtime\x18\t \x01(\t\x12\x0f\n\x07threads\x18\n \x01(\x05\x12\x11\n\tinstances\x18\x0b \x01(\x05\x12\x32\n\x07\x62\x61tches\x18\x0c \x03(\x0b\x32!.sealane.registry.v1.BatchLatency\x12\x14\n\x0cmemory_bytes\x18\r \x01(\x03\x12\x17\n\x0frows_per_second\x18\x0e \x01(\x01\x12\x16\n\x0ejoules_per_row\x18\x0f \x01(\x01\"R\n\x0c\x42\x61tchLatency\x12\x12\n\nbatch_size\x18\x01 \x01(\x05\x12\x16\n\x0elatency_p50_us\x18\x02 \x01(\x01\x12\x16\n\x0elatency_p99_us\x18\x03 \x01(\x01\"\x9a\x03\n\x07Variant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x1b.sealane.registry.v1.Format\x12\x31\n\tprecision\x18\x03 \x01(\x0e\x32\x1e.sealane.registry.v1.Precision\x12-\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x1e.sealane.registry.v1.ModelFile\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12\x36\n\x0cmeasurements\x18\x07 \x03(\x0b\x32 .sealane.registry.v1.Measurement\x12\x16\n\x0esource_variant\x18\x08 \x01(\t\x12\x0b\n\x03job\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07runtime\x18\x0b \x01(\t\x12/\n\x07sealing\x18\x0c \x01(\x0b\x32\x1e.sealane.type.v1.SealingPolicy\"}\n\x14\x43reateVariantRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x12\n\nvariant_id\x18\x02 \x01(\t\x12-\n\x07variant\x18\x03 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"!\n\x11GetVariantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"L\n\x13ListVariantsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x14ListVariantsResponse\x12.\n\x08variants\x18\x01 \x03(\x0b\x32\x1c.sealane.registry.v1.Variant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"s\n\x18RecordMeasurementRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x35\n\x0bmeasurement\x18\x02 \x01(\x0b\x32 .sealane.registry.v1.Measurement\x12\x12\n\nrequest_id\x18\x03 \x01(\t*\xc8\x01\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46ORMAT_SAVED_MODEL\x10\x01\x12\x11\n\rFORMAT_LITERT\x10\x02\x12\x0f\n\x0b\x46ORMAT_ONNX\x10\x03\x12\x17\n\x13\x46ORMAT_TORCH_EXPORT\x10\x04\x12\x17\n\x13\x46ORMAT_TORCH_SCRIPT\x10\x05\x12\x13\n\x0f\x46ORMAT_OPENVINO\x10\x06\x12\x10\n\x0c\x46ORMAT_KERAS\x10\x07\x12\x11\n\rFORMAT_REMOTE\x10\x08*h\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x15\n\x11PRECISION_FLOAT32\x10\x01\x12\x12\n\x0ePRECISION_INT8\x10\x02\x12\x15\n\x11PRECISION_FLOAT16\x10\x03\x32\xa7\x04\n\x0eVariantService\x12\x84\x01\n\rCreateVariant\x12).sealane.registry.v1.CreateVariantRequest\x1a\x1c.sealane.registry.v1.Variant\"*\x90\x02\x02\x8a\xe7\x18#\n\x0cmodels:write\x12\x06parent\x18\x02\"\tscheduler\x12{\n\nGetVariant\x12&.sealane.registry.v1.GetVariantRequest\x1a\x1c.sealane.registry.v1.Variant\"\'\x90\x02\x01\x8a\xe7\x18 \n\x0bmodels:read\x12\x04name\x18\x01\"\tscheduler\x12\x83\x01\n\x0cListVariants\x12(.sealane.registry.v1.ListVariantsRequest\x1a).sealane.registry.v1.ListVariantsResponse\"\x1e\x90\x02\x01\x8a\xe7\x18\x17\n\x0bmodels:read\x12\x06parent\x18\x01\x12\x8a\x01\n\x11RecordMeasurement\x12-.sealane.registry.v1.RecordMeasurementRequest\x1a\x1c.sealane.registry.v1.Variant\"(\x90\x02\x02\x8a\xe7\x18!\n\x0cmodels:write\x12\x04name\x18\x02\"\tschedulerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)sealane/registry/v1/variant_service.proto\x12\x13sealane.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1csealane/type/v1/access.proto\x1a\x1esealane/type/v1/manifest.proto\"=\n\tModelFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"\x91\x04\n\x0bMeasurement\x12\x14\n\x0c\x64\x65vice_class\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63uracy\x18\x02 \x01(\x01\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x12\n\nbatch_size\x18\x04 \x01(\x05\x12\x16\n\x0elatency_p50_us\x18\x05 \x01(\x01\x12\x16\n\x0elatency_p99_us\x18\x06 \x01(\x01\x12\x13\n\x0butilisation\x18\x07 \x01(\x01\x12\x30\n\x0cmeasure_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07runtime\x18\t \x01(\t\x12\x0f\n\x07threads\x18\n \x01(\x05\x12\x11\n\tinstances\x18\x0b \x01(\x05\x12\x32\n\x07\x62\x61tches\x18\x0c \x03(\x0b\x32!.sealane.registry.v1.BatchLatency\x12\x14\n\x0cmemory_bytes\x18\r \x01(\x03\x12\x17\n\x0frows_per_second\x18\x0e \x01(\x01\x12\x16\n\x0ejoules_per_row\x18\x0f \x01(\x01\x12\x0f\n\x07\x64\x61taset\x18\x10 \x01(\t\x12>\n\x07metrics\x18\x11 \x03(\x0b\x32-.sealane.registry.v1.Measurement.MetricsEntry\x12\x10\n\x08recorder\x18\x12 \x01(\t\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xf0\x01\n\tLoadCheck\x12\x10\n\x08loadable\x18\x01 \x01(\x08\x12\x0f\n\x07runtime\x18\x02 \x01(\t\x12\x0f\n\x07sandbox\x18\x03 \x01(\t\x12\x14\n\x0cload_seconds\x18\x04 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\x17\n\x0fwarmed_requests\x18\x06 \x01(\x05\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0f\n\x07message\x18\x08 \x01(\t\x12\x0c\n\x04node\x18\t \x01(\t\x12\x0b\n\x03job\x18\n \x01(\t\x12.\n\ncheck_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"u\n\x10VariantSignature\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x10\n\x08key_name\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x62undle\x18\x04 \x01(\x0c\"R\n\x0c\x42\x61tchLatency\x12\x12\n\nbatch_size\x18\x01 \x01(\x05\x12\x16\n\x0elatency_p50_us\x18\x02 \x01(\x01\x12\x16\n\x0elatency_p99_us\x18\x03 \x01(\x01\"\xaf\x04\n\x07Variant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x1b.sealane.registry.v1.Format\x12\x31\n\tprecision\x18\x03 \x01(\x0e\x32\x1e.sealane.registry.v1.Precision\x12-\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x1e.sealane.registry.v1.ModelFile\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12\x36\n\x0cmeasurements\x18\x07 \x03(\x0b\x32 .sealane.registry.v1.Measurement\x12\x16\n\x0esource_variant\x18\x08 \x01(\t\x12\x0b\n\x03job\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07runtime\x18\x0b \x01(\t\x12/\n\x07sealing\x18\x0c \x01(\x0b\x32\x1e.sealane.type.v1.SealingPolicy\x12\x32\n\nload_check\x18\r \x01(\x0b\x32\x1e.sealane.registry.v1.LoadCheck\x12\x39\n\nsignatures\x18\x0e \x03(\x0b\x32%.sealane.registry.v1.VariantSignature\x12\x0f\n\x07\x62locked\x18\x0f \x01(\t\x12\x13\n\x0bsigner_keys\x18\x10 \x03(\x0c\"\x8e\x01\n\x14\x43reateVariantRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x12\n\nvariant_id\x18\x02 \x01(\t\x12-\n\x07variant\x18\x03 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x0f\n\x07\x62undles\x18\x05 \x03(\x0c\"!\n\x11GetVariantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"n\n\x13ListVariantsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x04 \x01(\t\x12\x10\n\x08order_by\x18\x05 \x01(\t\"_\n\x14ListVariantsResponse\x12.\n\x08variants\x18\x01 \x03(\x0b\x32\x1c.sealane.registry.v1.Variant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"s\n\x18RecordMeasurementRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x35\n\x0bmeasurement\x18\x02 \x01(\x0b\x32 .sealane.registry.v1.Measurement\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"n\n\x16RecordLoadCheckRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\nload_check\x18\x02 \x01(\x0b\x32\x1e.sealane.registry.v1.LoadCheck\x12\x12\n\nrequest_id\x18\x03 \x01(\t*\xc8\x01\n\x06\x46ormat\x12\x16\n\x12\x46ORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46ORMAT_SAVED_MODEL\x10\x01\x12\x11\n\rFORMAT_LITERT\x10\x02\x12\x0f\n\x0b\x46ORMAT_ONNX\x10\x03\x12\x17\n\x13\x46ORMAT_TORCH_EXPORT\x10\x04\x12\x17\n\x13\x46ORMAT_TORCH_SCRIPT\x10\x05\x12\x13\n\x0f\x46ORMAT_OPENVINO\x10\x06\x12\x10\n\x0c\x46ORMAT_KERAS\x10\x07\x12\x11\n\rFORMAT_REMOTE\x10\x08*h\n\tPrecision\x12\x19\n\x15PRECISION_UNSPECIFIED\x10\x00\x12\x15\n\x11PRECISION_FLOAT32\x10\x01\x12\x12\n\x0ePRECISION_INT8\x10\x02\x12\x15\n\x11PRECISION_FLOAT16\x10\x03\x32\x9b\x05\n\x0eVariantService\x12\x84\x01\n\rCreateVariant\x12).sealane.registry.v1.CreateVariantRequest\x1a\x1c.sealane.registry.v1.Variant\"*\x90\x02\x02\x8a\xe7\x18#\n\x0cmodels:write\x12\x06parent\x18\x02\"\tscheduler\x12{\n\nGetVariant\x12&.sealane.registry.v1.GetVariantRequest\x1a\x1c.sealane.registry.v1.Variant\"\'\x90\x02\x01\x8a\xe7\x18 \n\x0bmodels:read\x12\x04name\x18\x01\"\tscheduler\x12\x83\x01\n\x0cListVariants\x12(.sealane.registry.v1.ListVariantsRequest\x1a).sealane.registry.v1.ListVariantsResponse\"\x1e\x90\x02\x01\x8a\xe7\x18\x17\n\x0bmodels:read\x12\x06parent\x18\x01\x12\x8a\x01\n\x11RecordMeasurement\x12-.sealane.registry.v1.RecordMeasurementRequest\x1a\x1c.sealane.registry.v1.Variant\"(\x90\x02\x02\x8a\xe7\x18!\n\x0cmodels:write\x12\x04name\x18\x02\"\tscheduler\x12r\n\x0fRecordLoadCheck\x12+.sealane.registry.v1.RecordLoadCheckRequest\x1a\x1c.sealane.registry.v1.Variant\"\x14\x90\x02\x02\x8a\xe7\x18\r\x18\x02\"\tschedulerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sealane.registry.v1.variant_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_MEASUREMENT_METRICSENTRY']._loaded_options = None
+  _globals['_MEASUREMENT_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_VARIANTSERVICE'].methods_by_name['CreateVariant']._loaded_options = None
   _globals['_VARIANTSERVICE'].methods_by_name['CreateVariant']._serialized_options = b'\220\002\002\212\347\030#\n\014models:write\022\006parent\030\002\"\tscheduler'
   _globals['_VARIANTSERVICE'].methods_by_name['GetVariant']._loaded_options = None
@@ -42,28 +44,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VARIANTSERVICE'].methods_by_name['ListVariants']._serialized_options = b'\220\002\001\212\347\030\027\n\013models:read\022\006parent\030\001'
   _globals['_VARIANTSERVICE'].methods_by_name['RecordMeasurement']._loaded_options = None
   _globals['_VARIANTSERVICE'].methods_by_name['RecordMeasurement']._serialized_options = b'\220\002\002\212\347\030!\n\014models:write\022\004name\030\002\"\tscheduler'
-  _globals['_FORMAT']._serialized_start=1561
-  _globals['_FORMAT']._serialized_end=1761
-  _globals['_PRECISION']._serialized_start=1763
-  _globals['_PRECISION']._serialized_end=1867
+  _globals['_VARIANTSERVICE'].methods_by_name['RecordLoadCheck']._loaded_options = None
+  _globals['_VARIANTSERVICE'].methods_by_name['RecordLoadCheck']._serialized_options = b'\220\002\002\212\347\030\r\030\002\"\tscheduler'
+  _globals['_FORMAT']._serialized_start=2383
+  _globals['_FORMAT']._serialized_end=2583
+  _globals['_PRECISION']._serialized_start=2585
+  _globals['_PRECISION']._serialized_end=2689
   _globals['_MODELFILE']._serialized_start=161
   _globals['_MODELFILE']._serialized_end=222
   _globals['_MEASUREMENT']._serialized_start=225
-  _globals['_MEASUREMENT']._serialized_end=607
-  _globals['_BATCHLATENCY']._serialized_start=609
-  _globals['_BATCHLATENCY']._serialized_end=691
-  _globals['_VARIANT']._serialized_start=694
-  _globals['_VARIANT']._serialized_end=1104
-  _globals['_CREATEVARIANTREQUEST']._serialized_start=1106
-  _globals['_CREATEVARIANTREQUEST']._serialized_end=1231
-  _globals['_GETVARIANTREQUEST']._serialized_start=1233
-  _globals['_GETVARIANTREQUEST']._serialized_end=1266
-  _globals['_LISTVARIANTSREQUEST']._serialized_start=1268
-  _globals['_LISTVARIANTSREQUEST']._serialized_end=1344
-  _globals['_LISTVARIANTSRESPONSE']._serialized_start=1346
-  _globals['_LISTVARIANTSRESPONSE']._serialized_end=1441
-  _globals['_RECORDMEASUREMENTREQUEST']._serialized_start=1443
-  _globals['_RECORDMEASUREMENTREQUEST']._serialized_end=1558
-  _globals['_VARIANTSERVICE']._serialized_start=1870
-  _globals['_VARIANTSERVICE']._serialized_end=2421
+  _globals['_MEASUREMENT']._serialized_end=754
+  _globals['_MEASUREMENT_METRICSENTRY']._serialized_start=708
+  _globals['_MEASUREMENT_METRICSENTRY']._serialized_end=754
+  _globals['_LOADCHECK']._serialized_start=757
+  _globals['_LOADCHECK']._serialized_end=997
+  _globals['_VARIANTSIGNATURE']._serialized_start=999
+  _globals['_VARIANTSIGNATURE']._serialized_end=1116
+  _globals['_BATCHLATENCY']._serialized_start=1118
+  _globals['_BATCHLATENCY']._serialized_end=1200
+  _globals['_VARIANT']._serialized_start=1203
+  _globals['_VARIANT']._serialized_end=1762
+  _globals['_CREATEVARIANTREQUEST']._serialized_start=1765
+  _globals['_CREATEVARIANTREQUEST']._serialized_end=1907
+  _globals['_GETVARIANTREQUEST']._serialized_start=1909
+  _globals['_GETVARIANTREQUEST']._serialized_end=1942
+  _globals['_LISTVARIANTSREQUEST']._serialized_start=1944
+  _globals['_LISTVARIANTSREQUEST']._serialized_end=2054
+  _globals['_LISTVARIANTSRESPONSE']._serialized_start=2056
+  _globals['_LISTVARIANTSRESPONSE']._serialized_end=2151
+  _globals['_RECORDMEASUREMENTREQUEST']._serialized_start=2153
+  _globals['_RECORDMEASUREMENTREQUEST']._serialized_end=2268
+  _globals['_RECORDLOADCHECKREQUEST']._serialized_start=2270
+  _globals['_RECORDLOADCHECKREQUEST']._serialized_end=2380
+  _globals['_VARIANTSERVICE']._serialized_start=2692
+  _globals['_VARIANTSERVICE']._serialized_end=3359
 # @@protoc_insertion_point(module_scope)

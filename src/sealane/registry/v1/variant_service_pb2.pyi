@@ -137,6 +137,26 @@ class Measurement(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetricsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     DEVICE_CLASS_FIELD_NUMBER: _builtins.int
     ACCURACY_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
@@ -152,6 +172,9 @@ class Measurement(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     ROWS_PER_SECOND_FIELD_NUMBER: _builtins.int
     JOULES_PER_ROW_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    RECORDER_FIELD_NUMBER: _builtins.int
     device_class: _builtins.str
     """Class of the device, such as `x86_64-2cpu`."""
     accuracy: _builtins.float
@@ -178,6 +201,10 @@ class Measurement(_message.Message):
     """Rows per second at the best batch size, all instances busy."""
     joules_per_row: _builtins.float
     """Energy of one row in joules; 0 where the machine does not tell."""
+    dataset: _builtins.str
+    """Dataset of the rows behind `accuracy`, by its full name or its digest; empty where it is not said."""
+    recorder: _builtins.str
+    """Who recorded it; output only. A job's results are recorded by the scheduler."""
     @_builtins.property
     def measure_time(self) -> _timestamp_pb2.Timestamp:
         """When it was measured."""
@@ -185,6 +212,10 @@ class Measurement(_message.Message):
     @_builtins.property
     def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchLatency]:
         """Latency by rows per call, ascending; the first of them is also in the fields above."""
+
+    @_builtins.property
+    def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Further figures of the model's answers, by name, such as `f1`."""
 
     def __init__(
         self,
@@ -204,14 +235,117 @@ class Measurement(_message.Message):
         memory_bytes: _builtins.int = ...,
         rows_per_second: _builtins.float = ...,
         joules_per_row: _builtins.float = ...,
+        dataset: _builtins.str = ...,
+        metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        recorder: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["measure_time", b"measure_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "batch_size", b"batch_size", "batches", b"batches", "device_class", b"device_class", "instances", b"instances", "joules_per_row", b"joules_per_row", "latency_p50_us", b"latency_p50_us", "latency_p99_us", b"latency_p99_us", "measure_time", b"measure_time", "memory_bytes", b"memory_bytes", "rows", b"rows", "rows_per_second", b"rows_per_second", "runtime", b"runtime", "threads", b"threads", "utilisation", b"utilisation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "batch_size", b"batch_size", "batches", b"batches", "dataset", b"dataset", "device_class", b"device_class", "instances", b"instances", "joules_per_row", b"joules_per_row", "latency_p50_us", b"latency_p50_us", "latency_p99_us", b"latency_p99_us", "measure_time", b"measure_time", "memory_bytes", b"memory_bytes", "metrics", b"metrics", "recorder", b"recorder", "rows", b"rows", "rows_per_second", b"rows_per_second", "runtime", b"runtime", "threads", b"threads", "utilisation", b"utilisation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Measurement: _TypeAlias = Measurement  # noqa: Y015
+
+@_typing.final
+class LoadCheck(_message.Message):
+    """What came of loading a variant once in a worker's box."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOADABLE_FIELD_NUMBER: _builtins.int
+    RUNTIME_FIELD_NUMBER: _builtins.int
+    SANDBOX_FIELD_NUMBER: _builtins.int
+    LOAD_SECONDS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    WARMED_REQUESTS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    CHECK_TIME_FIELD_NUMBER: _builtins.int
+    loadable: _builtins.bool
+    """Whether it was loaded, ran on zeros where its shapes allow that, and answered its recorded requests."""
+    runtime: _builtins.str
+    """Runtime it was loaded with."""
+    sandbox: _builtins.str
+    """Level of the sandbox, such as `full`."""
+    load_seconds: _builtins.float
+    """Seconds to load and to be warmed."""
+    memory_bytes: _builtins.int
+    """Memory of its process in bytes."""
+    warmed_requests: _builtins.int
+    """Recorded requests that it answered."""
+    reason: _builtins.str
+    """Cause of the failure, for programs; empty where it is loadable."""
+    message: _builtins.str
+    """What is wrong and what to do; empty where it is loadable."""
+    node: _builtins.str
+    """Node that did it."""
+    job: _builtins.str
+    """Job that did it."""
+    @_builtins.property
+    def check_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        loadable: _builtins.bool = ...,
+        runtime: _builtins.str = ...,
+        sandbox: _builtins.str = ...,
+        load_seconds: _builtins.float = ...,
+        memory_bytes: _builtins.int = ...,
+        warmed_requests: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        node: _builtins.str = ...,
+        job: _builtins.str = ...,
+        check_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check_time", b"check_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check_time", b"check_time", "job", b"job", "load_seconds", b"load_seconds", "loadable", b"loadable", "memory_bytes", b"memory_bytes", "message", b"message", "node", b"node", "reason", b"reason", "runtime", b"runtime", "sandbox", b"sandbox", "warmed_requests", b"warmed_requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadCheck: _TypeAlias = LoadCheck  # noqa: Y015
+
+@_typing.final
+class VariantSignature(_message.Message):
+    """A signature over a variant's files."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    KEY_NAME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """SHA-256 of the public key in PEM, 64 hexadecimal digits: the `hint` in the bundle."""
+    key_name: _builtins.str
+    """Name of the key in the project's policy; empty where the policy no longer knows it."""
+    bundle: _builtins.bytes
+    """The OpenSSF model-signing bundle, JSON."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was attached."""
+
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        key_name: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        bundle: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "create_time", b"create_time", "key_id", b"key_id", "key_name", b"key_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VariantSignature: _TypeAlias = VariantSignature  # noqa: Y015
 
 @_typing.final
 class BatchLatency(_message.Message):
@@ -261,6 +395,10 @@ class Variant(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     RUNTIME_FIELD_NUMBER: _builtins.int
     SEALING_FIELD_NUMBER: _builtins.int
+    LOAD_CHECK_FIELD_NUMBER: _builtins.int
+    SIGNATURES_FIELD_NUMBER: _builtins.int
+    BLOCKED_FIELD_NUMBER: _builtins.int
+    SIGNER_KEYS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/models/{model}/versions/{number}/variants/{variant}`."""
     format: Global___Format.ValueType
@@ -277,6 +415,10 @@ class Variant(_message.Message):
     """Name of the job that made it."""
     runtime: _builtins.str
     """Runtime that has to run it, such as `openvino`; empty leaves it to the worker."""
+    blocked: _builtins.str
+    """Why workers do not load it, by the project's policy, such as a signature that is missing; empty where they do.
+    Output only.
+    """
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelFile]:
         """Files."""
@@ -295,6 +437,18 @@ class Variant(_message.Message):
         digest covers: leaving it out here changes where the variant is placed, not what is refused there.
         """
 
+    @_builtins.property
+    def load_check(self) -> Global___LoadCheck:
+        """What came of loading it; unset while nobody did. Output only."""
+
+    @_builtins.property
+    def signatures(self) -> _containers.RepeatedCompositeFieldContainer[Global___VariantSignature]:
+        """Signatures over its files; output only."""
+
+    @_builtins.property
+    def signer_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Public keys, PEM, of which one must have signed it before a worker loads it; empty where none has to. Output only."""
+
     def __init__(
         self,
         *,
@@ -310,10 +464,14 @@ class Variant(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         runtime: _builtins.str = ...,
         sealing: _manifest_pb2.SealingPolicy | None = ...,
+        load_check: Global___LoadCheck | None = ...,
+        signatures: _abc.Iterable[Global___VariantSignature] | None = ...,
+        blocked: _builtins.str = ...,
+        signer_keys: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "sealing", b"sealing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "load_check", b"load_check", "sealing", b"sealing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "digest", b"digest", "files", b"files", "format", b"format", "job", b"job", "measurements", b"measurements", "name", b"name", "precision", b"precision", "runtime", b"runtime", "sealing", b"sealing", "size_bytes", b"size_bytes", "source_variant", b"source_variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "create_time", b"create_time", "digest", b"digest", "files", b"files", "format", b"format", "job", b"job", "load_check", b"load_check", "measurements", b"measurements", "name", b"name", "precision", b"precision", "runtime", b"runtime", "sealing", b"sealing", "signatures", b"signatures", "signer_keys", b"signer_keys", "size_bytes", b"size_bytes", "source_variant", b"source_variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -329,6 +487,7 @@ class CreateVariantRequest(_message.Message):
     VARIANT_ID_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    BUNDLES_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Version, `projects/{project}/models/{model}/versions/{number}`."""
     variant_id: _builtins.str
@@ -339,6 +498,10 @@ class CreateVariantRequest(_message.Message):
     def variant(self) -> Global___Variant:
         """The variant; output-only fields are ignored."""
 
+    @_builtins.property
+    def bundles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """OpenSSF model-signing bundles over its files, as for CreateVersion."""
+
     def __init__(
         self,
         *,
@@ -346,10 +509,11 @@ class CreateVariantRequest(_message.Message):
         variant_id: _builtins.str = ...,
         variant: Global___Variant | None = ...,
         request_id: _builtins.str = ...,
+        bundles: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["variant", b"variant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent", "request_id", b"request_id", "variant", b"variant", "variant_id", b"variant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundles", b"bundles", "parent", b"parent", "request_id", b"request_id", "variant", b"variant", "variant_id", b"variant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -386,22 +550,32 @@ class ListVariantsRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Version, `projects/{project}/models/{model}/versions/{number}`."""
     page_size: _builtins.int
     """Most variants to return; 0 means 50, at most 1000."""
     page_token: _builtins.str
     """Token of the page, from the answer before."""
+    filter: _builtins.str
+    """Which ones, in the language of AIP-160: comparisons of `name`, `format`, `precision`, `create_time`, `size_bytes`,
+    joined by AND.
+    """
+    order_by: _builtins.str
+    """Order: `create_time` (the default), `name` or `size_bytes`, with ` desc` behind it for descending."""
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -466,3 +640,35 @@ class RecordMeasurementRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecordMeasurementRequest: _TypeAlias = RecordMeasurementRequest  # noqa: Y015
+
+@_typing.final
+class RecordLoadCheckRequest(_message.Message):
+    """Request for VariantService.RecordLoadCheck."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LOAD_CHECK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the variant."""
+    request_id: _builtins.str
+    """UUID that makes a retry safe."""
+    @_builtins.property
+    def load_check(self) -> Global___LoadCheck:
+        """What came of it."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        load_check: Global___LoadCheck | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load_check", b"load_check"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["load_check", b"load_check", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordLoadCheckRequest: _TypeAlias = RecordLoadCheckRequest  # noqa: Y015

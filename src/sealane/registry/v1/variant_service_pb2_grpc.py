@@ -55,6 +55,11 @@ class VariantServiceStub(object):
                 request_serializer=sealane_dot_registry_dot_v1_dot_variant__service__pb2.RecordMeasurementRequest.SerializeToString,
                 response_deserializer=sealane_dot_registry_dot_v1_dot_variant__service__pb2.Variant.FromString,
                 _registered_method=True)
+        self.RecordLoadCheck = channel.unary_unary(
+                '/sealane.registry.v1.VariantService/RecordLoadCheck',
+                request_serializer=sealane_dot_registry_dot_v1_dot_variant__service__pb2.RecordLoadCheckRequest.SerializeToString,
+                response_deserializer=sealane_dot_registry_dot_v1_dot_variant__service__pb2.Variant.FromString,
+                _registered_method=True)
 
 
 class VariantServiceServicer(object):
@@ -89,6 +94,13 @@ class VariantServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordLoadCheck(self, request, context):
+        """Records what came of loading a variant once in a worker's box. Only what a worker did counts, so nobody else may.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VariantServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -110,6 +122,11 @@ def add_VariantServiceServicer_to_server(servicer, server):
             'RecordMeasurement': grpc.unary_unary_rpc_method_handler(
                     servicer.RecordMeasurement,
                     request_deserializer=sealane_dot_registry_dot_v1_dot_variant__service__pb2.RecordMeasurementRequest.FromString,
+                    response_serializer=sealane_dot_registry_dot_v1_dot_variant__service__pb2.Variant.SerializeToString,
+            ),
+            'RecordLoadCheck': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordLoadCheck,
+                    request_deserializer=sealane_dot_registry_dot_v1_dot_variant__service__pb2.RecordLoadCheckRequest.FromString,
                     response_serializer=sealane_dot_registry_dot_v1_dot_variant__service__pb2.Variant.SerializeToString,
             ),
     }
@@ -221,6 +238,33 @@ class VariantService(object):
             target,
             '/sealane.registry.v1.VariantService/RecordMeasurement',
             sealane_dot_registry_dot_v1_dot_variant__service__pb2.RecordMeasurementRequest.SerializeToString,
+            sealane_dot_registry_dot_v1_dot_variant__service__pb2.Variant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordLoadCheck(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.registry.v1.VariantService/RecordLoadCheck',
+            sealane_dot_registry_dot_v1_dot_variant__service__pb2.RecordLoadCheckRequest.SerializeToString,
             sealane_dot_registry_dot_v1_dot_variant__service__pb2.Variant.FromString,
             options,
             channel_credentials,

@@ -41,6 +41,8 @@ class VariantServiceStub:
     """Lists the variants of a version, oldest first."""
     RecordMeasurement: _grpc.UnaryUnaryMultiCallable[_variant_service_pb2.RecordMeasurementRequest, _variant_service_pb2.Variant]
     """Adds a measurement to a variant; files and digest stay as they are."""
+    RecordLoadCheck: _grpc.UnaryUnaryMultiCallable[_variant_service_pb2.RecordLoadCheckRequest, _variant_service_pb2.Variant]
+    """Records what came of loading a variant once in a worker's box. Only what a worker did counts, so nobody else may."""
 
 @_typing.type_check_only
 class VariantServiceAsyncStub(VariantServiceStub):
@@ -55,6 +57,8 @@ class VariantServiceAsyncStub(VariantServiceStub):
     """Lists the variants of a version, oldest first."""
     RecordMeasurement: _aio.UnaryUnaryMultiCallable[_variant_service_pb2.RecordMeasurementRequest, _variant_service_pb2.Variant]  # type: ignore[assignment]
     """Adds a measurement to a variant; files and digest stay as they are."""
+    RecordLoadCheck: _aio.UnaryUnaryMultiCallable[_variant_service_pb2.RecordLoadCheckRequest, _variant_service_pb2.Variant]  # type: ignore[assignment]
+    """Records what came of loading a variant once in a worker's box. Only what a worker did counts, so nobody else may."""
 
 class VariantServiceServicer(metaclass=_abc_1.ABCMeta):
     """Variants of a version: the same function in another format or precision."""
@@ -90,5 +94,13 @@ class VariantServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_variant_service_pb2.Variant, _abc.Awaitable[_variant_service_pb2.Variant]]:
         """Adds a measurement to a variant; files and digest stay as they are."""
+
+    @_abc_1.abstractmethod
+    def RecordLoadCheck(
+        self,
+        request: _variant_service_pb2.RecordLoadCheckRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_variant_service_pb2.Variant, _abc.Awaitable[_variant_service_pb2.Variant]]:
+        """Records what came of loading a variant once in a worker's box. Only what a worker did counts, so nobody else may."""
 
 def add_VariantServiceServicer_to_server(servicer: VariantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
