@@ -1,8 +1,8 @@
 """Looks into a variant's files for code and for what would leave its folder, without unpacking or loading anything.
 
 This is no scanner that promises to find every trick: formats that are programs are refused by their name (present.py),
-models are loaded in a sandbox all the same. What is looked for here is what hides in formats that look like data: pickles,
-Keras archives with functions of their own, ONNX operators that need a library, weights outside of the model's folder.
+models are loaded in a sandbox all the same. What is looked for here is what hides in formats that look like data:
+pickles, Keras archives with functions of their own, ONNX operators that need a library, weights outside of the folder.
 """
 
 from __future__ import annotations

@@ -19,6 +19,9 @@ from sealane.errors import SealaneError
 COMMANDS = {
     "up": ("up:up", "Run every service on this machine."),
     "models": ("models:models", "Push, pull and name models."),
+    "datasets": ("datasets:datasets", "Immutable sets of rows that jobs point at."),
+    "policy": ("policy:policy", "What the project demands of its models."),
+    "storage": ("policy:storage", "What the project stores and may store."),
     "deployments": ("deployments:deployments", "Keep models serving, and see why they run where they do."),
     "predict": ("predict:predict", "Run a model on arrays from a file."),
     "proxy": ("proxy:proxy", "A local plaintext port for unchanged clients, sealed towards the suite."),

@@ -9,6 +9,7 @@ import click
 
 from sealane.cli.benchmark import check
 from sealane.cli.context import Cli, common, enum_word, note, progress_bar
+from sealane.cli.model_reviews import COMMANDS, labels_of
 
 if TYPE_CHECKING:
     from sealane.client.models import PushOptions
@@ -24,6 +25,8 @@ def models() -> None:
 
 
 models.add_command(check)
+for _command in COMMANDS:
+    models.add_command(_command)
 
 
 class _Push(TypedDict):
@@ -32,6 +35,12 @@ class _Push(TypedDict):
     description: str
     commit: str
     metric: tuple[str, ...]
+    dataset: tuple[str, ...]
+    source_version: str
+    license: str
+    label: tuple[str, ...]
+    notes: str
+    sign_key: Path | None
     signatures: Path | None
     require_sealed: bool
     sealed_to: tuple[str, ...]
@@ -45,6 +54,14 @@ class _Push(TypedDict):
 @click.option("--description", default="", help="What the model is for, when it is new.")
 @click.option("--commit", default="", help="Commit of the training code.")
 @click.option("--metric", multiple=True, metavar="NAME=VALUE", help="Metric measured in training; may be repeated.")
+@click.option("--dataset", multiple=True, metavar="NAME", help="Dataset it was trained on; may be repeated.")
+@click.option("--source-version", default="", metavar="VERSION", help="Version that it was made from.")
+@click.option("--license", default="", help="Licence, an SPDX expression.")
+@click.option("--label", multiple=True, metavar="NAME=VALUE", help="Label of the version; may be repeated.")
+@click.option("--notes", default="", help="What is new in the version.")
+@click.option(
+    "--sign-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Private key, PEM, to sign with."
+)
 @click.option(
     "--signatures",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -84,8 +101,15 @@ def push(cli: Cli, path: Path, name: str, **options: Unpack[_Push]) -> None:
         "description": options["description"],
         "commit": options["commit"],
         "metrics": metrics,
+        "datasets": options["dataset"],
+        "source_version": options["source_version"],
+        "license": options["license"],
+        "labels": labels_of(options["label"]),
+        "notes": options["notes"],
         "signatures": read_signatures_file(options["signatures"]) if options["signatures"] else (),
     }
+    if options["sign_key"]:
+        wanted["sign_key"] = options["sign_key"]
     if demands:
         wanted["sealing"] = parse(options["require_sealed"], options["sealed_to"])
     with cli.client() as client, progress_bar() as progress:
@@ -95,11 +119,13 @@ def push(cli: Cli, path: Path, name: str, **options: Unpack[_Push]) -> None:
 
 
 @models.command(name="list")
+@click.option("--filter", "filter_", default="", help="Such as 'labels.team = vision AND name : digits'.")
+@click.option("--order-by", default="", help="name, create_time or update_time, with ' desc' behind it.")
 @common
-def list_models(cli: Cli) -> None:
+def list_models(cli: Cli, filter_: str, order_by: str) -> None:
     """List the models of the project."""
     with cli.client() as client:
-        found = list(client.models.list())
+        found = list(client.models.find(filter_, order_by))
     rows = [(_last(model.name), model.description, model.update_time.ToJsonString()) for model in found]
     cli.table(("MODEL", "DESCRIPTION", "UPDATED"), rows, found)
 
@@ -111,12 +137,17 @@ def versions(cli: Cli, model: str) -> None:
     """List the versions of MODEL with their variants, newest first."""
     with cli.client() as client:
         found = list(client.models.versions(model))
+    from sealane.registry.v1 import model_service_pb2
+
+    def state(version: pb.Version) -> str:
+        return enum_word(model_service_pb2.Version.State.Name(version.state), "STATE_")
+
     rows = [
-        (version.number, _last(variant.name), variant.size_bytes, _accuracy(version, index), variant.digest[:19])
+        (version.number, state(version), _last(variant.name), variant.size_bytes, _accuracy(version, index))
         for version in found
         for index, variant in enumerate(version.variants)
     ]
-    cli.table(("VERSION", "VARIANT", "BYTES", "ACCURACY", "DIGEST"), rows, found)
+    cli.table(("VERSION", "STATE", "VARIANT", "BYTES", "ACCURACY"), rows, found)
 
 
 @models.command()

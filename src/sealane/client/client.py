@@ -14,6 +14,7 @@ from sealane.client.accounts import Accounts, Projects, Roles
 from sealane.client.artifacts import Artifacts
 from sealane.client.audit import Audit
 from sealane.client.credentials import ClientCredentials, Credentials
+from sealane.client.datasets import Datasets
 from sealane.client.deployments import Deployments
 from sealane.client.inference import Inference
 from sealane.client.issuers import Issuers
@@ -23,6 +24,7 @@ from sealane.client.logins import LOGIN, RefreshTokenFile, log_in, log_out
 from sealane.client.models import Models
 from sealane.client.operations import JoinTokens, Nodes
 from sealane.client.peers import Peers
+from sealane.client.policies import Policies
 from sealane.client.session import Session, Site
 from sealane.errors import FailedPrecondition
 from sealane.telemetry import Telemetry, disabled
@@ -57,6 +59,8 @@ class Client:
         self.artifacts = Artifacts(self._session)
         self.models = Models(self._session, self.artifacts)
         self.deployments = Deployments(self._session)
+        self.datasets = Datasets(self._session, self.artifacts)
+        self.policies = Policies(self._session)
         self.jobs = Jobs(self._session, self.artifacts)
         self.nodes = Nodes(self._session)
         self.accounts = Accounts(self._session)

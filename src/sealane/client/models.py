@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from sealane.client import model_companions, model_files, references
-from sealane.client.artifacts import Artifacts, Progress, no_progress
+from sealane.client.artifacts import Progress, no_progress
 from sealane.client.model_files import LocalModel
+from sealane.client.model_reviews import ModelReviews
 from sealane.client.paging import pages
-from sealane.client.session import Session
 from sealane.errors import AlreadyExists, DataLoss, NotFound
 from sealane.registry.v1 import model_service_pb2 as pb
-from sealane.registry.v1 import model_service_pb2_grpc, variant_service_pb2, variant_service_pb2_grpc
+from sealane.registry.v1 import variant_service_pb2, variant_service_pb2_grpc
+from sealane.security import model_signing
 from sealane.security.sealing_messages import message_of, policy_of
 from sealane.security.sealing_policy import SealingPolicy, check
 from sealane.tensors import Array, Signature
@@ -43,18 +44,32 @@ class PushOptions(TypedDict, total=False):
     """Digests of the training data."""
     metrics: Mapping[str, float]
     """Metrics measured in training."""
+    datasets: Sequence[str]
+    """Names of the registry's datasets that it was trained on."""
+    source_version: str
+    """Version that it was made from, such as ``digits@2``."""
+    job: str
+    """Job, or run elsewhere, that made it."""
+    framework: tuple[str, str]
+    """Framework that it was made with, and its version."""
+    license: str
+    """Licence, an SPDX expression."""
+    labels: Mapping[str, str]
+    """Labels of the version."""
+    notes: str
+    """What is new in the version."""
+    sign_key: Path | bytes
+    """Private key, PEM, or its file, to sign with: ECDSA on P-256, P-384 or P-521."""
+    sign_password: bytes
+    """Password of that key."""
     request_id: str
     """UUID that makes a repeat of this push safe across processes; default: a new one."""
     progress: Progress
     """Called with file name, bytes done and bytes in all."""
 
 
-class Models:
+class Models(ModelReviews):
     """The models of the project."""
-
-    def __init__(self, session: Session, artifacts: Artifacts) -> None:
-        self._session = session
-        self._artifacts = artifacts
 
     def push(self, path: Path | str, name: str, **options: Unpack[PushOptions]) -> pb.Version:
         """Upload a model and make it the next version of `name`, which is created where it is not there.
@@ -81,17 +96,20 @@ class Models:
             self._put(variant, model_companions.WARM_UP_FILE, warm_up)
         parent = references.resource(self._session.project, "models", name)
         self._ensure_model(parent, options.get("description", ""))
-        lineage = pb.Lineage(
-            commit=options.get("commit", ""),
-            dataset_digests=options.get("dataset_digests", ()),
-            metrics=dict(options.get("metrics", {})),
+        there = pb.Version(
+            signatures=model_files.to_proto(local.signatures),
+            lineage=self._lineage(options),
+            license=options.get("license", ""),
+            labels=dict(options.get("labels", {})),
+            description=options.get("notes", ""),
         )
         request = pb.CreateVersionRequest(
             parent=parent,
-            version=pb.Version(signatures=model_files.to_proto(local.signatures), lineage=lineage),
+            version=there,
             variant_id=local.variant,
             variant=variant,
             request_id=options.get("request_id") or str(uuid.uuid4()),
+            bundles=_bundles(variant, name, options),
         )
         version = self._stub().CreateVersion(request, timeout=self._session.timeout)
         if alias := options.get("alias", ""):
@@ -206,41 +224,21 @@ class Models:
 
         return pages(fetch, lambda page: page.versions)
 
-    def get_alias(self, name: str, alias: str) -> pb.Alias:
-        """An alias of a model."""
-        request = pb.GetAliasRequest(name=self._alias_name(name, alias))
-        return self._stub().GetAlias(request, timeout=self._session.timeout)
-
-    def move_alias(self, name: str, alias: str, version: str | int, *, etag: str | None = None) -> pb.Alias:
-        """Point an alias at a version, by compare-and-set.
-
-        Args:
-            name: id of the model.
-            alias: the alias, such as ``production``.
-            version: number or full name of the version.
-            etag: the alias as it was seen; empty demands that it does not exist yet; None reads it first.
-
-        Raises:
-            Aborted: somebody else moved it since (reason ETAG_MISMATCH).
-        """
-        if etag is None:
-            try:
-                etag = self.get_alias(name, alias).etag
-            except NotFound:
-                etag = ""
-        number = str(version)
-        if not number.startswith("projects/"):
-            number = f"{references.resource(self._session.project, 'models', name)}/versions/{number}"
-        request = pb.MoveAliasRequest(
-            name=self._alias_name(name, alias), version=number, etag=etag, request_id=str(uuid.uuid4())
+    def _lineage(self, options: PushOptions) -> pb.Lineage:
+        source = options.get("source_version", "")
+        framework, version = options.get("framework", ("", ""))
+        return pb.Lineage(
+            commit=options.get("commit", ""),
+            dataset_digests=options.get("dataset_digests", ()),
+            metrics=dict(options.get("metrics", {})),
+            source_version=self._numbered(source) if source else "",
+            job=options.get("job", ""),
+            datasets=[
+                references.resource(self._session.project, "datasets", name) for name in options.get("datasets", ())
+            ],
+            framework=framework,
+            framework_version=version,
         )
-        return self._stub().MoveAlias(request, timeout=self._session.timeout)
-
-    def _alias_name(self, name: str, alias: str) -> str:
-        return f"{references.resource(self._session.project, 'models', name)}/aliases/{alias}"
-
-    def _stub(self) -> model_service_pb2_grpc.ModelServiceStub:
-        return model_service_pb2_grpc.ModelServiceStub(self._session.channel("registry"))
 
     def _ensure_model(self, name: str, description: str) -> None:
         try:
@@ -285,6 +283,15 @@ class Models:
             for inside, file in local.files.items()
         ]
         return variant_service_pb2.Variant(format=local.format, precision=local.precision, files=files, runtime=runtime)
+
+
+def _bundles(variant: variant_service_pb2.Variant, name: str, options: PushOptions) -> list[bytes]:
+    key = options.get("sign_key")
+    if key is None:
+        return []
+    pem = key if isinstance(key, bytes) else Path(key).read_bytes()
+    private = model_signing.load_private_key(pem, options.get("sign_password"))
+    return [model_signing.sign({file.path: file.sha256 for file in variant.files}, name, private)]
 
 
 def _safe(path: str) -> Path:

@@ -47,6 +47,7 @@ audit = sa.Table(
     # Filled by the sealer, which chains rows after their commit.
     sa.Column("sequence", sa.Integer, unique=True),
     sa.Column("hash", sa.String),
+    sa.Index("audit_project", "project", "id"),
     sqlite_autoincrement=True,
 )
 

@@ -138,3 +138,12 @@ def verify(moves: Iterable[tuple[Move, bytes]]) -> int:
             )
         head, number = claimed, move.number
     return count
+
+
+def shortened(alias: str, count: int, claimed: int) -> DataLoss:
+    """The error where moves are missing at the end."""
+    return DataLoss(
+        f"{alias} was moved {claimed} times and {count} moves are told; compare with the audit log and a backup",
+        reason="HISTORY_BROKEN",
+        sequence=str(count),
+    )
