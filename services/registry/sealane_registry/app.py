@@ -19,13 +19,40 @@ from sealane.rpc.dispatch import Served
 from sealane.security.membership import Membership, Place
 from sealane.security.work_grants import WorkGrants
 from sealane_registry.access import Access
-from sealane_registry.artifact_servicer import ArtifactServicer
-from sealane_registry.blobs import BlobFolder
+from sealane_registry.artifact_servicer import ArtifactServicer, Files
+from sealane_registry.blob_folder import FolderStore
+from sealane_registry.blob_store import BlobStore
+from sealane_registry.blobs import Blobs
 from sealane_registry.catalog import CatalogRules
 from sealane_registry.config import Config
 from sealane_registry.servicer import ModelServicer, VariantServicer
+from sealane_registry.spool import PlainForms, Spool
 from sealane_registry.store import Store
 from sealane_registry.store_sql import SqlStore
+from sealane_registry.upkeep import Scrubbing
+
+
+def files_of(config: Config) -> Files:
+    """Where this registry keeps its files.
+
+    Raises:
+        InvalidArgument: an artifact store that cannot be used.
+    """
+    return Files(Spool(config.data_dir / "incoming", PlainForms()), Blobs(_store_of(config)))
+
+
+def _store_of(config: Config) -> BlobStore:
+    if not config.artifact_store:
+        return FolderStore(config.data_dir / "cas")
+    from sealane_registry import blob_objects  # 15 MB that a registry with a folder does not load
+
+    access = blob_objects.Access(
+        config.artifact_store,
+        config.artifact_store_endpoint,
+        config.artifact_store_credentials_file,
+        config.artifact_store_allow_http,
+    )
+    return blob_objects.BucketStore(blob_objects.open_store(access))
 
 
 async def run(config: Config) -> None:
@@ -45,7 +72,8 @@ async def run(config: Config) -> None:
     chain = middleware.Chain(order.standard(telemetry_=telemetry_, guard=member.guard(clock)))
     rules = CatalogRules(clock)
     access = Access(WorkGrants(lambda: identity.trust_bundle, member.revocations, clock))
-    artifacts = ArtifactServicer(records, BlobFolder(config.data_dir), access, clock)
+    files = await asyncio.to_thread(files_of, config)
+    artifacts = ArtifactServicer(records, files, access, clock)
     await artifacts.sweep()
     services = [
         Served(ModelServicer(records, rules), model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]),
@@ -58,9 +86,13 @@ async def run(config: Config) -> None:
     member.start()
     server.health.set(True)
     sealing = asyncio.create_task(sealer.run())
+    scrubbing = Scrubbing(files.blobs, records, clock, config.scrub_mib_per_second * (1 << 20))
+    upkeep = asyncio.create_task(scrubbing.run(config.scrub_seconds))
     await host.until_terminated(server, lambda: host.announce(config.data_dir, ports), [sealing])
     host.withdraw(config.data_dir)
+    scrubbing.stop()
     await server.stop()
+    upkeep.cancel()
     sealing.cancel()
     await sealer.close()
     member.stop()

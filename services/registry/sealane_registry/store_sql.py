@@ -270,6 +270,11 @@ class SqlStore:
         # The digest stands in the serialized variant as text.
         return sorted({row.model for row in rows if sha256.encode() in row.content})
 
+    def projects_with_artifact(self, sha256: str) -> list[str]:
+        """All projects that have the artifact."""
+        query = sa.select(artifacts.c.project).where(artifacts.c.sha256 == sha256)
+        return sorted(self._connection.execute(query).scalars())
+
     def artifact_size(self, project: str, sha256: str) -> int | None:
         """Size of an artifact of the project; None where the project has none such."""
         wanted = (artifacts.c.project == project) & (artifacts.c.sha256 == sha256)

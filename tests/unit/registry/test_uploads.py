@@ -20,8 +20,10 @@ from sealane.rpc.policy import methods_of
 from sealane.security.revocations import Revocations
 from sealane.security.work_grants import WorkGrants
 from sealane_registry.access import Access
-from sealane_registry.artifact_servicer import UPLOAD_SECONDS, ArtifactServicer
-from sealane_registry.blobs import BlobFolder
+from sealane_registry.artifact_servicer import UPLOAD_SECONDS, ArtifactServicer, Files
+from sealane_registry.blob_folder import FolderStore
+from sealane_registry.blobs import Blobs
+from sealane_registry.spool import PlainForms, Spool
 from sealane_registry.store_sql import SqlStore, metadata
 
 CONTENT = b"the weights"
@@ -38,7 +40,8 @@ class Site:
     def __init__(self, folder: Path, database: Database) -> None:
         self.incoming, self.clock = folder / "incoming", ManualClock()
         records = Transactions(database, SqlStore, self.clock)
-        self.servicer = ArtifactServicer(records, BlobFolder(folder), ACCESS, self.clock, stall=0.2)
+        files = Files(Spool(self.incoming, PlainForms()), Blobs(FolderStore(folder / "cas")))
+        self.servicer = ArtifactServicer(records, files, ACCESS, self.clock, stall=0.2)
 
     async def start(self, project: str = "p", size: int = len(CONTENT)) -> pb.Upload:
         request = pb.StartUploadRequest(parent=f"projects/{project}", sha256=SHA, size_bytes=size)
