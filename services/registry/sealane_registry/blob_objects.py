@@ -113,8 +113,11 @@ class BucketStore:
 
     def put(self, key: str, source: Path) -> None:
         """See :class:`BlobStore`. A large file goes in parts, which are seen together once all are there."""
-        with _translated():
-            obstore.put(self._store, key, source, chunk_size=PART_BYTES, max_concurrency=2)
+        try:
+            with _translated():
+                obstore.put(self._store, key, source, chunk_size=PART_BYTES, max_concurrency=2)
+        except DataLoss as error:  # the request that joins the parts was repeated: its first answer was lost
+            raise Unavailable("the artifact store lost an answer; try again", retry_after=0.0) from error
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """See :class:`BlobStore`."""
