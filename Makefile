@@ -71,6 +71,12 @@ conformance-clients: .venv-together/.ready .venv-triton/.ready .venv-kserve/.rea
 	$(UV) pip install -q --python .venv-mxnet/bin/python --require-hashes -r requirements/mxnet.lock
 	touch $@
 
+# An S3 server, for the tests of the object store.
+.venv-moto/.ready: .venv/.uv requirements/moto.lock
+	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-moto
+	$(UV) pip install -q --python .venv-moto/bin/python --require-hashes --compile-bytecode -r requirements/moto.lock
+	touch $@
+
 # 4.5 GB of CUDA libraries: made only by who asks for it. Tests of the torch runtime are skipped without.
 .venv-torch/.ready: .venv/.uv requirements/torch.lock
 	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-torch
@@ -94,7 +100,7 @@ demo: .venv/.tensorflow
 endif
 	$(BIN)/python -m sealane_local.demo $(if $(filter 1,$(LIGHT)),--light) --data var/demo
 
-test: .venv/.tensorflow conformance-clients .venv-mxnet/.ready .venv-codegen/.ready
+test: .venv/.tensorflow conformance-clients .venv-mxnet/.ready .venv-moto/.ready .venv-codegen/.ready
 	$(BIN)/python -m pytest tests
 
 # Every real client against gateway and worker; rewrites docs/conformance.md.
@@ -112,7 +118,7 @@ bench: .venv/.tensorflow
 bench-peers: .venv/.tensorflow
 	$(BIN)/python -m bench.peers $(if $(QUICK),--quick) --json bench/peers/results --docs docs
 
-promises: .venv/.tensorflow conformance-clients
+promises: .venv/.tensorflow conformance-clients .venv-moto/.ready
 	$(BIN)/python bench/promises.py $(if $(AREA),--area $(AREA)) $(if $(LONG),--long)
 
 # -- the fast gate ---------------------------------------------------------------------------------
@@ -140,4 +146,4 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venvs-peers .venv-triton .venv-kserve .venv-perf .venv-node .venv-mxnet .venv-torch .venv-codegen var
+	rm -rf .venv .venvs-peers .venv-triton .venv-kserve .venv-perf .venv-node .venv-mxnet .venv-moto .venv-torch .venv-codegen var

@@ -18,3 +18,4 @@ compile --no-deps perf.in -o perf.lock
 compile node.in -o node.lock
 compile mxnet.in -o mxnet.lock
 compile torch.in -o torch.lock
+compile moto.in -o moto.lock

@@ -4,23 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
+from dataclasses import dataclass
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from sealane.clock import Clock
-from sealane.errors import DeadlineExceeded, InvalidArgument, NotFound
+from sealane.errors import DataLoss, DeadlineExceeded, InvalidArgument, NotFound
 from sealane.names import parse
 from sealane.records.transactions import Transactions, actor
 from sealane.registry.v1 import artifact_service_pb2 as pb
 from sealane.rpc.call import Call
 from sealane_registry.access import Access
-from sealane_registry.blobs import CHUNK_BYTES, BlobFolder, check_digest
+from sealane_registry.blobs import CORRUPT, Blobs, check_digest
+from sealane_registry.chunk_digests import CHUNK_BYTES
+from sealane_registry.limits import Defaults, check_bytes
+from sealane_registry.spool import Spool
 from sealane_registry.store import Store, UploadRow
+
+T = TypeVar("T")
+#: Offset and bytes.
+Piece = tuple[int, bytes]
 
 _UPLOAD, _ARTIFACT = "projects/*/uploads/*", "projects/*/artifacts/*"
 MAX_ARTIFACT_BYTES = 64 << 30
 STALL_SECONDS = 30.0
 UPLOAD_SECONDS = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where files are.
+
+    Args:
+        spool: uploads under way.
+        blobs: what was published.
+    """
+
+    spool: Spool
+    blobs: Blobs
 
 
 class ArtifactServicer:
@@ -29,16 +51,20 @@ class ArtifactServicer:
     def __init__(
         self,
         records: Transactions[Store],
-        blobs: BlobFolder,
+        files: Files,
         access: Access,
         clock: Clock,
         stall: float = STALL_SECONDS,
+        *,
+        defaults: Defaults | None = None,
     ) -> None:
         self._records = records
-        self._blobs = blobs
+        self._spool = files.spool
+        self._blobs = files.blobs
         self._access = access
         self._clock = clock
         self._stall = stall
+        self._defaults = defaults or Defaults()
         # A lock lives as long as somebody holds it or waits for it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -51,7 +77,7 @@ class ArtifactServicer:
             return store.upload_ids()
 
         kept = await self._records.write(forget)
-        await asyncio.to_thread(self._blobs.keep_uploads, kept)
+        await asyncio.to_thread(self._spool.keep_only, kept)
 
     async def StartUpload(self, request: pb.StartUploadRequest, call: Call) -> pb.Upload:
         (project,) = parse(request.parent, "projects/*", "parent")
@@ -63,31 +89,42 @@ class ArtifactServicer:
         def start(store: Store) -> UploadRow:
             row = store.upload_of(project, request.sha256, request.size_bytes)
             if row is None:
+                check_bytes(store, project, request.size_bytes, self._defaults)
                 now = self._clock.now()
                 row = UploadRow(project, secrets.token_hex(16), request.sha256, request.size_bytes, now)
                 store.add_upload(row)
             return row
 
         if (size := await self._stored(project, request.sha256)) is not None:
+            # Whoever asks is about to refer to it: it is not to be collected before that.
+            held, now = size, self._clock.now()
+            await self._records.write(lambda store: store.add_artifact(project, request.sha256, held, now))
             return pb.Upload(offset=size, complete=True)
         row = await self._records.write(start)
         async with self._lock(row.upload):
             # Asked again: it may have been finished meanwhile, and then no file may be made for it.
             if (size := await self._stored(project, request.sha256)) is not None:
                 return pb.Upload(offset=size, complete=True)
-            offset = await asyncio.to_thread(self._blobs.open_upload, row.upload)
+            offset = await asyncio.to_thread(self._spool.open, row)
         return pb.Upload(name=f"projects/{project}/uploads/{row.upload}", offset=offset)
 
     async def UploadChunks(self, requests: AsyncIterator[pb.UploadChunksRequest], call: Call) -> pb.Upload:
         row: UploadRow | None = None
         offset = 0
-        while (request := await self._next(requests)) is not None:
-            if row is None:
-                row = await self._find(request.name, call)
-            if len(request.data) > CHUNK_BYTES:
-                raise InvalidArgument(f"a chunk has at most {CHUNK_BYTES} bytes", field="data")
-            async with self._lock(row.upload), asyncio.timeout(self._stall):
-                offset = await asyncio.to_thread(self._blobs.append, row.upload, request.offset, request.data, row.size)
+        writing: asyncio.Task[int] | None = None  # one chunk is written while the next one comes in
+        try:
+            while (request := await self._next(requests)) is not None:
+                if row is None:
+                    row = await self._find(request.name, call)
+                if len(request.data) > CHUNK_BYTES:
+                    raise InvalidArgument(f"a chunk has at most {CHUNK_BYTES} bytes", field="data")
+                if writing is not None:
+                    await writing
+                writing = asyncio.create_task(self._append(row, request))
+            if writing is not None:
+                offset = await writing
+        finally:
+            await _settled(writing)  # what was begun is finished, however the stream ends
         if row is None:
             raise InvalidArgument("the stream held no chunk; the first message names the upload", field="name")
         return pb.Upload(name=f"projects/{row.project}/uploads/{row.upload}", offset=offset)
@@ -104,11 +141,14 @@ class ArtifactServicer:
         async with self._lock(row.upload):
             size = await self._stored(row.project, row.sha256)
             if size is None:
-                await asyncio.to_thread(self._blobs.publish, row.upload, row.sha256, row.size)
+                done = await asyncio.to_thread(self._spool.finish, row)
+                await asyncio.to_thread(self._blobs.publish, done)
                 await self._records.write(finish)
+                if not await asyncio.to_thread(self._blobs.has, row.sha256):  # see Blobs.remove
+                    await asyncio.to_thread(self._blobs.publish, done)
                 size = row.size
-            else:  # a repeat, or another upload of the same content came first
-                await asyncio.to_thread(self._blobs.discard, row.upload)
+            # Else it is a repeat, or another upload of the same content came first.
+            await asyncio.to_thread(self._spool.discard, row.upload)
         return pb.Artifact(name=name, sha256=row.sha256, size_bytes=size)
 
     async def DownloadArtifact(
@@ -123,8 +163,26 @@ class ArtifactServicer:
         if not 0 <= request.offset <= size or request.length < 0:
             raise InvalidArgument(f"the range must lie inside the artifact's {size} bytes", field="offset")
         chunks = self._blobs.read(sha256, request.offset, request.length)
-        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
-            yield pb.DownloadArtifactResponse(offset=chunk[0], data=chunk[1])
+        reading = _ahead(chunks)  # one chunk is read while another goes out
+        try:
+            while (chunk := await reading) is not None:
+                reading = _ahead(chunks)
+                yield pb.DownloadArtifactResponse(offset=chunk[0], data=chunk[1])
+        except DataLoss as error:
+            if error.reason == CORRUPT:
+                await self._record_loss(call, project, sha256)
+            raise
+        finally:
+            await _settled(reading)
+            await asyncio.to_thread(chunks.close)
+
+    async def _append(self, row: UploadRow, request: pb.UploadChunksRequest) -> int:
+        async with self._lock(row.upload), asyncio.timeout(self._stall):
+            return await asyncio.to_thread(self._spool.append, row, request.offset, request.data)
+
+    async def _record_loss(self, call: Call, project: str, sha256: str) -> None:
+        name, now = f"projects/{project}/artifacts/{sha256}", self._clock.now()
+        await self._records.write(lambda store: store.record(actor(call, project), "SetArtifactAside", name, now))
 
     async def _next(self, requests: AsyncIterator[pb.UploadChunksRequest]) -> pb.UploadChunksRequest | None:
         try:
@@ -153,3 +211,15 @@ class ArtifactServicer:
 
     def _lock(self, upload: str) -> asyncio.Lock:
         return self._locks.setdefault(upload, asyncio.Lock())
+
+
+def _ahead(chunks: Generator[Piece, None, None]) -> asyncio.Task[Piece | None]:
+    return asyncio.create_task(asyncio.to_thread(next, chunks, None))
+
+
+async def _settled(task: asyncio.Task[T] | None) -> None:
+    """Wait for what runs on a thread and cannot be stopped; its failure is told elsewhere, or nobody waits for it."""
+    if task is not None:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()

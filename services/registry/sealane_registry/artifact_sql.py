@@ -64,6 +64,11 @@ class ArtifactSql(Sql):
         query = sa.select(variant_files.c.model).where(held).distinct().order_by(variant_files.c.model)
         return list(self._connection.execute(query).scalars())
 
+    def projects_with_artifact(self, sha256: str) -> list[str]:
+        """All projects that have the artifact."""
+        query = sa.select(artifacts.c.project).where(artifacts.c.sha256 == sha256)
+        return sorted(self._connection.execute(query).scalars())
+
     def artifact_size(self, project: str, sha256: str) -> int | None:
         """Size of an artifact of the project; None where the project has none such."""
         size = self._connection.execute(sa.select(artifacts.c.size).where(_key(project, sha256))).scalar_one_or_none()

@@ -1,22 +1,65 @@
-"""Content-addressed files in a folder.
+"""Content-addressed blobs: published whole, read chunk by chunk against their digests, set aside once they differ.
 
-An upload is ``incoming/<id>`` until it is whole; then it is checked, synced and renamed to
-``cas/sha256/ab/<hex>``. The server's offset is the file's size: the truth after any crash.
+Nothing that differs goes out. A whole blob is also hashed while it is read, and its last chunk waits for the result.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
+import logging
 import re
-from collections.abc import Iterator
-from pathlib import Path
+import secrets
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
-from sealane.errors import Aborted, DataLoss, FailedPrecondition, InvalidArgument, ResourceExhausted
-from sealane.failpoint import failpoint
+from sealane.errors import DataLoss, InvalidArgument
+from sealane_registry import chunk_digests
+from sealane_registry.blob_store import BlobStore, OpenBlob, Stored, read_all
+from sealane_registry.chunk_digests import CHUNK_BYTES
+from sealane_registry.spool import CHUNKS, Finished, plain_key
 
-CHUNK_BYTES = 1 << 20
+log = logging.getLogger("sealane.registry.blobs")
+
+CORRUPT = "BLOB_CORRUPT"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Damaged(Exception):
+    """What lies in the store is not what was put there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A stored blob.
+
+    Args:
+        sha256: its digest, hex.
+        size: bytes as they are stored.
+        modified: when it was published last, seconds since 1970, by the store's clock.
+    """
+
+    sha256: str
+    size: int
+    modified: float
+
+
+class Form(Protocol):
+    """How one opened blob lies in the store."""
+
+    size: int
+    """Bytes of its content."""
+
+    stored: Stored
+    """What was opened."""
+
+    def chunks(self, first: int, end: int) -> Iterator[bytes]:
+        """Its chunks from one to before another, each verified; raises Damaged."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds."""
+        ...
 
 
 def check_digest(sha256: str, field: str = "sha256") -> str:
@@ -30,138 +73,142 @@ def check_digest(sha256: str, field: str = "sha256") -> str:
     return sha256
 
 
-class BlobFolder:
-    """The folder. Methods block on the disk: call them off the event loop."""
+class Blobs:
+    """The blobs of a store. Methods block: call them off the event loop."""
 
-    def __init__(self, root: Path) -> None:
-        self._incoming = root / "incoming"
-        self._blobs = root / "cas" / "sha256"
-        for folder in (self._incoming, self._blobs):
-            folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, store: BlobStore) -> None:
+        self._store = store
 
-    def open_upload(self, upload: str) -> int:
-        """Make room for an upload, or find it; returns the bytes held."""
-        path = self._incoming / upload
-        path.touch(mode=0o600)
-        return path.stat().st_size
-
-    def append(self, upload: str, offset: int, data: bytes, size: int) -> int:
-        """Append a chunk; returns the new offset.
-
-        Args:
-            upload: id of the upload.
-            offset: where the sender thinks the chunk starts.
-            data: the chunk.
-            size: declared size of the whole.
-
-        Raises:
-            Aborted: the server holds another number of bytes, or the upload has ended.
-            InvalidArgument: more bytes than declared.
-            ResourceExhausted: the disk is full.
-        """
-        path = self._incoming / upload
-        held = self._held(upload)
-        if offset != held:
-            raise Aborted(
-                f"the server holds {held} bytes, the chunk starts at {offset}; go on at {held}",
-                reason="UPLOAD_OFFSET",
-                offset=str(held),
-            )
-        if held + len(data) > size:
-            raise InvalidArgument(
-                f"{held + len(data)} bytes were sent, {size} were declared; start again with the right size",
-                reason="UPLOAD_TOO_LONG",
-            )
-        try:
-            with path.open("ab") as file:
-                file.write(data)
-        except OSError as error:
-            os.truncate(path, held)
-            raise ResourceExhausted("the disk took no more; free space and go on", retry_after=30.0) from error
-        return held + len(data)
-
-    def publish(self, upload: str, sha256: str, size: int) -> None:
-        """Check an upload and make it visible.
-
-        Raises:
-            Aborted: the upload has ended. That a blob of this digest is there proves nothing: it may be
-                another project's.
-            FailedPrecondition: short (kept), or another digest (dropped).
-        """
-        path = self._incoming / upload
-        held = self._held(upload)
-        if held != size:
-            raise FailedPrecondition(
-                f"the upload holds {held} of {size} bytes; send the rest from offset {held}", reason="UPLOAD_SHORT"
-            )
-        if _digest_of(path) != sha256:
-            path.unlink()
-            raise FailedPrecondition(
-                "the content does not match its digest; compute the digest again and upload anew",
-                reason="DIGEST_MISMATCH",
-            )
-        target = self._path(sha256)
-        target.parent.mkdir(exist_ok=True)
-        _sync(path)
-        failpoint("registry.before_publish")
-        path.replace(target)
-        _sync(target.parent)
-
-    def discard(self, upload: str) -> None:
-        """Remove what an upload holds, if it holds anything."""
-        (self._incoming / upload).unlink(missing_ok=True)
-
-    def keep_uploads(self, uploads: set[str]) -> None:
-        """Remove what all other uploads hold."""
-        for path in self._incoming.iterdir():
-            if path.name not in uploads:
-                path.unlink()
+    def publish(self, done: Finished) -> None:
+        """Make a finished upload visible, under its digest."""
+        self._store.put_bytes(*done.beside)
+        self._store.put(done.key, done.path)
 
     def has(self, sha256: str) -> bool:
-        """Whether the blob is stored."""
-        return self._path(sha256).exists()
+        """Whether the blob is stored; its content is verified when it is read."""
+        return self._store.stat(plain_key(sha256)) is not None
 
-    def read(self, sha256: str, offset: int, length: int) -> Iterator[tuple[int, bytes]]:
-        """Chunks (offset, data) of a blob, verified before the first one goes out.
+    def read(self, sha256: str, offset: int, length: int) -> Generator[tuple[int, bytes], None, None]:
+        """Pieces (offset, data) of at most 1 MiB, verified.
+
+        Args:
+            sha256: the blob.
+            offset: first byte.
+            length: most bytes; 0 for all.
 
         Raises:
-            DataLoss: the stored file no longer matches its digest; it is set aside.
+            DataLoss: it is missing (BLOB_MISSING), or no longer matches its digest and was set aside (BLOB_CORRUPT).
         """
-        path = self._path(sha256)
-        if not path.exists():
-            raise DataLoss("the artifact's file is missing; upload it again")
-        if _digest_of(path) != sha256:
-            path.replace(path.with_suffix(".corrupt"))
-            raise DataLoss("the stored artifact no longer matches its digest; upload it again")
-        end = path.stat().st_size if length == 0 else min(offset + length, path.stat().st_size)
-        with path.open("rb") as file:
-            file.seek(offset)
-            while offset < end:
-                data = file.read(min(CHUNK_BYTES, end - offset))
-                if not data:
-                    return
-                yield offset, data
-                offset += len(data)
-
-    def _held(self, upload: str) -> int:
+        form = self._open(sha256)
         try:
-            return (self._incoming / upload).stat().st_size
-        except FileNotFoundError:
-            # Only StartUpload makes the file: a late chunk must not bring a finished upload back.
-            raise Aborted("the upload has ended; start it again to see what is held", reason="UPLOAD_ENDED") from None
+            end = form.size if length == 0 else min(offset + length, form.size)
+            whole = hashlib.sha256() if offset == 0 and end == form.size else None
+            first, behind = offset // CHUNK_BYTES, -(-end // CHUNK_BYTES)
+            for index, chunk in enumerate(form.chunks(first, behind), first):
+                if whole is not None:
+                    whole.update(chunk)
+                    if index == behind - 1:
+                        _check_whole(whole.hexdigest(), sha256)
+                start = index * CHUNK_BYTES
+                yield max(start, offset), chunk[max(offset - start, 0) : end - start]
+            if whole is not None and not form.size:
+                _check_whole(whole.hexdigest(), sha256)
+        except Damaged as damaged:
+            raise self._set_aside(sha256, form.stored) from damaged
+        finally:
+            form.close()
 
-    def _path(self, sha256: str) -> Path:
-        return self._blobs / sha256[:2] / sha256
+    def check(self, sha256: str) -> int:
+        """Read a blob through; returns its bytes. Raises as :meth:`read`."""
+        return sum(len(data) for _, data in self.read(sha256, 0, 0))
+
+    def list(self) -> Iterator[Blob]:
+        """All blobs, in no order."""
+        for stored in self._store.list("sha256/"):
+            if _DIGEST.fullmatch(name := stored.key.rpartition("/")[2]):
+                yield Blob(name, stored.size, stored.modified)
+
+    def remove(self, blob: Blob, free: Callable[[], bool]) -> bool:
+        """Remove a blob that nobody has; whether it was removed.
+
+        Somebody may upload the same content at the same time, here or in another process. So it is first moved out of
+        sight and then asked about again: who recorded it before finds it brought back, and who records it later finds
+        it missing (:meth:`has`, after the record) and publishes it anew.
+
+        Args:
+            blob: as it was listed; one that was published since stays.
+            free: whether no project has it; asked twice.
+        """
+        stored = self._store.stat(plain_key(blob.sha256))
+        if stored is None or stored.modified != blob.modified or not free():
+            return False
+        trash = f"trash/{blob.sha256}.{secrets.token_hex(8)}"
+        if not self._store.move(stored, trash):
+            return False
+        moved = self._store.stat(trash)
+        if moved is not None and not free():
+            if self._store.stat(stored.key) is None:
+                self._store.move(moved, stored.key)
+            self._store.delete(trash)
+            return False
+        self._store.delete(stored.key + CHUNKS)
+        self._store.delete(trash)
+        return True
+
+    def _open(self, sha256: str) -> Form:
+        opened = self._store.open(plain_key(sha256))
+        if opened is None:
+            raise DataLoss("the artifact's file is missing; upload it again", reason="BLOB_MISSING")
+        try:
+            return _Plain(opened, self._digests(sha256, opened))
+        except Damaged as damaged:
+            opened.close()
+            raise self._set_aside(sha256, opened.stored) from damaged
+
+    def _digests(self, sha256: str, opened: OpenBlob) -> bytes:
+        """The digests of a blob's chunks, made anew where there are none."""
+        key, size = opened.stored.key + CHUNKS, opened.stored.size
+        known = chunk_digests.decode(read_all(self._store, key), sha256, size)
+        if known is not None:
+            return known
+        hasher = chunk_digests.ChunkHasher()
+        for piece in opened.read(0, size):
+            hasher.update(piece)
+        _check_whole(hasher.sha256(), sha256)
+        self._store.put_bytes(key, chunk_digests.encode(sha256, size, digests := hasher.digests()))
+        return digests
+
+    def _set_aside(self, sha256: str, stored: Stored) -> DataLoss:
+        moved = self._store.move(stored, f"corrupt/{sha256}.{secrets.token_hex(8)}")
+        log.error("a stored artifact no longer matches its digest", extra={"sha256": sha256, "set_aside": moved})
+        return DataLoss("the stored artifact no longer matches its digest; upload it again", reason=CORRUPT)
 
 
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+class _Plain:
+    """Implements :class:`Form`: the content as it is, with a digest for each chunk."""
+
+    def __init__(self, opened: OpenBlob, digests: bytes) -> None:
+        self._opened, self._digests = opened, digests
+        self.stored, self.size = opened.stored, opened.stored.size
+
+    def chunks(self, first: int, end: int) -> Iterator[bytes]:
+        """See :class:`Form`."""
+        start = first * CHUNK_BYTES
+        length = min(end * CHUNK_BYTES, self.size) - start
+        index = first
+        for chunk in chunk_digests.regrouped(self._opened.read(start, length), CHUNK_BYTES):
+            if not chunk_digests.matches(self._digests, index, chunk):
+                raise Damaged
+            yield chunk
+            index += 1
+        if index < end:
+            raise Damaged
+
+    def close(self) -> None:
+        """See :class:`Form`."""
+        self._opened.close()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _check_whole(found: str, sha256: str) -> None:
+    if found != sha256:
+        raise Damaged

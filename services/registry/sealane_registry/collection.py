@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
 
 from sealane.clock import Clock
 from sealane.records.tables import Actor
+from sealane_registry.blobs import Blobs
 from sealane_registry.store import Store
-
-log = logging.getLogger("sealane.registry.collection")
 
 #: What is younger may belong to a push under way.
 GRACE_SECONDS = 24 * 3600.0
@@ -20,41 +16,6 @@ CHANGES_SECONDS = 7 * 86_400.0
 #: Who collects, in the audit log.
 COLLECTOR = "spiffe://sealane/service/registry"
 BATCH = 200
-
-
-class Blob(Protocol):
-    """A stored blob: digest, and when it was stored."""
-
-    @property
-    def sha256(self) -> str:
-        """Digest."""
-        ...
-
-    @property
-    def modified(self) -> float:
-        """Seconds since 1970."""
-        ...
-
-
-class Blobs(Protocol):
-    """Where blobs lie."""
-
-    def list(self) -> Iterator[Blob]:
-        """All, in no order."""
-        ...
-
-    def remove(self, blob: Blob, free: Callable[[], bool]) -> bool:
-        """Remove one that is free; whether it was removed."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """What went: artifacts of projects, their bytes, and blobs."""
-
-    artifacts: int = 0
-    bytes: int = 0
-    blobs: int = 0
 
 
 def drop_artifacts(store: Store, clock: Clock, grace: float = GRACE_SECONDS) -> tuple[int, int]:

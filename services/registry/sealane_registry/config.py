@@ -37,6 +37,20 @@ class Config:
     """Most versions of each model of such a project; 0 is without limit."""
     collect_seconds: float = 3600.0
     """Wait between two rounds in which artifacts that nothing refers to are removed; 0 for none."""
+    artifact_store: str = ""
+    """Where finished artifacts lie: ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://container/prefix``; empty
+    for a folder in `data_dir`. Uploads under way are in `data_dir` always."""
+    artifact_store_endpoint: str = ""
+    """``https://host:port`` of a server that speaks the store's protocol; empty for the provider's own."""
+    artifact_store_credentials_file: Path | None = None
+    """File with ``name=value`` lines such as ``aws_access_key_id=...``; without it the provider's usual variables and
+    the machine's own identity are taken."""
+    artifact_store_allow_http: bool = False
+    """Whether the endpoint may be plain HTTP."""
+    scrub_seconds: float = 7 * 86_400.0
+    """Wait between two rounds in which every stored artifact is read and checked; 0 for none."""
+    scrub_mib_per_second: float = 16.0
+    """Most that such a round reads in a second."""
     audit_checkpoint_file: str = ""
     """Checkpoints of the audit log are appended here as JSON lines, to be shipped elsewhere; empty for none."""
     trace_file: str = ""

@@ -223,6 +223,10 @@ class Artifacts(Protocol):
         """Ids of the models of a project that have a variant with this file."""
         ...
 
+    def projects_with_artifact(self, sha256: str) -> list[str]:
+        """All projects that have the artifact."""
+        ...
+
     def artifact_size(self, project: str, sha256: str) -> int | None:
         """Size of an artifact of the project; None where the project has none such."""
         ...

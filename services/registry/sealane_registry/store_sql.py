@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
-
 from sealane_registry.alias_sql import AliasSql
 from sealane_registry.artifact_sql import ArtifactSql
 from sealane_registry.change_sql import ChangeSql
@@ -19,6 +17,3 @@ __all__ = ["METADATA", "SqlStore", "metadata"]
 
 class SqlStore(ModelSql, VersionSql, VariantSql, AliasSql, DatasetSql, LimitSql, ArtifactSql, ChangeSql):
     """Implements :class:`sealane_registry.store.Store` on one connection."""
-
-    def __init__(self, connection: sa.Connection) -> None:
-        super().__init__(connection)

@@ -29,7 +29,7 @@ def show(cli: Cli) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @common
 def apply(cli: Cli, file: Path) -> None:
-    """Make FILE (JSON, as 'sealane policy show' prints it) the policy. Its etag must be the present one, if it has one."""
+    """Make FILE (JSON, as 'sealane policy show' prints it) the policy; its etag, if any, must be the present one."""
     from google.protobuf import json_format
 
     from sealane.registry.v1 import policy_service_pb2

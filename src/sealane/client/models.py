@@ -190,9 +190,8 @@ class Models(ModelReviews):
             raise NotFound(
                 f"{there.name} has no variant {wanted!r}; it has {sorted(known)}", reason="VARIANT_NOT_FOUND"
             )
-        for file in known[wanted].files:
-            target = Path(directory) / _safe(file.path)
-            self._artifacts.download(file.sha256, target, progress=progress)
+        files = {Path(directory) / _safe(file.path): file.sha256 for file in known[wanted].files}
+        self._artifacts.download_all(files, progress=progress)
         return known[wanted]
 
     def get(self, name: str) -> pb.Model:
@@ -274,13 +273,10 @@ class Models(ModelReviews):
         variant.files.extend([*others, added])
 
     def _upload(self, local: LocalModel, progress: Progress, runtime: str) -> variant_service_pb2.Variant:
+        digests = self._artifacts.upload_all(list(local.files.values()), progress=progress)
         files = [
-            variant_service_pb2.ModelFile(
-                path=inside,
-                sha256=self._artifacts.upload(file, progress=progress),
-                size_bytes=file.stat().st_size,
-            )
-            for inside, file in local.files.items()
+            variant_service_pb2.ModelFile(path=inside, sha256=sha256, size_bytes=file.stat().st_size)
+            for (inside, file), sha256 in zip(local.files.items(), digests, strict=True)
         ]
         return variant_service_pb2.Variant(format=local.format, precision=local.precision, files=files, runtime=runtime)
 

@@ -1,4 +1,4 @@
-"""The registry's store on both databases."""
+"""The registry's store on both databases, and a server for object stores."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import postgres
 import pytest
 import sqlalchemy as sa
+from object_servers import MOTO, FaultyProxy, s3_server
 from registry_site import Site
 
 from sealane.records import tables
@@ -43,3 +44,20 @@ def store(request: pytest.FixtureRequest) -> Iterator[SqlStore]:
 @pytest.fixture
 def site(store: SqlStore) -> Site:
     return Site(store)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """Address of an S3 server."""
+    if not MOTO.exists():
+        pytest.skip("no S3 server here; make .venv-moto/.ready")
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def proxy(s3: str) -> Iterator[FaultyProxy]:
+    """A proxy before it."""
+    proxy = FaultyProxy(s3)
+    yield proxy
+    proxy.close()

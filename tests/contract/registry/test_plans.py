@@ -91,16 +91,14 @@ def _fill(connection: sa.Connection, project: str) -> None:
         [
             {
                 **base,
-
-                    "dataset": name,
-                    "content": b"",
-                    "digest": name,
-                    "format": "npz",
-                    "rows": 1,
-                    "size": 1,
-                    "creator": "a",
-                    "create_time": 1.0
-                ,
+                "dataset": name,
+                "content": b"",
+                "digest": name,
+                "format": "npz",
+                "rows": 1,
+                "size": 1,
+                "creator": "a",
+                "create_time": 1.0,
             }
             for name in names
         ],

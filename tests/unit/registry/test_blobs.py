@@ -2,89 +2,367 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import random
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from sealane.errors import Aborted, DataLoss, FailedPrecondition, InvalidArgument, SealaneError
-from sealane_registry.blobs import CHUNK_BYTES, BlobFolder
+from sealane.clock import ManualClock
+from sealane.errors import Aborted, DataLoss, FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
+from sealane_registry import blob_folder
+from sealane_registry.blob_folder import FolderStore
+from sealane_registry.blobs import Blobs
+from sealane_registry.chunk_digests import CHUNK_BYTES
+from sealane_registry.scrub import Scrub
+from sealane_registry.spool import MAX_KEPT, PlainForms, Spool
+from sealane_registry.store import UploadRow
 
-CONTENT = os.urandom(3 * CHUNK_BYTES // 2)
+CONTENT = random.Random(1).randbytes(3 * CHUNK_BYTES // 2)
 SHA = hashlib.sha256(CONTENT).hexdigest()
 
 
+@dataclass
+class Site:
+    root: Path
+
+    def __post_init__(self) -> None:
+        self.spool = Spool(self.root / "incoming", PlainForms())
+        self.store = FolderStore(self.root / "cas")
+        self.blobs = Blobs(self.store)
+
+    def path(self, sha256: str = SHA) -> Path:
+        return self.root / "cas" / "sha256" / sha256[:2] / sha256
+
+    def send(self, content: bytes = CONTENT, name: str = "u", until: int | None = None) -> UploadRow:
+        row = UploadRow("p", name, hashlib.sha256(content).hexdigest(), len(content), 0.0)
+        offset = self.spool.open(row)
+        end = len(content) if until is None else until
+        while offset < end:
+            offset = self.spool.append(row, offset, content[offset : min(offset + CHUNK_BYTES, end)])
+        return row
+
+    def publish(self, row: UploadRow) -> None:
+        self.blobs.publish(self.spool.finish(row))
+        self.spool.discard(row.upload)
+
+    def put(self, content: bytes = CONTENT, name: str = "u") -> str:
+        row = self.send(content, name)
+        self.publish(row)
+        return row.sha256
+
+    def read(self, sha256: str = SHA, offset: int = 0, length: int = 0) -> bytes:
+        return b"".join(data for _, data in self.blobs.read(sha256, offset, length))
+
+
 @pytest.fixture
-def blobs(tmp_path: Path) -> BlobFolder:
-    return BlobFolder(tmp_path)
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
 
 
-def upload(blobs: BlobFolder, content: bytes = CONTENT, name: str = "u") -> None:
-    offset = blobs.open_upload(name)
-    while offset < len(content):
-        offset = blobs.append(name, offset, content[offset : offset + CHUNK_BYTES], len(content))
+def flip(path: Path, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
 
 
-def read(blobs: BlobFolder, offset: int = 0, length: int = 0) -> bytes:
-    return b"".join(data for _, data in blobs.read(SHA, offset, length))
-
-
-def test_what_goes_in_comes_out(blobs: BlobFolder) -> None:
-    upload(blobs)
-    assert not blobs.has(SHA)
-    blobs.publish("u", SHA, len(CONTENT))
-    assert read(blobs) == CONTENT
-    assert read(blobs, 10, 20) == CONTENT[10:30]
+def test_what_goes_in_comes_out(site: Site) -> None:
+    row = site.send()
+    assert not site.blobs.has(SHA)
+    site.publish(row)
+    assert site.read() == CONTENT
+    for offset, length in ((10, 20), (0, 1), (CHUNK_BYTES - 5, 10), (CHUNK_BYTES, 0), (len(CONTENT), 0)):
+        assert site.read(SHA, offset, length) == CONTENT[offset : offset + length if length else None]
+    assert not list((site.root / "incoming").iterdir())
     with pytest.raises(Aborted):  # whether it is stored for this project, the records tell
-        blobs.publish("u", SHA, len(CONTENT))
+        site.spool.finish(row)
 
 
-def test_a_cut_upload_goes_on_where_the_server_is(blobs: BlobFolder) -> None:
-    blobs.open_upload("u")
-    assert blobs.append("u", 0, CONTENT[:100], len(CONTENT)) == 100
+def test_an_empty_file_is_a_file(site: Site) -> None:
+    assert site.read(site.put(b"")) == b""
+
+
+def test_a_cut_upload_goes_on_where_the_server_is(site: Site) -> None:
+    row = site.send(until=100)
     with pytest.raises(FailedPrecondition, match="offset 100"):
-        blobs.publish("u", SHA, len(CONTENT))
+        site.spool.finish(row)
     for wrong in (0, 99, 101):
         with pytest.raises(Aborted) as caught:
-            blobs.append("u", wrong, b"x", len(CONTENT))
+            site.spool.append(row, wrong, b"x")
         assert caught.value.metadata["offset"] == "100"
-    assert blobs.open_upload("u") == 100
-    blobs.append("u", 100, CONTENT[100:], len(CONTENT))
-    blobs.publish("u", SHA, len(CONTENT))
-    assert read(blobs) == CONTENT
+    assert site.spool.open(row) == 100
+    site.publish(site.send())
+    assert site.read() == CONTENT
 
 
-def test_more_than_declared_and_a_wrong_digest_are_refused(blobs: BlobFolder) -> None:
-    blobs.open_upload("u")
+def test_a_restart_in_the_middle_forgets_nothing(site: Site) -> None:
+    site.send(until=100)
+    again = Site(site.root)
+    assert again.spool.open(UploadRow("p", "u", SHA, len(CONTENT), 0.0)) == 100
+    again.put()
+    assert again.read() == CONTENT
+
+
+def test_digests_of_few_uploads_alone_are_in_memory_and_the_others_are_right_too(site: Site) -> None:
+    contents = [bytes([index]) * 10 for index in range(MAX_KEPT + 5)]
+    rows = [site.send(content, f"u{index}", until=5) for index, content in enumerate(contents)]
+    assert len(site.spool._kept) == MAX_KEPT
+    for row, content in zip(rows, contents, strict=True):
+        site.publish(site.send(content, row.upload))
+        assert site.read(row.sha256) == content
+
+
+def test_more_than_declared_and_a_wrong_digest_are_refused(site: Site) -> None:
+    row = UploadRow("p", "u", SHA, 2, 0.0)
+    site.spool.open(row)
     with pytest.raises(InvalidArgument, match="declared"):
-        blobs.append("u", 0, b"123", 2)
-    blobs.append("u", 0, b"12", 2)
+        site.spool.append(row, 0, b"123")
+    site.spool.append(row, 0, b"12")
     with pytest.raises(FailedPrecondition, match="digest"):
-        blobs.publish("u", SHA, 2)
-    assert not blobs.has(SHA)
-    assert blobs.open_upload("u") == 0  # dropped: it starts anew
+        site.spool.finish(row)
+    assert not site.blobs.has(SHA)
+    assert site.spool.open(row) == 0  # dropped: it starts anew
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_a_damaged_blob_never_goes_out_and_can_be_replaced(blobs: BlobFolder, tmp_path: Path, damage: str) -> None:
-    upload(blobs)
-    blobs.publish("u", SHA, len(CONTENT))
-    path = tmp_path / "cas" / "sha256" / SHA[:2] / SHA
+def test_an_upload_that_was_not_begun_takes_nothing(site: Site) -> None:
+    with pytest.raises(Aborted):
+        site.spool.append(UploadRow("p", "never", SHA, 1, 0.0), 0, b"x")
+
+
+@pytest.mark.parametrize("damage", ["truncate", "longer", "remove", "swap chunks", "other"])
+def test_a_damaged_blob_never_goes_out_and_can_be_replaced(site: Site, damage: str) -> None:
+    content = CONTENT[:CHUNK_BYTES] + CONTENT[::-1][:CHUNK_BYTES]
+    sha256 = site.put(content)
+    path = site.path(sha256)
     if damage == "remove":
         path.unlink()
-    elif damage == "truncate":
-        path.write_bytes(CONTENT[:-1])
     else:
-        path.write_bytes(CONTENT[:5] + bytes([CONTENT[5] ^ 1]) + CONTENT[6:])
+        path.write_bytes(
+            {
+                "truncate": content[:-1],
+                "longer": content + b"x",
+                "swap chunks": content[CHUNK_BYTES:] + content[:CHUNK_BYTES],
+                "other": bytes(len(content)),
+            }[damage]
+        )
+    got = b""
+    with pytest.raises(DataLoss) as lost:
+        for _, data in site.blobs.read(sha256, 0, 0):
+            got += data
+    assert content.startswith(got) and len(got) < len(content)
+    assert not site.blobs.has(sha256)
+    kept = list((site.root / "cas" / "corrupt").glob("*")) if damage != "remove" else []
+    assert len(kept) == (damage != "remove")
+    assert lost.value.reason == ("BLOB_MISSING" if damage == "remove" else "BLOB_CORRUPT")
+    site.put(content, "again")
+    assert site.read(sha256) == content
+
+
+def test_one_bit_flipped_in_each_of_100_blobs(site: Site) -> None:
+    rng = random.Random(10)
+    contents = [rng.randbytes(rng.choice((1, 1000, CHUNK_BYTES, CHUNK_BYTES + 7, 2 * CHUNK_BYTES))) for _ in range(100)]
+    for index, content in enumerate(contents):
+        sha256 = site.put(content, f"u{index}")
+        bit = rng.randrange(8 * len(content))
+        flip(site.path(sha256), bit)
+        chunk = bit // 8 // CHUNK_BYTES
+        for other in set(range(-(-len(content) // CHUNK_BYTES))) - {chunk}:  # the rest is as it was, and says so
+            start = other * CHUNK_BYTES
+            assert site.read(sha256, start, CHUNK_BYTES) == content[start : start + CHUNK_BYTES]
+        offset, length = (0, 0) if index % 2 else (bit // 8, 1)  # whole, and as a range of that byte
+        got = b""
+        with pytest.raises(DataLoss):
+            for _, data in site.blobs.read(sha256, offset, length):
+                got += data
+        assert content.startswith(got)
+        assert not site.blobs.has(sha256), "set aside"
+        site.put(content, f"again{index}")
+        assert site.read(sha256) == content
+    assert len(list((site.root / "cas" / "corrupt").iterdir())) == 100
+
+
+@pytest.mark.parametrize("what", ["flip", "remove", "empty", "another blob's"])
+def test_damaged_chunk_digests_cost_a_reading_and_no_blob(site: Site, what: str) -> None:
+    site.put()
+    beside = site.path().with_name(SHA + ".chunks")
+    whole = beside.read_bytes()
+    if what == "flip":
+        flip(beside, 8 * 60)
+    elif what == "remove":
+        beside.unlink()
+    elif what == "empty":
+        beside.write_bytes(b"")
+    else:
+        other = site.put(CONTENT[::-1], "other")
+        beside.write_bytes(site.path(other).with_name(other + ".chunks").read_bytes())
+    assert site.read(SHA, 5, 5) == CONTENT[5:10]
+    assert beside.read_bytes() == whole
+
+
+def test_digests_forged_with_their_blob_do_not_get_a_whole_blob_out(site: Site) -> None:
+    """Who can write into the folder can forge both; the digest that names the blob he cannot."""
+    site.put()
+    forged = bytes(len(CONTENT))
+    from sealane_registry.chunk_digests import ChunkHasher, encode
+
+    hasher = ChunkHasher()
+    hasher.update(forged)
+    site.path().write_bytes(forged)
+    site.path().with_name(SHA + ".chunks").write_bytes(encode(SHA, len(forged), hasher.digests()))
+    got = 0
     with pytest.raises(DataLoss):
-        read(blobs)
-    assert not blobs.has(SHA)
-    upload(blobs, name="again")
-    blobs.publish("again", SHA, len(CONTENT))
-    assert read(blobs) == CONTENT
+        for _, data in site.blobs.read(SHA, 0, 0):
+            got += len(data)
+    assert got < len(forged), "the last chunk waits for the digest of the whole"
 
 
-def test_an_unknown_upload_takes_nothing(blobs: BlobFolder) -> None:
-    with pytest.raises(SealaneError):
-        blobs.append("never-started", 0, b"x", 1)
+@pytest.mark.parametrize("plant", ["symlink", "hard link", "folder", "fifo", "link for a folder"])
+def test_what_is_planted_in_the_store_is_neither_read_nor_followed(site: Site, plant: str, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / SHA).write_bytes(CONTENT)  # even the right content
+    place = site.path()
+    place.parent.parent.mkdir(parents=True, exist_ok=True)
+    if plant == "link for a folder":
+        place.parent.symlink_to(outside)
+        row = site.send()
+        with pytest.raises(Unavailable):
+            site.publish(row)
+        assert not site.blobs.has(SHA)
+        assert (outside / SHA).read_bytes() == CONTENT and len(list(outside.iterdir())) == 1
+        return
+    place.parent.mkdir()
+    if plant == "symlink":
+        place.symlink_to(outside / SHA)
+    elif plant == "hard link":
+        os.link(outside / SHA, place)
+    elif plant == "folder":
+        place.mkdir()
+    else:
+        os.mkfifo(place)
+    if plant == "hard link":
+        (outside / SHA).write_bytes(bytes(len(CONTENT)))  # altered through its other name
+    else:
+        assert not site.blobs.has(SHA)
+    with pytest.raises(DataLoss):
+        site.read()
+    if plant != "folder":
+        site.put()
+        assert site.read() == CONTENT
+        (outside / SHA).write_bytes(b"altered")
+        assert site.read() == CONTENT
+
+
+def test_a_link_planted_for_an_upload_is_not_written_through(site: Site, tmp_path: Path) -> None:
+    row = site.send(until=10)
+    Site(site.root)
+    target = tmp_path / "precious"
+    target.write_bytes(b"0123456789")
+    (site.root / "incoming" / "u").unlink()
+    (site.root / "incoming" / "u").symlink_to(target)
+    with pytest.raises(Unavailable):
+        site.spool.append(row, 10, b"evil")
+    assert target.read_bytes() == b"0123456789"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_takes_no_part_of_a_chunk(site: Site, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    row = site.send(until=CHUNK_BYTES)
+    real, calls = os.pwrite, 0
+
+    def full(descriptor: int, data: bytes, offset: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise OSError(number, "full")
+        return real(descriptor, data[:1000], offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(ResourceExhausted) as refused:
+            site.spool.append(row, CHUNK_BYTES, CONTENT[CHUNK_BYTES:])
+    assert refused.value.retry_after
+    assert (site.root / "incoming" / "u").stat().st_size == CHUNK_BYTES
+    site.publish(site.send())
+    assert site.read() == CONTENT
+
+
+def test_a_disk_that_fails_to_sync_has_the_upload_start_anew(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = site.send()
+
+    def failing(descriptor: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blob_folder.os, "fsync", failing)
+        with pytest.raises(Unavailable):
+            site.spool.finish(row)
+    assert not site.blobs.has(SHA)
+    assert site.spool.open(row) == 0, "what was in memory may be lost, and a second sync would not tell"
+
+
+def test_half_made_files_of_a_crash_are_swept(site: Site) -> None:
+    site.put()
+    (site.path().with_name(".making-1234")).write_bytes(b"half")
+    assert [blob.sha256 for blob in Site(site.root).blobs.list()] == [SHA]
+    assert not list(site.path().parent.glob(".making-*"))
+
+
+def test_scrub_sets_aside_what_nobody_asked_for(site: Site) -> None:
+    digests = [site.put(bytes([index]) * 100, f"u{index}") for index in range(5)]
+    flip(site.path(digests[2]), 3)
+    found: list[str] = []
+    waited: list[float] = []
+    scrub = Scrub(site.blobs, found.append, lambda seconds: not waited.append(seconds), 1000.0, ManualClock())
+    assert scrub.round()
+    assert found == [digests[2]] and not site.blobs.has(digests[2])
+    assert (scrub.counts.blobs, scrub.counts.corrupt, scrub.counts.rounds) == (4, 1, 1)
+    assert sum(waited) == pytest.approx(0.4), "100 bytes at 1000 a second, four times"
+    assert not Scrub(site.blobs, found.append, lambda seconds: False, 1.0, ManualClock()).round()
+
+
+def test_a_blob_that_nobody_has_is_removed_and_another_is_not(site: Site) -> None:
+    site.put()
+    (blob,) = site.blobs.list()
+    assert not site.blobs.remove(blob, lambda: False)
+    assert site.blobs.has(SHA)
+    assert not site.blobs.remove(replace(blob, modified=blob.modified - 1), lambda: True), "published since"
+    assert site.blobs.remove(blob, lambda: True)
+    assert not site.blobs.has(SHA)
+    assert not [path for path in (site.root / "cas").rglob("*") if path.is_file()]
+
+
+def test_what_is_recorded_while_it_is_removed_comes_back(site: Site) -> None:
+    site.put()
+    (blob,) = site.blobs.list()
+    answers = [True, False]
+    assert not site.blobs.remove(blob, lambda: answers.pop(0))
+    assert site.read() == CONTENT
+
+
+def test_what_is_published_while_it_is_removed_stays(site: Site) -> None:
+    site.put()
+    (blob,) = site.blobs.list()
+    answers = [True, True]
+
+    def free() -> bool:
+        if len(answers) == 1:  # the old one is out of sight: another upload publishes
+            site.put(name="again")
+        return answers.pop(0)
+
+    site.blobs.remove(blob, free)
+    assert site.read() == CONTENT
+
+
+def test_a_blob_that_was_healed_is_not_set_aside_for_what_its_predecessor_was(site: Site) -> None:
+    site.put()
+    flip(site.path(), 8 * (CHUNK_BYTES + 5))
+    reading = site.blobs.read(SHA, 0, 0)
+    next(reading)
+    site.put(name="again")
+    with pytest.raises(DataLoss):
+        list(reading)
+    assert site.read() == CONTENT

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from sealane.clock import ManualClock
-from sealane.errors import Aborted, DeadlineExceeded, FailedPrecondition, NotFound
+from sealane.errors import Aborted, DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from sealane.records import tables
 from sealane.records.database import Database
 from sealane.records.transactions import Transactions
@@ -20,9 +21,12 @@ from sealane.rpc.policy import methods_of
 from sealane.security.revocations import Revocations
 from sealane.security.work_grants import WorkGrants
 from sealane_registry.access import Access
-from sealane_registry.artifact_servicer import UPLOAD_SECONDS, ArtifactServicer
-from sealane_registry.blobs import BlobFolder
+from sealane_registry.artifact_servicer import UPLOAD_SECONDS, ArtifactServicer, Files
+from sealane_registry.blob_folder import FolderStore
+from sealane_registry.blobs import Blobs
+from sealane_registry.spool import PlainForms, Spool
 from sealane_registry.store_sql import SqlStore, metadata
+from sealane_registry.upkeep import Scrubbing
 
 CONTENT = b"the weights"
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -36,9 +40,11 @@ class Site:
     """A servicer on a real folder and database."""
 
     def __init__(self, folder: Path, database: Database) -> None:
-        self.incoming, self.clock = folder / "incoming", ManualClock()
-        records = Transactions(database, SqlStore, self.clock)
-        self.servicer = ArtifactServicer(records, BlobFolder(folder), ACCESS, self.clock, stall=0.2)
+        self.incoming, self.cas, self.clock = folder / "incoming", folder / "cas", ManualClock()
+        self.records = Transactions(database, SqlStore, self.clock)
+        self.blobs = Blobs(FolderStore(self.cas))
+        files = Files(Spool(self.incoming, PlainForms()), self.blobs)
+        self.servicer = ArtifactServicer(self.records, files, ACCESS, self.clock, stall=0.2)
 
     async def start(self, project: str = "p", size: int = len(CONTENT)) -> pb.Upload:
         request = pb.StartUploadRequest(parent=f"projects/{project}", sha256=SHA, size_bytes=size)
@@ -126,3 +132,45 @@ async def test_the_sweep_takes_old_uploads_and_stray_files_alone(site: Site) -> 
     assert (await site.start()).offset == 4
     with pytest.raises(NotFound):
         await site.finish(old, "q")
+
+
+async def audited(site: Site) -> list[tuple[str, str]]:
+    """Project and action of all rows."""
+    query = sa.select(tables.audit.c.project, tables.audit.c.action).order_by(tables.audit.c.id)
+    rows = await site.records.read(lambda store: store._connection.execute(query).all())
+    return [(row.project, row.action) for row in rows]
+
+
+async def test_what_the_scrub_finds_is_recorded_for_all_that_have_it(site: Site) -> None:
+    for project in ("p", "q"):
+        name = (await site.start(project)).name
+        await site.send(name, project=project)
+        await site.finish(name, project)
+    path = site.cas / "sha256" / SHA[:2] / SHA
+    path.write_bytes(CONTENT[:-1] + b"S")
+    scrubbing = Scrubbing(site.blobs, site.records, site.clock, 1e9)
+    task = asyncio.create_task(scrubbing.run(3600.0))
+    while not scrubbing.scrub.counts.rounds:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    assert (await audited(site))[2:] == [("p", "SetArtifactAside"), ("q", "SetArtifactAside")]
+    again = await site.start()  # neither finds it any more, and either heals it for both
+    assert not again.complete
+    await site.send(again.name)
+    await site.finish(again.name)
+    assert (await site.start("q")).complete
+
+
+async def test_a_store_out_of_reach_keeps_the_upload_for_a_repeat(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = (await site.start()).name
+    await site.send(name)
+
+    def away(done: object) -> None:
+        raise Unavailable("out of reach", retry_after=5.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(site.blobs, "publish", away)
+        with pytest.raises(Unavailable):
+            await site.finish(name)
+    assert (await site.start()).offset == len(CONTENT), "nothing is sent again"
+    assert (await site.finish(name)).sha256 == SHA

@@ -1,0 +1,33 @@
+"""Wires where the registry keeps its files."""
+
+from __future__ import annotations
+
+from sealane_registry.artifact_servicer import Files
+from sealane_registry.blob_folder import FolderStore
+from sealane_registry.blob_store import BlobStore
+from sealane_registry.blobs import Blobs
+from sealane_registry.config import Config
+from sealane_registry.spool import PlainForms, Spool
+
+
+def files_of(config: Config) -> Files:
+    """Where this registry keeps its files.
+
+    Raises:
+        InvalidArgument: an artifact store that cannot be used.
+    """
+    return Files(Spool(config.data_dir / "incoming", PlainForms()), Blobs(_store_of(config)))
+
+
+def _store_of(config: Config) -> BlobStore:
+    if not config.artifact_store:
+        return FolderStore(config.data_dir / "cas")
+    from sealane_registry import blob_objects  # 15 MB that a registry with a folder does not load
+
+    access = blob_objects.Access(
+        config.artifact_store,
+        config.artifact_store_endpoint,
+        config.artifact_store_credentials_file,
+        config.artifact_store_allow_http,
+    )
+    return blob_objects.BucketStore(blob_objects.open_store(access))

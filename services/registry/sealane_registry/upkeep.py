@@ -1,0 +1,101 @@
+"""What the registry does by itself: the scrub of its artifacts, and the collection of what nothing refers to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+
+from sealane.clock import Clock
+from sealane.errors import SealaneError
+from sealane.records.tables import Actor
+from sealane.records.transactions import Transactions
+from sealane_registry.blobs import Blobs
+from sealane_registry.collection import BATCH, CHANGES_SECONDS, drop_artifacts, drop_blobs
+from sealane_registry.scrub import Scrub
+from sealane_registry.store import Store
+
+log = logging.getLogger("sealane.registry.upkeep")
+_ACTOR = "spiffe://sealane/service/registry"
+
+
+class Scrubbing:
+    """Runs the scrub beside the service.
+
+    Args:
+        blobs: what is scrubbed.
+        records: where what was set aside is recorded, for each project that has it.
+        clock: tells the time.
+        rate: most bytes per second.
+    """
+
+    def __init__(self, blobs: Blobs, records: Transactions[Store], clock: Clock, rate: float) -> None:
+        self._records, self._clock = records, clock
+        self._stopping = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.scrub = Scrub(blobs, self._found, lambda seconds: not self._stopping.wait(seconds), rate, clock)
+
+    async def run(self, interval: float) -> None:
+        """A round at once and one after each interval, in seconds, until it is stopped; none where it is 0."""
+        self._loop = asyncio.get_running_loop()
+        while interval and not self._stopping.is_set():
+            try:
+                await asyncio.to_thread(self.scrub.round)
+            except SealaneError as error:  # the store is out of reach
+                log.warning("the round of the scrub was cut short", extra={"reason": error.reason})
+            log.info("scrubbed", extra={"blobs": self.scrub.counts.blobs, "corrupt": self.scrub.counts.corrupt})
+            await asyncio.sleep(interval)
+
+    def stop(self) -> None:
+        """End the round that runs."""
+        self._stopping.set()
+
+    def _found(self, sha256: str) -> None:
+        def record(store: Store) -> None:
+            for project in store.projects_with_artifact(sha256):
+                name = f"projects/{project}/artifacts/{sha256}"
+                store.record(Actor(_ACTOR, project, ""), "SetArtifactAside", name, self._clock.now())
+
+        assert self._loop is not None
+        asyncio.run_coroutine_threadsafe(self._records.write(record), self._loop).result(timeout=30)
+
+
+class Collecting:
+    """Runs the collection beside the service.
+
+    Args:
+        blobs: where what nobody has is removed.
+        records: who has what.
+        clock: tells the time.
+    """
+
+    def __init__(self, blobs: Blobs, records: Transactions[Store], clock: Clock) -> None:
+        self._blobs, self._records, self._clock = blobs, records, clock
+
+    async def run(self, interval: float) -> None:
+        """A round after each interval, in seconds, until it is cancelled; none where it is 0."""
+        while interval:
+            await asyncio.sleep(interval)
+            try:
+                await self.round()
+            except SealaneError as error:
+                log.warning("nothing was collected, trying again later", extra={"reason": error.reason})
+
+    async def round(self) -> tuple[int, int]:
+        """Collect once; returns the artifacts and the blobs that went."""
+        loop, count, found = asyncio.get_running_loop(), 0, BATCH
+        while found == BATCH:
+            found, _ = await self._records.write(lambda store: drop_artifacts(store, self._clock))
+            count += found
+
+        def free(sha256: str) -> bool:
+            asked = asyncio.run_coroutine_threadsafe(
+                self._records.read(lambda store: not store.has_content(sha256)), loop
+            )
+            return asked.result(timeout=30)
+
+        blobs = await asyncio.to_thread(drop_blobs, self._blobs, self._clock, free)
+        await self._records.write(lambda store: store.drop_changes(self._clock.now() - CHANGES_SECONDS))
+        if count or blobs:
+            log.info("collected", extra={"artifacts": count, "blobs": blobs})
+        return count, blobs
