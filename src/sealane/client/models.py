@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from sealane.client import model_companions, model_files, references
+from sealane.client import model_companions, model_files, push_sources, references
 from sealane.client.artifacts import Artifacts, Progress, no_progress
 from sealane.client.model_files import LocalModel
 from sealane.client.paging import pages
@@ -25,6 +25,9 @@ class PushOptions(TypedDict, total=False):
 
     variant: str
     """Id of the variant, such as ``litert-int8``; default: by the files."""
+    example: object
+    """One request: an array, a dict of arrays by input name, or a tuple with an array for each input. Recorded as
+    `examples` are; an object in memory is held against it."""
     examples: Sequence[Mapping[str, Array]]
     """Requests, arrays by input name, that workers run before they call the model ready."""
     runtime: str
@@ -56,24 +59,24 @@ class Models:
         self._session = session
         self._artifacts = artifacts
 
-    def push(self, path: Path | str, name: str, **options: Unpack[PushOptions]) -> pb.Version:
+    def push(self, model: Path | str | object, name: str, **options: Unpack[PushOptions]) -> pb.Version:
         """Upload a model and make it the next version of `name`, which is created where it is not there.
 
-        Files that the registry has are not sent again; a push that was cut goes on where it was.
+        Files that the registry has are not sent again; a push that was cut goes on where it was. A model in memory is
+        exported here and held against what it answers itself to `example`.
 
         Args:
-            path: a SavedModel directory or a ``.tflite`` file.
+            model: a path as in :func:`sealane.client.model_files.inspect`, or an object as in
+                :func:`sealane.client.exports.export`.
             name: id of the model.
             options: see :class:`PushOptions`.
 
         Raises:
-            InvalidArgument: no model at `path`.
+            InvalidArgument: no model at the path, or an object that cannot be exported.
+            FailedPrecondition: the exported model answers otherwise than the object (EXPORT_DIFFERS).
             SealaneError: the registry refused, or is out of reach.
         """
-        local = model_files.inspect(
-            Path(path), variant=options.get("variant", ""), signatures=options.get("signatures", ())
-        )
-        examples = options.get("examples", ())
+        local, examples = push_sources.prepare(model, options)
         variant = self._upload(local, options.get("progress", no_progress), options.get("runtime", ""))
         self._demand(variant, local, options.get("sealing"))
         if examples:
