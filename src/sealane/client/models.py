@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from sealane.client import model_companions, model_files, push_sources, references
+from sealane.client import layout_transfers, layouts, model_companions, model_files, push_sources, references
 from sealane.client.artifacts import Artifacts, Progress, no_progress
+from sealane.client.layout_transfers import ExportedFolder, Imported
 from sealane.client.model_files import LocalModel
 from sealane.client.paging import pages
 from sealane.client.session import Session
@@ -179,6 +180,41 @@ class Models:
             target = Path(directory) / _safe(file.path)
             self._artifacts.download(file.sha256, target, progress=progress)
         return known[wanted]
+
+    def import_layout(
+        self, path: Path | str, name: str, *, layout: str = "", versions: str = "", **options: Unpack[PushOptions]
+    ) -> tuple[Imported, ...]:
+        """Push what another system laid out, oldest version first, each as the next version of `name`.
+
+        Args:
+            path: a model folder of MLflow, a ``base_path`` of TensorFlow Serving, or a model of a Triton repository.
+            name: id of the model.
+            layout: ``mlflow``, ``tensorflow-serving`` or ``triton``; default: by what lies in the folder.
+            versions: ``latest``, ``all`` or a number; default: as the layout says, mostly the latest.
+            options: see :class:`PushOptions`; what the folder says itself is added to them.
+
+        Raises:
+            InvalidArgument: no such layout, or one with what cannot be served; the message says what to do.
+        """
+        found = layouts.read(Path(path), layout, versions)
+        return layout_transfers.import_all(lambda model, more: self.push(model, name, **more), found, options)
+
+    def export_layout(
+        self, version: str, directory: Path | str, *, layout: str, variant: str = "", name: str = ""
+    ) -> ExportedFolder:
+        """Write a version as another server wants it.
+
+        Args:
+            version: as in :meth:`pull`.
+            directory: where; ``tensorflow-serving`` gets ``directory/NUMBER``, ``triton`` ``directory/NAME``.
+            layout: ``tensorflow-serving`` or ``triton``.
+            variant: id of the variant; default: the one that was pushed first.
+            name: what that server calls the model; default: as here.
+
+        Raises:
+            FailedPrecondition: the layout cannot hold this variant (LAYOUT_CANNOT_HOLD); the message says what.
+        """
+        return layout_transfers.export(self, version, Path(directory), layout, (variant, name))
 
     def get(self, name: str) -> pb.Model:
         """A model."""
