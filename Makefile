@@ -83,6 +83,12 @@ conformance-clients: .venv-together/.ready .venv-triton/.ready .venv-kserve/.rea
 	$(UV) pip install -q --python .venv-torch/bin/python --require-hashes -r requirements/torch.lock
 	touch $@
 
+# Writes model folders as MLflow does; TensorFlow itself it takes from .venv, which is why its lock follows that one's.
+.venv-mlflow/.ready: .venv/.uv requirements/mlflow.lock
+	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-mlflow
+	$(UV) pip install -q --python .venv-mlflow/bin/python --require-hashes -r requirements/mlflow.lock
+	touch $@
+
 .venv-codegen/.ready: .venv/.uv requirements/codegen.lock
 	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-codegen
 	$(UV) pip install -q --python .venv-codegen/bin/python --require-hashes -r requirements/codegen.lock
@@ -100,7 +106,7 @@ demo: .venv/.tensorflow
 endif
 	$(BIN)/python -m sealane_local.demo $(if $(filter 1,$(LIGHT)),--light) --data var/demo
 
-test: .venv/.tensorflow conformance-clients .venv-mxnet/.ready .venv-moto/.ready .venv-codegen/.ready
+test: .venv/.tensorflow conformance-clients .venv-mxnet/.ready .venv-moto/.ready .venv-mlflow/.ready .venv-codegen/.ready
 	$(BIN)/python -m pytest tests
 
 # Every real client against gateway and worker; rewrites docs/conformance.md.
@@ -146,4 +152,4 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venvs-peers .venv-triton .venv-kserve .venv-perf .venv-node .venv-mxnet .venv-moto .venv-torch .venv-codegen var
+	rm -rf .venv .venvs-peers .venv-triton .venv-kserve .venv-perf .venv-node .venv-mxnet .venv-moto .venv-mlflow .venv-torch .venv-codegen var

@@ -17,5 +17,6 @@ compile together.in -o together.lock
 compile --no-deps perf.in -o perf.lock
 compile node.in -o node.lock
 compile mxnet.in -o mxnet.lock
-compile torch.in -o torch.lock
+compile ../pyproject.toml torch.in --extra torch-onnx -o torch.lock
 compile moto.in -o moto.lock
+compile mlflow.in -c tensorflow.lock -o mlflow.lock

@@ -189,7 +189,7 @@ def _mxnet(models: Models, folder: Path) -> Built:
         pytest.skip("no environment with mxnet; make .venv-mxnet/.ready")
     act = "import sys, pathlib, numpy as n, mxnet_models as m; m.train_digits(n.load(sys.argv[1]), pathlib.Path('.'))"
     (folder / "model").mkdir()
-    _elsewhere([MXNET_PYTHON, "-W", "ignore", "-c", act, models.digits_file(folder)], folder / "model")
+    elsewhere([MXNET_PYTHON, "-W", "ignore", "-c", act, models.digits_file(folder)], folder / "model")
     with np.load(folder / "model" / "digits.npz") as kept:
         answers = kept["o0"]
     (folder / "model" / "digits.npz").unlink()
@@ -226,7 +226,7 @@ def _torch(models: Models, folder: Path) -> Built:
     if not TORCH_PYTHON.exists():
         pytest.skip("no environment with torch; make .venv-torch/.ready (4.5 GB) or set SEALANE_TORCH_PYTHON")
     script = Path(__file__).with_name("torch_program.py")
-    _elsewhere([TORCH_PYTHON, "-W", "ignore", script, models.digits_file(folder), folder], folder)
+    elsewhere([TORCH_PYTHON, "-W", "ignore", script, models.digits_file(folder), folder], folder)
     with np.load(folder / "answers.npz") as kept:
         wanted = dict(kept)
     return Built(folder / "digits.pt2", wanted, "torch")
@@ -253,7 +253,7 @@ def _outputs_of(folder: Path) -> list[str]:
     return [spec.name for spec in model_files.inspect(folder).signatures[0].outputs]
 
 
-def _elsewhere(command: list[Path | str], folder: Path) -> None:
+def elsewhere(command: list[Path | str], folder: Path) -> None:
     """Run a script in another environment and in `folder`."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(SCRIPTS), SOURCES))}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

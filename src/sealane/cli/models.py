@@ -46,6 +46,18 @@ class _Push(TypedDict):
     sealed_to: tuple[str, ...]
 
 
+class _Import(TypedDict):
+    layout: str | None
+    versions: str
+    alias: str
+
+
+class _Export(TypedDict):
+    layout: str
+    variant: str
+    name: str
+
+
 @models.command()
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.argument("name")
@@ -116,6 +128,80 @@ def push(cli: Cli, path: Path, name: str, **options: Unpack[_Push]) -> None:
         wanted["progress"] = progress
         version = client.models.push(path, name, **wanted)
     _show(cli, version)
+
+
+@models.command(name="import")
+@click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("name")
+@click.option(
+    "--from",
+    "layout",
+    type=click.Choice(["mlflow", "tensorflow-serving", "triton"]),
+    default=None,
+    help="Layout of PATH; default: by what lies there.",
+)
+@click.option("--versions", default="", metavar="latest|all|N", help="Which of several; default: as the layout says.")
+@click.option("--alias", default="", help="Alias to point at the last of the new versions.")
+@common
+def import_layout(cli: Cli, path: Path, name: str, **options: Unpack[_Import]) -> None:
+    """Make what another system laid out in PATH the next versions of model NAME.
+
+    PATH is a model folder of MLflow (with MLmodel), a base_path of TensorFlow Serving (with numbered folders), or a
+    model of a Triton repository (with config.pbtxt). Nothing in it is run: pickles are refused with what to do instead.
+    What does not come over is printed.
+
+    Example: sealane models import mlruns/1/models/m-7f/artifacts digits
+
+    Example: sealane models import /models/digits digits --from tensorflow-serving --versions all --alias production
+    """
+    with cli.client() as client, progress_bar() as progress:
+        done = client.models.import_layout(
+            path,
+            name,
+            layout=options["layout"] or "",
+            versions=options["versions"],
+            alias=options["alias"],
+            progress=progress,
+        )
+    for item in done:
+        for missed in item.notes:
+            note(f"{item.source}: {missed}")
+    rows = [
+        (item.version.name, item.source, ", ".join(_last(one.name) for one in item.version.variants)) for item in done
+    ]
+    cli.table(("VERSION", "SOURCE", "VARIANT"), rows, [item.version for item in done])
+
+
+@models.command(name="export")
+@click.argument("version")
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--to",
+    "layout",
+    type=click.Choice(["tensorflow-serving", "triton"]),
+    required=True,
+    help="Layout to write.",
+)
+@click.option("--variant", default="", help="Id of the variant; default: the one pushed first.")
+@click.option("--name", default="", help="What the other server calls the model; default: as here.")
+@common
+def export_layout(cli: Cli, version: str, directory: Path, **options: Unpack[_Export]) -> None:
+    """Write VERSION into DIRECTORY as another server wants it.
+
+    TensorFlow Serving gets DIRECTORY/NUMBER, so DIRECTORY is its base_path; Triton gets DIRECTORY/NAME, so DIRECTORY is
+    its model repository. What that server cannot hold is refused; what it does not need is printed.
+
+    Example: sealane models export digits@production /models/digits --to tensorflow-serving
+    """
+    from google.protobuf.struct_pb2 import Struct
+
+    with cli.client() as client:
+        done = client.models.export_layout(version, directory, **options)
+    for missed in done.notes:
+        note(missed)
+    told = Struct()
+    told.update({"path": str(done.path), "notes": list(done.notes)})
+    cli.facts((("path", done.path),), told)
 
 
 @models.command(name="list")

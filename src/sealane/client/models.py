@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from sealane.client import model_companions, model_files, references
+from sealane.client import layout_transfers, layouts, model_companions, model_files, push_sources, references
 from sealane.client.artifacts import Progress, no_progress
+from sealane.client.layout_transfers import ExportedFolder, Imported
 from sealane.client.model_files import LocalModel
 from sealane.client.model_reviews import ModelReviews
 from sealane.client.paging import pages
@@ -26,6 +27,9 @@ class PushOptions(TypedDict, total=False):
 
     variant: str
     """Id of the variant, such as ``litert-int8``; default: by the files."""
+    example: object
+    """One request: an array, a dict of arrays by input name, or a tuple with an array for each input. Recorded as
+    `examples` are; an object in memory is held against it."""
     examples: Sequence[Mapping[str, Array]]
     """Requests, arrays by input name, that workers run before they call the model ready."""
     runtime: str
@@ -71,24 +75,24 @@ class PushOptions(TypedDict, total=False):
 class Models(ModelReviews):
     """The models of the project."""
 
-    def push(self, path: Path | str, name: str, **options: Unpack[PushOptions]) -> pb.Version:
+    def push(self, model: Path | str | object, name: str, **options: Unpack[PushOptions]) -> pb.Version:
         """Upload a model and make it the next version of `name`, which is created where it is not there.
 
-        Files that the registry has are not sent again; a push that was cut goes on where it was.
+        Files that the registry has are not sent again; a push that was cut goes on where it was. A model in memory is
+        exported here and held against what it answers itself to `example`.
 
         Args:
-            path: a SavedModel directory or a ``.tflite`` file.
+            model: a path as in :func:`sealane.client.model_files.inspect`, or an object as in
+                :func:`sealane.client.exports.export`.
             name: id of the model.
             options: see :class:`PushOptions`.
 
         Raises:
-            InvalidArgument: no model at `path`.
+            InvalidArgument: no model at the path, or an object that cannot be exported.
+            FailedPrecondition: the exported model answers otherwise than the object (EXPORT_DIFFERS).
             SealaneError: the registry refused, or is out of reach.
         """
-        local = model_files.inspect(
-            Path(path), variant=options.get("variant", ""), signatures=options.get("signatures", ())
-        )
-        examples = options.get("examples", ())
+        local, examples = push_sources.prepare(model, options)
         variant = self._upload(local, options.get("progress", no_progress), options.get("runtime", ""))
         self._demand(variant, local, options.get("sealing"))
         if examples:
@@ -193,6 +197,41 @@ class Models(ModelReviews):
         files = {Path(directory) / _safe(file.path): file.sha256 for file in known[wanted].files}
         self._artifacts.download_all(files, progress=progress)
         return known[wanted]
+
+    def import_layout(
+        self, path: Path | str, name: str, *, layout: str = "", versions: str = "", **options: Unpack[PushOptions]
+    ) -> tuple[Imported, ...]:
+        """Push what another system laid out, oldest version first, each as the next version of `name`.
+
+        Args:
+            path: a model folder of MLflow, a ``base_path`` of TensorFlow Serving, or a model of a Triton repository.
+            name: id of the model.
+            layout: ``mlflow``, ``tensorflow-serving`` or ``triton``; default: by what lies in the folder.
+            versions: ``latest``, ``all`` or a number; default: as the layout says, mostly the latest.
+            options: see :class:`PushOptions`; what the folder says itself is added to them.
+
+        Raises:
+            InvalidArgument: no such layout, or one with what cannot be served; the message says what to do.
+        """
+        found = layouts.read(Path(path), layout, versions)
+        return layout_transfers.import_all(lambda model, more: self.push(model, name, **more), found, options)
+
+    def export_layout(
+        self, version: str, directory: Path | str, *, layout: str, variant: str = "", name: str = ""
+    ) -> ExportedFolder:
+        """Write a version as another server wants it.
+
+        Args:
+            version: as in :meth:`pull`.
+            directory: where; ``tensorflow-serving`` gets ``directory/NUMBER``, ``triton`` ``directory/NAME``.
+            layout: ``tensorflow-serving`` or ``triton``.
+            variant: id of the variant; default: the one that was pushed first.
+            name: what that server calls the model; default: as here.
+
+        Raises:
+            FailedPrecondition: the layout cannot hold this variant (LAYOUT_CANNOT_HOLD); the message says what.
+        """
+        return layout_transfers.export(self, version, Path(directory), layout, (variant, name))
 
     def get(self, name: str) -> pb.Model:
         """A model."""
