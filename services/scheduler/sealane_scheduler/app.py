@@ -46,6 +46,7 @@ from sealane_scheduler.served_model_servicer import ServedModelServicer
 from sealane_scheduler.served_models import ServedModels
 from sealane_scheduler.store import Store
 from sealane_scheduler.store_sql import SqlStore
+from sealane_scheduler.versions import Versions
 
 
 def _sandbox(config: Config) -> dict[str, str]:
@@ -108,7 +109,8 @@ async def run(config: Config) -> None:
     server = host.Host(services, chain, host.Listeners(config.listen, config.mesh_listen))
     ports = await server.start(identity)
     member.start()
-    loops = [asyncio.create_task(work) for work in (controller.run(), loop.run(), sealer.run())]
+    works = (controller.run(), loop.run(), sealer.run(), Versions(controller, registry).run())
+    loops = [asyncio.create_task(work) for work in works]
     server.health.set(True)
     await host.until_terminated(server, lambda: host.announce(config.data_dir, ports), loops)
     host.withdraw(config.data_dir)
