@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from pathlib import Path
 
 from sealane import telemetry
@@ -46,6 +47,8 @@ from sealane_scheduler.served_model_servicer import ServedModelServicer
 from sealane_scheduler.served_models import ServedModels
 from sealane_scheduler.store import Store
 from sealane_scheduler.store_sql import SqlStore
+from sealane_scheduler.use_reports import UseReports
+from sealane_scheduler.versions import Versions
 
 
 def _sandbox(config: Config) -> dict[str, str]:
@@ -60,6 +63,13 @@ def _sandbox(config: Config) -> dict[str, str]:
             f"sandbox level {unknown} is unknown; use one of {list(SANDBOX)}", reason="SETTING_INVALID"
         )
     return levels
+
+
+def _registry_loops(
+    records: Transactions[Store], controller: Controller, registry: RegistryPort, clock: SystemClock
+) -> tuple[Coroutine[None, None, None], ...]:
+    """What keeps registry and scheduler in line with each other; in the process that decides alone."""
+    return Versions(controller, registry).run(), UseReports(records, registry, clock).run()
 
 
 async def run(config: Config) -> None:
@@ -108,7 +118,8 @@ async def run(config: Config) -> None:
     server = host.Host(services, chain, host.Listeners(config.listen, config.mesh_listen))
     ports = await server.start(identity)
     member.start()
-    loops = [asyncio.create_task(work) for work in (controller.run(), loop.run(), sealer.run())]
+    works = (controller.run(), loop.run(), sealer.run(), *_registry_loops(records, controller, registry, clock))
+    loops = [asyncio.create_task(work) for work in works]
     server.health.set(True)
     await host.until_terminated(server, lambda: host.announce(config.data_dir, ports), loops)
     host.withdraw(config.data_dir)

@@ -22,7 +22,7 @@ from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane_scheduler import cluster, present
 from sealane_scheduler.changes import Changes
 from sealane_scheduler.cluster import Copy, Deployed
-from sealane_scheduler.filters import forbidden
+from sealane_scheduler.filters import NodeView, forbidden
 from sealane_scheduler.fleet import DEAD, READY, Fleet
 from sealane_scheduler.placement import Decision, place
 from sealane_scheduler.store import DecisionRow, DeploymentRow, PlacementRow, Store
@@ -129,17 +129,24 @@ class Controller:
         self.changes.announce()
 
     async def refresh(self, version: model_pb.Version) -> None:
-        """A version has new variants or measurements: later decisions see them."""
-        for item in self._deployed.values():
-            if item.row.model_version == version.name:
+        """A version has new variants, measurements or signatures, or is judged otherwise: later decisions see it."""
+        async with self._lock:
+            for item in self.all():
+                if item.row.model_version != version.name or model_pb.Version.FromString(item.row.version) == version:
+                    continue
                 row = replace(item.row, version=version.SerializeToString())
                 await self._records.write(partial(_put, row=row))
                 item.row, item.variants = row, present.variants(version)
+                self.changes.announce()
+        self.wake()
+
+    def nodes(self) -> list[NodeView]:
+        """The nodes as a decision sees them now."""
+        return cluster.views(self.fleet, self._deployed.values(), self._avoid)
 
     def plan(self, demand: pb.Demand, version: model_pb.Version) -> Decision:
         """What would be decided now."""
-        nodes = cluster.views(self.fleet, self._deployed.values(), self._avoid)
-        return place(present.demand(demand), nodes, present.variants(version))
+        return place(present.demand(demand), self.nodes(), present.variants(version))
 
     def report(self, node: str, deployment: str, copy: Copy) -> None:
         """A node says how one of its copies stands; a stale epoch changes nothing."""
@@ -209,7 +216,7 @@ class Controller:
         return state is not None and state.state == READY
 
     async def _place(self, item: Deployed) -> None:
-        nodes = cluster.views(self.fleet, self._deployed.values(), self._avoid)
+        nodes = self.nodes()
         taken = {copy.row.node for copy in item.ready(self.fleet)}
         free = [node for node in nodes if node.node not in taken]
         decision = place(item.demand, free, item.variants)

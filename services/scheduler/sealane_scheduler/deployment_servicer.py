@@ -17,7 +17,7 @@ from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane_scheduler import present
 from sealane_scheduler.cluster import Deployed
 from sealane_scheduler.controller import Controller
-from sealane_scheduler.deployment_names import check_version, find, may_see, may_see_chain
+from sealane_scheduler.deployment_names import alias_of, check_version, find, may_see, may_see_chain
 from sealane_scheduler.ensembles import Chained, Ensembles
 from sealane_scheduler.registry_port import RegistryPort
 from sealane_scheduler.store import DeploymentRow, EnsembleRow, Store
@@ -58,6 +58,7 @@ class DeploymentServicer:
             create_time=now,
             update_time=now,
             etag=secrets.token_hex(8),
+            alias=alias_of(request.deployment.model_version),
         )
 
         def create(store: Store) -> pb.Deployment:

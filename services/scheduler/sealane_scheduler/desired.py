@@ -54,5 +54,8 @@ class DesiredStates:
         for task in await self._loop.tasks_of(node):
             held = message.tasks.add()
             held.CopyFrom(task)
-            held.grant = self._grants.to_work(node, task)
+            for checked in held.check.variants:
+                checked.grant = self._grants.to_serve(node, checked.variant.name)
+            if held.HasField("optimise"):
+                held.grant = self._grants.to_work(node, task)
         return message

@@ -83,6 +83,8 @@ class VariantView:
     """Runtime that has to run it; empty for any."""
     sealing: SealingPolicy = field(default_factory=SealingPolicy)
     """What its owner demands of sealing."""
+    blocked: str = ""
+    """Why workers do not load it, by the policy of its project."""
 
 
 Filter = Callable[[Demand, NodeView, VariantView], str]
@@ -107,6 +109,10 @@ def _clearance(demand: Demand, node: NodeView, variant: VariantView) -> str:
 
 def _sealing(demand: Demand, node: NodeView, variant: VariantView) -> str:
     return variant.sealing.refusal(node.facts)
+
+
+def _policy(demand: Demand, node: NodeView, variant: VariantView) -> str:
+    return variant.blocked
 
 
 def _accelerator(demand: Demand, node: NodeView, variant: VariantView) -> str:
@@ -178,6 +184,7 @@ FILTERS: tuple[tuple[str, Filter], ...] = (
     ("residency", _residency),
     ("clearance", _clearance),
     ("sealing", _sealing),
+    ("policy", _policy),
     ("sandbox", _sandbox),
     ("accelerator", _accelerator),
     ("format", _format),
@@ -195,6 +202,17 @@ FILTERS: tuple[tuple[str, Filter], ...] = (
 def forbidden(demand: Demand, node: NodeView, variant: VariantView) -> str:
     """Why a copy may not be on a node whatever else is true: where its data may go. Empty where it may."""
     return _residency(demand, node, variant) or _clearance(demand, node, variant) or _sealing(demand, node, variant)
+
+
+def unloadable(node: NodeView, variant: VariantView) -> str:
+    """Why a node does not load a variant, whatever a deployment demands; empty where it does."""
+    anything = Demand()
+    return _runtime(anything, node, variant) or _sealing(anything, node, variant) or _sandbox(anything, node, variant)
+
+
+def has_runtime(node: NodeView, variant: VariantView) -> bool:
+    """Whether a node has a runtime for a variant."""
+    return not _runtime(Demand(), node, variant)
 
 
 def memory_of(demand: Demand, variant: VariantView) -> int:

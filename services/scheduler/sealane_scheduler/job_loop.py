@@ -19,9 +19,10 @@ from sealane.rpc.times import duration_of
 from sealane.scheduler.v1 import fleet_service_pb2 as fleet_pb
 from sealane.scheduler.v1 import job_service_pb2 as job_pb
 from sealane_scheduler import present
+from sealane_scheduler.check_jobs import CheckJobs
 from sealane_scheduler.controller import Controller
-from sealane_scheduler.fleet import READY, NodeState
-from sealane_scheduler.jobs import PENDING, REGISTERING, RUNNING, JobRules, Outcome
+from sealane_scheduler.fleet import READY
+from sealane_scheduler.jobs import CHECK, PENDING, REGISTERING, RUNNING, JobRules, Outcome
 from sealane_scheduler.registry_port import RegistryPort, version_of
 from sealane_scheduler.store import JobRow, Store
 
@@ -43,6 +44,7 @@ class JobLoop:
         self._rules = rules
         self._controller = controller
         self._registry = registry
+        self._checks = CheckJobs(records, rules, controller, registry)
         self._tasks: dict[str, tuple[str, fleet_pb.TaskAssignment]] = {}
 
     @property
@@ -69,9 +71,12 @@ class JobLoop:
         if await self._records.write(self._rules.expire):
             self._changed()
         await self._sync()
-        for row in await self._records.read(lambda store: store.jobs_in((PENDING,))):
-            node = self._choose()
-            if node is not None:
+        waiting = await self._records.read(lambda store: store.jobs_in((PENDING,)))
+        self._checks.forget(row.name for row in waiting)
+        for row in waiting:
+            busy = {holder for holder, _ in self._tasks.values()}
+            node = await self._checks.choose(row, busy) if row.kind == CHECK else self._choose(busy)
+            if node:
                 await self._bind(row, node)
         for row in await self._records.read(lambda store: store.jobs_in((REGISTERING,))):
             await self._register(row)
@@ -91,7 +96,9 @@ class JobLoop:
         repeated = (stored.attempt, stored.node) == (row.attempt, row.node) and stored.state not in (PENDING, RUNNING)
         if repeated and stored.state != "CANCELLED":
             return
-        outcome = _outcome(present.job(stored), request)
+        job = present.job(stored)
+        check = stored.kind == CHECK
+        outcome = self._checks.outcome(job, request, row.node) if check else _outcome(job, request)
         await self._records.write(lambda store: self._rules.finish(store, row, outcome))
         self._changed()
         await self._sync()
@@ -108,55 +115,62 @@ class JobLoop:
         if gone:
             self._changed()
 
-    def _choose(self) -> NodeState | None:
-        """A node that is there, has the runtime and no task; rather a cloud node."""
-        busy = {holder for holder, _ in self._tasks.values()}
+    def _choose(self, busy: set[str]) -> str:
+        """A node that is there, has the runtime and no task; rather a cloud node. Empty where there is none."""
         fit = [
             state
             for state in self._controller.fleet
             if state.state == READY and _RUNTIME in state.facts.runtimes and state.node not in busy
         ]
-        return min(fit, key=lambda state: (state.tier != "cloud", state.node), default=None)
+        best = min(fit, key=lambda state: (state.tier != "cloud", state.node), default=None)
+        return "" if best is None else best.node
 
-    async def _bind(self, row: JobRow, node: NodeState) -> None:
-        claimed = await self._records.write(lambda store: self._rules.claim(store, row, node.node))
+    async def _bind(self, row: JobRow, node: str) -> None:
+        claimed = await self._records.write(lambda store: self._rules.claim(store, row, node))
         if claimed is not None:
             await self._remember(claimed)
             self._changed()
 
     async def _remember(self, row: JobRow) -> None:
-        spec = job_pb.OptimiseSpec.FromString(row.spec)
+        assignment = fleet_pb.TaskAssignment(task=row.task, attempt=row.attempt, lease=duration_of(self.lease_seconds))
         try:
-            version = await asyncio.to_thread(self._registry.version, version_of(spec.source_variant))
+            if row.kind == CHECK:
+                assignment.check.CopyFrom(await self._checks.task(row))
+            else:
+                assignment.optimise.CopyFrom(await self._optimise_task(row))
         except SealaneError as error:
             log.warning("a task waits for the registry", extra={"job": row.name, "reason": error.reason})
             return
-        source = next((item for item in version.variants if item.name == spec.source_variant), None)
-        task = fleet_pb.OptimiseTask(spec=spec, source=source, signatures=version.signatures)
-        lease = duration_of(self.lease_seconds)
-        assignment = fleet_pb.TaskAssignment(task=row.task, attempt=row.attempt, lease=lease, optimise=task)
         self._tasks[row.name] = (row.node, assignment)
         self._changed()
 
+    async def _optimise_task(self, row: JobRow) -> fleet_pb.OptimiseTask:
+        spec = job_pb.OptimiseSpec.FromString(row.spec)
+        version = await asyncio.to_thread(self._registry.version, version_of(spec.source_variant))
+        source = next((item for item in version.variants if item.name == spec.source_variant), None)
+        return fleet_pb.OptimiseTask(spec=spec, source=source, signatures=version.signatures)
+
     async def _register(self, row: JobRow) -> None:
-        job = present.job(row)
         try:
-            made = await asyncio.to_thread(self._registry.register, job)
-            version: model_pb.Version = await asyncio.to_thread(
-                self._registry.version, version_of(job.optimise.source_variant)
-            )
+            await (self._checks.record(row) if row.kind == CHECK else self._register_variants(row))
         except _PERMANENT as error:
             why = error.message
             await self._records.write(lambda store: self._rules.not_registered(store, row, why))
         except SealaneError as error:
             # A slow or busy registry costs no job its work: registering is safe to repeat.
-            log.warning("variants wait for the registry", extra={"job": row.name, "reason": error.reason})
+            log.warning("results wait for the registry", extra={"job": row.name, "reason": error.reason})
             return
-        else:
-            await self._controller.refresh(version)
-            results = job_pb.Job(results=job.results, variants=made).SerializeToString()
-            await self._records.write(lambda store: self._rules.registered(store, row, results))
         self._changed()
+
+    async def _register_variants(self, row: JobRow) -> None:
+        job = present.job(row)
+        made = await asyncio.to_thread(self._registry.register, job)
+        version: model_pb.Version = await asyncio.to_thread(
+            self._registry.version, version_of(job.optimise.source_variant)
+        )
+        await self._controller.refresh(version)
+        results = job_pb.Job(results=job.results, variants=made).SerializeToString()
+        await self._records.write(lambda store: self._rules.registered(store, row, results))
 
     def _changed(self) -> None:
         self._controller.changes.announce()

@@ -10,12 +10,12 @@ from sealane.names import parse
 from sealane.records.paging import page_of, read_token, write_token
 from sealane.records.transactions import Transactions, actor
 from sealane.registry.v1 import variant_service_pb2 as variant_pb
-from sealane.rpc.authorisation import absent, model_id
+from sealane.rpc.authorisation import absent, check_model, model_id
 from sealane.rpc.call import Call
 from sealane.scheduler.v1 import job_service_pb2 as pb
 from sealane_scheduler import present
 from sealane_scheduler.changes import Changes
-from sealane_scheduler.jobs import ENDED, JobRules
+from sealane_scheduler.jobs import CHECK, ENDED, OPTIMISE, JobRules
 from sealane_scheduler.registry_port import RegistryPort, version_of
 from sealane_scheduler.store import JobRow, Store
 
@@ -34,14 +34,20 @@ class JobServicer:
 
     async def CreateJob(self, request: pb.CreateJobRequest, call: Call) -> bytes:
         (project,) = parse(request.parent, "projects/*", "parent")
-        spec = request.job.optimise
-        await self._check(spec, project)
+        kind = request.job.WhichOneof("spec")
+        if kind == OPTIMISE:
+            await self._check_optimise(request.job.optimise, project, call)
+            spec = request.job.optimise.SerializeToString()
+        elif kind == CHECK:
+            spec = (await self._resolved(request.job.check, project, call)).SerializeToString()
+        else:
+            raise InvalidArgument("a job needs what it is to do; set one of optimise, check", field="job.spec")
         who = actor(call, project)
         return await self._records.once(
             call,
             request,
             request.request_id,
-            lambda store: present.job(self._rules.create(store, who, spec.SerializeToString())),
+            lambda store: present.job(self._rules.create(store, who, spec, kind)),
         )
 
     async def GetJob(self, request: pb.GetJobRequest, call: Call) -> pb.Job:
@@ -83,7 +89,22 @@ class JobServicer:
             raise absent(name)
         return row
 
-    async def _check(self, spec: pb.OptimiseSpec, project: str) -> None:
+    async def _resolved(self, spec: pb.CheckSpec, project: str, call: Call) -> pb.CheckSpec:
+        """A load check with the variants that it is about by their ids."""
+        owner, _, number = parse(spec.version, "projects/*/models/*/versions/*", "job.check.version")
+        if not (number.isascii() and number.isdigit()):
+            raise InvalidArgument("name the version by its number, an alias may move", field="job.check.version")
+        if owner != project:
+            raise absent(spec.version)
+        check_model(call.caller, call.method.access.permission, model_id(spec.version), spec.version)
+        version = await asyncio.to_thread(self._registry.version, spec.version)
+        known = [item.name.rpartition("/")[2] for item in version.variants]
+        if unknown := sorted(set(spec.variants) - set(known)):
+            raise NotFound(f"{spec.version} has no variant {unknown[0]!r}; it has {known}")
+        wanted = set(spec.variants) or set(known)
+        return pb.CheckSpec(version=version.name, variants=[name for name in known if name in wanted])
+
+    async def _check_optimise(self, spec: pb.OptimiseSpec, project: str, call: Call) -> None:
         for field in ("source_variant", "calibration_sha256", "test_sha256"):
             if not getattr(spec, field):
                 raise InvalidArgument(f"an optimise job needs {field}", field=f"job.optimise.{field}")
@@ -91,6 +112,7 @@ class JobServicer:
             raise InvalidArgument("max_accuracy_drop is a share, 0 to 1", field="job.optimise.max_accuracy_drop")
         if not spec.source_variant.startswith(f"projects/{project}/"):
             raise NotFound(f"{spec.source_variant} does not exist, or is not yours to see; check the name")
+        check_model(call.caller, call.method.access.permission, model_id(spec.source_variant), spec.source_variant)
         version = await asyncio.to_thread(self._registry.version, version_of(spec.source_variant))
         source = next((item for item in version.variants if item.name == spec.source_variant), None)
         if source is None:
@@ -104,5 +126,4 @@ class JobServicer:
 def _may_see(call: Call, row: JobRow) -> bool:
     """Whether the caller's token, if it is limited to some models, is for the job's."""
     permission = call.method.access.permission
-    source = pb.OptimiseSpec.FromString(row.spec).source_variant
-    return call.caller.may_use(permission, model_id(source))
+    return call.caller.may_use(permission, model_id(present.subject(present.job(row))))

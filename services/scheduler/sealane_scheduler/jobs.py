@@ -13,6 +13,8 @@ from sealane_scheduler.store import JobRow, Jobs, Store
 
 PENDING, RUNNING, REGISTERING = "PENDING", "RUNNING", "REGISTERING"
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "ABANDONED")
+#: Kinds, by the name of their spec in the contract.
+OPTIMISE, CHECK = "optimise", "check"
 MAX_ATTEMPTS = 3
 
 
@@ -27,6 +29,7 @@ class Outcome:
         source_accuracy: measured accuracy of what was optimised; None where it was not measured.
         accuracies: measured accuracy of each new variant, by id.
         max_drop: largest fall of accuracy that is accepted.
+        gated: whether the accuracies decide whether it is accepted.
     """
 
     error: str = ""
@@ -35,6 +38,7 @@ class Outcome:
     source_accuracy: float | None = None
     accuracies: Sequence[tuple[str, float]] = ()
     max_drop: float = 1.0
+    gated: bool = True
 
 
 class JobRules:
@@ -44,11 +48,17 @@ class JobRules:
         self._clock = clock
         self.lease_seconds = lease_seconds
 
-    def create(self, store: Store, actor: Actor, spec: bytes) -> JobRow:
+    def now(self) -> float:
+        """Seconds since 1970."""
+        return self._clock.now()
+
+    def create(self, store: Store, actor: Actor, spec: bytes, kind: str = OPTIMISE) -> JobRow:
         """A new job, waiting for a node."""
         now = self._clock.now()
         job = f"j-{int(now * 1000):013x}-{secrets.token_hex(4)}"
-        row = JobRow(actor.project, job, PENDING, spec, now, now, secrets.token_hex(8), message="waits for a node")
+        row = JobRow(
+            actor.project, job, PENDING, spec, now, now, secrets.token_hex(8), message="waits for a node", kind=kind
+        )
         store.add_job(row)
         store.record(actor, "CreateJob", row.name, now)
         return row
@@ -110,10 +120,11 @@ class JobRules:
         stored, now = self._held(store, row), self._clock.now()
         if outcome.error:
             ended = self._failed(stored, outcome.error, outcome.retryable, now)
-        elif refusal := refused(outcome):
+        elif outcome.gated and (refusal := refused(outcome)):
             ended = replace(stored, state="FAILED", error=refusal, message="refused by its gate", update_time=now)
         else:
-            ended = replace(stored, state=REGISTERING, progress=1.0, message="registers its variants", update_time=now)
+            ended = replace(stored, state=REGISTERING, message="tells the registry", update_time=now)
+            ended = replace(ended, progress=1.0, rounds=stored.rounds + 1)
         if not store.advance(replace(ended, results=outcome.results), (RUNNING,)):
             raise _fenced()
         actor = Actor(f"spiffe://sealane/node/{row.node}", row.project)
@@ -140,6 +151,21 @@ class JobRules:
         ended = replace(row, state="SUCCEEDED", message="done", results=results, update_time=now)
         store.advance(ended, (REGISTERING,))
 
+    def found(self, store: Store, row: JobRow, results: bytes) -> None:
+        """A waiting job has results without a node: the registry is told of them."""
+        told = replace(row, state=REGISTERING, message="tells the registry", results=results)
+        store.advance(replace(told, update_time=self._clock.now()), (PENDING,))
+
+    def go_on(self, store: Store, row: JobRow, progress: float) -> None:
+        """The registry knows what is there so far; what is left waits for a node. No failed attempt."""
+        waiting = replace(row, state=PENDING, progress=progress, message="waits for a node that can load the rest")
+        store.advance(replace(waiting, update_time=self._clock.now()), (REGISTERING,))
+
+    def hopeless(self, store: Store, row: JobRow, error: str) -> None:
+        """A waiting job can never begin."""
+        ended = replace(row, state="FAILED", error=error, message="ended without a result")
+        store.advance(replace(ended, update_time=self._clock.now()), (PENDING,))
+
     def not_registered(self, store: Store, row: JobRow, error: str) -> None:
         """The registry refused the variants for good."""
         now = self._clock.now()
@@ -152,7 +178,7 @@ class JobRules:
         return rows[0]
 
     def _failed(self, row: JobRow, error: str, retryable: bool, now: float) -> JobRow:
-        if retryable and row.attempt < MAX_ATTEMPTS:
+        if retryable and row.attempt - row.rounds < MAX_ATTEMPTS:
             return replace(row, state=PENDING, message=f"tries again: {error}", error="", update_time=now)
         state = "ABANDONED" if retryable else "FAILED"
         return replace(row, state=state, error=error, message="ended without a result", update_time=now)

@@ -99,6 +99,7 @@ def _variant(message: variant_pb.Variant) -> VariantView:
         converted=bool(message.source_variant),
         runtime=message.runtime,
         sealing=policy_of(message.sealing),
+        blocked=message.blocked,
     )
 
 
@@ -260,8 +261,17 @@ def job(row: JobRow) -> job_pb.Job:
         update_time=time_of(row.update_time),
         etag=row.etag,
     )
-    message.optimise.MergeFromString(row.spec)
+    if row.kind == "check":
+        message.check.MergeFromString(row.spec)
+    else:
+        message.optimise.MergeFromString(row.spec)
     stored = job_pb.Job.FromString(row.results)
     message.results.extend(stored.results)
     message.variants.extend(stored.variants)
+    message.checks.extend(stored.checks)
     return message
+
+
+def subject(message: job_pb.Job) -> str:
+    """Resource name of what a job works on: a variant, or a version."""
+    return message.check.version or message.optimise.source_variant

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import grpc
 
@@ -64,6 +64,24 @@ class RegistryPort:
                 timeout=_SECONDS,
             )
         return made
+
+    def record_checks(self, job: job_pb.Job) -> None:
+        """Record what came of loading variants; safe to repeat."""
+        stub = variant_service_pb2_grpc.VariantServiceStub(self._channel())
+        for found in job.checks:
+            stub.RecordLoadCheck(
+                variant_pb.RecordLoadCheckRequest(
+                    name=f"{job.check.version}/variants/{found.variant_id}",
+                    load_check=found.load_check,
+                    request_id=_request_id(job.name, "check", found.variant_id),
+                ),
+                timeout=_SECONDS,
+            )
+
+    def report_uses(self, uses: Iterable[model_pb.Use]) -> None:
+        """Tell all that deployments and jobs refer to; it replaces what was told before."""
+        stub = model_service_pb2_grpc.ModelServiceStub(self._channel())
+        stub.ReportUse(model_pb.ReportUseRequest(uses=uses), timeout=_SECONDS)
 
 
 def version_number(version: str) -> int:

@@ -27,6 +27,8 @@ class DeploymentRow:
     served_name: str = ""
     origin: str = ""
     labels: str = ""
+    alias: str = ""
+    """Resource name of the alias that named its version; empty where a number did."""
 
     @property
     def name(self) -> str:
@@ -80,7 +82,8 @@ class DecisionRow:
 class JobRow:
     """A job with its one task. `spec` and `results` are serialized.
 
-    `attempt` is the task's fencing token: it grows by one with every bind and is never used again.
+    `attempt` is the task's fencing token: it grows by one with every bind and is never used again. `kind` is the name
+    of its spec in the contract; `rounds` are the attempts that ended with a result.
     """
 
     project: str
@@ -97,6 +100,8 @@ class JobRow:
     message: str = ""
     error: str = ""
     results: bytes = b""
+    kind: str = "optimise"
+    rounds: int = 0
 
     @property
     def name(self) -> str:
@@ -178,6 +183,10 @@ class Jobs(Protocol):
 
     def jobs_in(self, states: tuple[str, ...]) -> list[JobRow]:
         """Jobs of all projects in these states, oldest first."""
+        ...
+
+    def jobs_since(self, ended: tuple[str, ...], since: float) -> list[JobRow]:
+        """Jobs of all projects that are not in one of the states `ended`, or changed at `since` or later, by age."""
         ...
 
     def claim(self, row: JobRow, node: str, lease_until: float, now: float) -> int:

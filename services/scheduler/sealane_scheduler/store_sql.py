@@ -38,6 +38,7 @@ deployments = sa.Table(
     _value("served_name"),
     _value("origin"),
     _value("labels"),
+    _value("alias"),
 )
 ensembles = sa.Table(
     "ensembles",
@@ -85,6 +86,8 @@ jobs = sa.Table(
     _value("message", sa.Text),
     _value("error", sa.Text),
     _value("results", sa.LargeBinary),
+    _value("kind"),
+    _value("rounds", sa.BigInteger),
 )
 
 
@@ -193,6 +196,12 @@ class SqlStore:
     def jobs_in(self, states: tuple[str, ...]) -> list[JobRow]:
         """Jobs of all projects in these states, oldest first."""
         query = sa.select(jobs).where(jobs.c.state.in_(states)).order_by(jobs.c.create_time)
+        return [JobRow(**row._mapping) for row in self._connection.execute(query)]
+
+    def jobs_since(self, ended: tuple[str, ...], since: float) -> list[JobRow]:
+        """Jobs of all projects that are not in one of the states `ended`, or changed at `since` or later, by age."""
+        wanted = jobs.c.state.not_in(ended) | (jobs.c.update_time >= since)
+        query = sa.select(jobs).where(wanted).order_by(jobs.c.create_time, jobs.c.job)
         return [JobRow(**row._mapping) for row in self._connection.execute(query)]
 
     def claim(self, row: JobRow, node: str, lease_until: float, now: float) -> int:

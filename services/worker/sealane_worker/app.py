@@ -36,6 +36,7 @@ from sealane_worker.agent import Agent, Hooks
 from sealane_worker.artifacts import Artifacts
 from sealane_worker.assignments import Assignments
 from sealane_worker.cache import ArtifactCache
+from sealane_worker.check_task import CheckWork
 from sealane_worker.config import Config
 from sealane_worker.engine import Engine
 from sealane_worker.introduction import Introduction
@@ -50,10 +51,11 @@ from sealane_worker.optimise_task import OptimiseWork
 from sealane_worker.parking import Parking
 from sealane_worker.pool import Host
 from sealane_worker.preparation import Preparation
-from sealane_worker.runner import Runner
+from sealane_worker.runner import Runner, Work, by_kind
 from sealane_worker.sandbox import check_data_folder
 from sealane_worker.sealing import SealingKey
 from sealane_worker.serving import Serving
+from sealane_worker.signers import trusted_keys
 from sealane_worker.spec import HostPolicy
 from sealane_worker.streams import Streams
 from sealane_worker.worker import Parts, Worker, take_desired
@@ -108,8 +110,8 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
 
     identity, clock = member.identity, SystemClock()
     telemetry_ = _telemetry(config)
-    engine, cache = Engine(host=_host(config)), ArtifactCache(config.data_dir / "artifacts")
-    artifacts = Artifacts(dial("registry", config.registry_mesh))
+    models_host, cache = _host(config), ArtifactCache(config.data_dir / "artifacts")
+    engine = Engine(host=models_host)
     sealing = SealingKey(_key_pair(config), dial("auth", config.auth_mesh), clock)
     member.revocations.subscribe(sealing.again)  # the key that signed the statement may be the one revoked
     quotas = QuotaLimits(clock, shares := SharedQuotas(member.channel("scheduler", config.scheduler_mesh), clock))
@@ -121,8 +123,7 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lane-call")
     dispatcher = _dispatcher(serving, sealed_, health, middleware.Chain(chain))
     work = LaneWork(dispatcher, engine, pool, MAX_IN_FLIGHT)
-    runtimes = {name: offer.info for name, offer in introduction.runtimes.items()}
-    prepare = Preparation(cache, artifacts, config.threads, runtimes, sealing.facts)
+    prepare = _preparation(config, cache, Artifacts(dial("registry", config.registry_mesh)), introduction)
     assignments = Assignments(
         engine,
         prepare,
@@ -145,7 +146,7 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
         lanes=Lanes(work, lambda address: dial("inference", _pairs(config.reach).get(address, address))()),
         assignments=assignments,
         parking=Parking(introduction.limits.take_counts, engine.processes) if config.parking else None,
-        runner=Runner(dial_scheduler, OptimiseWork(cache, artifacts, config.data_dir / "scratch")),
+        runner=Runner(dial_scheduler, _work(config, prepare, introduction, models_host.policy)),
         metrics=_metrics(config, engine, identity),
     )
     hooks = Hooks(
@@ -159,6 +160,23 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     port = parts.server.add_secure_port(config.listen, tls.server_credentials(identity, mesh=False))
     introduction.endpoint = config.advertise or f"{config.listen.rpartition(':')[0]}:{port}"
     return Worker(parts, agent), port
+
+
+def _preparation(config: Config, cache: ArtifactCache, artifacts: Artifacts, introduction: Introduction) -> Preparation:
+    return Preparation(
+        cache,
+        artifacts,
+        config.threads,
+        {name: offer.info for name, offer in introduction.runtimes.items()},
+        introduction.sealing.facts,
+        trusted_keys(config.trusted_signers),
+    )
+
+
+def _work(config: Config, prepare: Preparation, introduction: Introduction, policy: HostPolicy | None) -> Work:
+    """What is done for each kind of task."""
+    optimise = OptimiseWork(prepare.cache, prepare.artifacts, config.data_dir / "scratch", prepare.trusted)
+    return by_kind({"optimise": optimise, "check": CheckWork(prepare, introduction.runtimes, policy or HostPolicy())})
 
 
 def _metrics(config: Config, engine: Engine, identity: tls.PeerIdentity) -> MetricsListener | None:

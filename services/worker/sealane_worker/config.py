@@ -60,6 +60,9 @@ class Config:
     executable: bool = False
     """Whether formats and steps that hold code may be loaded: TorchScript, a variant's own Python."""
 
+    trusted_signers: Path | None = None
+    """Folder of public keys, PEM, of which one must have signed every model, whatever the registry says."""
+
     sandbox: str = "none"
     """Lowest sandbox level to run models at: ``none``, ``partial`` or ``full``."""
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sealane.errors import SealaneError
 from sealane.tensors import Signature
 from sealane_worker.box import Box, BoxLimits
 from sealane_worker.manifest import read_serving, read_warm_up
-from sealane_worker.runtimes import installed_runtimes, runtime_for
+from sealane_worker.runtimes import RuntimeInfo, installed_runtimes, runtime_for
 from sealane_worker.spec import HostPolicy, ModelSpec
 
 #: The command line's longest load.
 LOAD_SECONDS = 120.0
+
+Accept = Callable[[tuple[Signature, ...]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,13 @@ class LoadCheck:
     message: str = ""
 
 
-def spec_of(path: Path, model_format: str, runtime: str = "", threads: int = 1) -> ModelSpec:
+def spec_of(
+    path: Path,
+    model_format: str,
+    runtime: str = "",
+    threads: int = 1,
+    runtimes: Mapping[str, RuntimeInfo] | None = None,
+) -> ModelSpec:
     """What to load for a model on disk, as a worker would.
 
     Args:
@@ -59,25 +68,43 @@ def spec_of(path: Path, model_format: str, runtime: str = "", threads: int = 1) 
         model_format: name of ``sealane.registry.v1.Format`` without its prefix.
         runtime: runtime that has to run it; empty for any.
         threads: processor threads for one run where the variant does not say.
+        runtimes: runtimes to choose from, by name; None for all that are installed here.
 
     Raises:
         Unimplemented: no runtime for it here.
         FailedPrecondition: its manifest or warm-up cannot be read.
     """
-    info = runtime_for(model_format, installed_runtimes(), runtime)
+    info = runtime_for(model_format, installed_runtimes() if runtimes is None else runtimes, runtime)
     folder = path if path.is_dir() else path.parent
     return ModelSpec(info.name, path, threads, read_serving(folder), read_warm_up(folder))
 
 
-def check(path: Path, model_format: str, runtime: str = "", policy: HostPolicy | None = None) -> LoadCheck:
-    """Load it once, run it once, let it go; see :func:`spec_of`."""
+def check(
+    path: Path,
+    model_format: str,
+    runtime: str = "",
+    policy: HostPolicy | None = None,
+    *,
+    runtimes: Mapping[str, RuntimeInfo] | None = None,
+    accept: Accept = lambda signatures: None,
+) -> LoadCheck:
+    """Load it once, run it once, let it go.
+
+    Args:
+        path: as in :func:`spec_of`, and so are `model_format`, `runtime` and `runtimes`.
+        model_format: see `path`.
+        runtime: see `path`.
+        policy: what the operator of this machine allows models.
+        runtimes: see `path`.
+        accept: looks at the signatures that it tells once it is loaded; raises SealaneError where they will not do.
+    """
     try:
-        spec = spec_of(path, model_format, runtime)
+        spec = spec_of(path, model_format, runtime, runtimes=runtimes)
         box = Box.start(spec, BoxLimits(load=LOAD_SECONDS), policy)
     except SealaneError as error:
         return LoadCheck(False, kind=error.kind, reason=error.reason, message=error.message)
     try:
-        return LoadCheck(
+        loaded = LoadCheck(
             loadable=True,
             runtime=spec.runtime,
             sandbox=box.loaded.sandbox,
@@ -86,6 +113,11 @@ def check(path: Path, model_format: str, runtime: str = "", policy: HostPolicy |
             warmed_requests=box.loaded.warmed_requests,
             signatures=tuple(_told(signature) for signature in box.loaded.signatures),
         )
+        try:
+            accept(box.loaded.signatures)
+        except SealaneError as error:
+            return replace(loaded, loadable=False, kind=error.kind, reason=error.reason, message=error.message)
+        return loaded
     finally:
         box.close()
 

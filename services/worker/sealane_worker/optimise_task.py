@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from sealane_worker.manifest import MANIFEST, read_serving
 from sealane_worker.optimise import SOURCE_VARIANT, MeasuredVariant, OptimiseRun, OptimiseSpec, acceptable
 from sealane_worker.preparation import files_of, project_of
 from sealane_worker.runner import Cancelled, Progress, Results
+from sealane_worker.signers import Keys, check_signed
 
 CANCEL_POLL_SECONDS = 0.2
 _PRECISION = {"litert-float": registry.PRECISION_FLOAT32, "litert-int8": registry.PRECISION_INT8}
@@ -37,11 +38,13 @@ class OptimiseWork:
         cache: where inputs come to lie.
         artifacts: the registry's files.
         scratch: folder for what is being made.
+        trusted: keys of which one must have signed whatever is loaded here; empty where none has to.
     """
 
     cache: ArtifactCache
     artifacts: Artifacts
     scratch: Path
+    trusted: Keys = field(default_factory=dict)
 
     def __call__(self, task: pb.TaskAssignment, progress: Progress) -> Results:
         """Run one task; as :data:`sealane_worker.runner.Work` says."""
@@ -59,6 +62,7 @@ class OptimiseWork:
     def _fetch(self, task: pb.TaskAssignment, folder: Path, progress: Progress) -> OptimiseSpec:
         progress.tell(0.01, "fetching model and data")
         wanted, source = task.optimise.spec, task.optimise.source
+        check_signed(source, self.trusted)  # it is loaded, to be converted and measured
         fetch = self.artifacts.fetcher(project_of(task.task), task.grant)
         model = self.cache.materialise(source.digest.removeprefix("sha256:"), files_of(source), fetch)
         calibration = self.cache.read(Blob(wanted.calibration_sha256), fetch)

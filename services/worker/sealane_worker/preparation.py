@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from sealane.errors import FailedPrecondition, InvalidArgument
 from sealane.registry.v1 import variant_service_pb2 as registry
@@ -15,6 +16,7 @@ from sealane_worker.cache import ArtifactCache, Blob
 from sealane_worker.deployment import Assignment
 from sealane_worker.manifest import read_serving, read_warm_up
 from sealane_worker.runtimes import RuntimeInfo, runtime_for
+from sealane_worker.signers import Keys, check_signed
 from sealane_worker.spec import ModelSpec
 
 
@@ -28,6 +30,7 @@ class Preparation:
         threads: processor threads for one inference.
         runtimes: runtimes that this worker offers, by name.
         facts: what auth says of this worker in its sealing statement; empty while it says nothing.
+        trusted: keys of which one must have signed whatever is loaded here; empty where none has to.
     """
 
     cache: ArtifactCache
@@ -35,6 +38,7 @@ class Preparation:
     threads: int
     runtimes: Mapping[str, RuntimeInfo]
     facts: Callable[[], Mapping[str, str]] = dict
+    trusted: Keys = field(default_factory=dict)
 
     def check_policy(self, policy: SealingPolicy) -> None:
         """Whether a model may stay here. While auth says nothing of this worker it may: nothing sealed is opened then.
@@ -45,20 +49,26 @@ class Preparation:
         if policy.refusal({}) and (facts := self.facts()):
             check_sealing([policy], lambda: facts)
 
+    def fetch(self, variant: registry.Variant, project: str, grant: str) -> Path:
+        """The folder of a variant that may be loaded here, fetched where it is not here yet, every file verified.
+
+        Raises:
+            FailedPrecondition: not signed by whom it has to be (SIGNATURE_REQUIRED, SIGNER_NOT_TRUSTED), a digest that
+                is not that of its files, or forbidden here by its owner.
+            SealaneError: what the cache and the registry raise.
+        """
+        path = self._materialise(variant, project, grant)
+        self.check_policy(read_serving(path).sealing)
+        return path
+
     def __call__(self, wanted: fleet_service_pb2.Assignment) -> Assignment:
-        """Fetch and verify; raises what the cache and the registry raise."""
+        """Fetch and verify; raises what :meth:`fetch` raises."""
         model, _, version = wanted.model_version.rpartition("/versions/")
-        variant = wanted.variant
+        variant, project = wanted.variant, project_of(wanted.deployment)
         runtime = runtime_for(
             registry.Format.Name(variant.format).removeprefix("FORMAT_"), self.runtimes, variant.runtime
         )
-        files = files_of(variant)
-        check_manifest(variant)
-        fetch = self.artifacts.fetcher(project_of(wanted.deployment), wanted.grant)
-        digest = variant.digest.removeprefix("sha256:")
-        path = self.cache.materialise(digest, files, fetch)
-        serving = read_serving(path)
-        self.check_policy(serving.sealing)
+        path = self.fetch(variant, project, wanted.grant)
         return Assignment(
             deployment=wanted.deployment,
             model=model,
@@ -70,14 +80,20 @@ class Preparation:
                 runtime=runtime.name,
                 path=path,
                 threads=self.threads,
-                serving=serving,
+                serving=read_serving(path),
                 warm_up=read_warm_up(path),
-                verify=lambda: self.cache.materialise(digest, files, fetch),
+                verify=lambda: self._materialise(variant, project, wanted.grant),
             ),
             pinned=wanted.pinned,
             served_name=wanted.served_name,
             labels=tuple(wanted.labels),
         )
+
+    def _materialise(self, variant: registry.Variant, project: str, grant: str) -> Path:
+        check_manifest(variant)
+        check_signed(variant, self.trusted)
+        fetch = self.artifacts.fetcher(project, grant)
+        return self.cache.materialise(variant.digest.removeprefix("sha256:"), files_of(variant), fetch)
 
 
 def check_sealing(policies: Iterable[SealingPolicy], facts: Callable[[], Mapping[str, str]]) -> None:

@@ -9,12 +9,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import grpc
 
-from sealane.errors import Aborted, DeadlineExceeded, Internal, ResourceExhausted, SealaneError, Unavailable
+from sealane.errors import (
+    Aborted,
+    DataLoss,
+    DeadlineExceeded,
+    Internal,
+    ResourceExhausted,
+    SealaneError,
+    Unavailable,
+    Unimplemented,
+)
 from sealane.scheduler.v1 import fleet_service_pb2 as pb
 from sealane.scheduler.v1 import job_service_pb2
 from sealane.scheduler.v1.fleet_service_pb2_grpc import FleetServiceStub
@@ -23,10 +32,10 @@ log = logging.getLogger("sealane.worker.runner")
 
 FINISH_TRIES = 5
 RETRY_SECONDS = 0.5
-RETRYABLE = (Unavailable, DeadlineExceeded, ResourceExhausted, Internal)
+RETRYABLE = (Unavailable, DataLoss, DeadlineExceeded, ResourceExhausted, Internal)
 
 Dial = Callable[[], grpc.Channel]
-Results = list[job_service_pb2.VariantResult]
+Results = list[job_service_pb2.VariantResult | job_service_pb2.VariantCheck]
 
 
 class Cancelled(Exception):
@@ -61,6 +70,18 @@ class Progress:
 #: Does one kind of task and returns what FinishTask is to carry; raises Cancelled when stopped, SealaneError when
 #: it fails.
 Work = Callable[[pb.TaskAssignment, Progress], Results]
+
+
+def by_kind(works: Mapping[str, Work]) -> Work:
+    """Work that does each task by its kind, the name of its spec in the contract."""
+
+    def work(task: pb.TaskAssignment, progress: Progress) -> Results:
+        kind = task.WhichOneof("spec") or ""
+        if kind not in works:
+            raise Unimplemented("this worker does not know this kind of task; bring it up to the scheduler's version")
+        return works[kind](task, progress)
+
+    return work
 
 
 class Runner:
@@ -129,7 +150,11 @@ class TaskRun:
         """Supervise the work: whatever it raises becomes the task's result."""
         request = pb.FinishTaskRequest(task=self._task.task, attempt=self._task.attempt)
         try:
-            request.results.extend(self._work(self._task, self._progress))
+            for item in self._work(self._task, self._progress):
+                if isinstance(item, job_service_pb2.VariantCheck):
+                    request.checks.append(item)
+                else:
+                    request.results.append(item)
         except Cancelled:
             self._done.set()
             self._progress.changed.set()

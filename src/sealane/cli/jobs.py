@@ -9,6 +9,7 @@ import click
 from sealane.cli.context import Cli, common, enum_word, note
 
 if TYPE_CHECKING:
+    from sealane.registry.v1 import variant_service_pb2 as variant_pb
     from sealane.scheduler.v1 import job_service_pb2 as pb
 
 
@@ -43,6 +44,32 @@ def optimise(cli: Cli, variant: str, wait: bool, **options: Unpack[_Optimise]) -
             note(f"{_last(job.name)} created")
             job = client.jobs.wait(job.name)
     _show(cli, job)
+
+
+@jobs.command()
+@click.argument("version")
+@click.option("--wait", is_flag=True, help="Wait until it has ended, and show what came of each variant.")
+@common
+def check(cli: Cli, version: str, wait: bool) -> None:
+    """Load each variant of VERSION (MODEL@NUMBER or MODEL@ALIAS) once in a worker's box.
+
+    A variant that cannot be loaded is a result: the registry keeps it, and the job has succeeded.
+
+    Example: sealane jobs check digits@3 --wait
+    """
+    with cli.client() as client:
+        job = client.jobs.check(version)
+        if wait:
+            note(f"{_last(job.name)} created")
+            job = client.jobs.wait(job.name)
+    if not wait:
+        _show(cli, job)
+        return
+    rows = [
+        (item.variant_id, "loadable" if item.load_check.loadable else item.load_check.reason, _finding(item.load_check))
+        for item in job.checks
+    ]
+    cli.table(("VARIANT", "RESULT", "DETAILS"), rows, [job])
 
 
 @jobs.command()
@@ -90,6 +117,10 @@ def _show(cli: Cli, job: pb.Job) -> None:
         f"p50 {result.measurement.latency_p50_us:.0f} us, p99 {result.measurement.latency_p99_us:.0f} us"
         for result in job.results
     ]
+    checked = [
+        f"{item.variant_id}: {'loadable' if item.load_check.loadable else item.load_check.message}"
+        for item in job.checks
+    ]
     cli.facts(
         (
             ("job", job.name),
@@ -100,8 +131,18 @@ def _show(cli: Cli, job: pb.Job) -> None:
             ("error", job.error),
             ("variants", ", ".join(job.variants)),
             ("measured", "; ".join(measured)),
+            ("checked", "; ".join(checked)),
         ),
         job,
+    )
+
+
+def _finding(check: variant_pb.LoadCheck) -> str:
+    if not check.loadable:
+        return check.message
+    return (
+        f"{check.runtime} on {_last(check.node)}, {check.load_seconds:.2f} s, {check.memory_bytes >> 20} MiB, "
+        f"sandbox {check.sandbox}"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sealane.client import references
@@ -13,6 +13,8 @@ from sealane.client.artifacts import Artifacts
 from sealane.client.paging import pages
 from sealane.client.session import Session
 from sealane.errors import DeadlineExceeded, FailedPrecondition, Unauthenticated, Unavailable
+from sealane.registry.v1 import model_service_pb2 as model_pb
+from sealane.registry.v1 import model_service_pb2_grpc
 from sealane.scheduler.v1 import job_service_pb2 as pb
 from sealane.scheduler.v1 import job_service_pb2_grpc
 
@@ -63,6 +65,27 @@ class Jobs:
         )
         request = pb.CreateJobRequest(
             parent=self._session.parent, job=pb.Job(optimise=spec), request_id=request_id or str(uuid.uuid4())
+        )
+        return self._stub().CreateJob(request, timeout=self._session.timeout)
+
+    def check(self, version: str, *, variants: Sequence[str] = (), request_id: str = "") -> pb.Job:
+        """Load each variant of a version once in a worker's box; the registry keeps what came of it.
+
+        The job succeeds whatever is found: its `checks` say which variants can be loaded, and why the others cannot.
+
+        Args:
+            version: ``digits@3``, ``digits@production`` or the full name.
+            variants: ids of variants; empty for all.
+            request_id: UUID that makes a repeat safe across processes; default: a new one.
+        """
+        name = references.version(self._session.project, version)
+        if not references.last(name).isdigit():
+            stub = model_service_pb2_grpc.ModelServiceStub(self._session.channel("registry"))
+            name = stub.GetVersion(model_pb.GetVersionRequest(name=name), timeout=self._session.timeout).name
+        request = pb.CreateJobRequest(
+            parent=self._session.parent,
+            job=pb.Job(check=pb.CheckSpec(version=name, variants=variants)),
+            request_id=request_id or str(uuid.uuid4()),
         )
         return self._stub().CreateJob(request, timeout=self._session.timeout)
 

@@ -17,7 +17,7 @@ from sealane.scheduler.v1 import fleet_service_pb2 as pb
 from sealane.scheduler.v1 import fleet_service_pb2_grpc, job_service_pb2
 from sealane_worker.optimise import MeasuredVariant
 from sealane_worker.optimise_task import _check_accuracy
-from sealane_worker.runner import Progress, Results, Runner
+from sealane_worker.runner import Progress, Results, Runner, by_kind
 
 TASK = "projects/p/jobs/j/tasks/t"
 
@@ -90,6 +90,24 @@ def test_renews_tells_progress_and_finishes_with_its_attempt(local: Local, sched
     assert scheduler.finished[0].results[0].variant_id == "v"
     assert (scheduler.renewals[0].progress, scheduler.renewals[0].message) == (0.5, "half")
     assert len(scheduler.renewals) >= 3
+    runner.stop()
+
+
+def test_each_kind_of_task_has_its_own_work_and_result(local: Local, scheduler: FakeScheduler) -> None:
+    works = {
+        "optimise": lambda task, progress: [job_service_pb2.VariantResult(variant_id="made")],
+        "check": lambda task, progress: [job_service_pb2.VariantCheck(variant_id="checked")],
+    }
+    runner = _runner(local, scheduler, by_kind(works))
+    optimise, check, unknown = _task(1), _task(2), _task(3)
+    optimise.optimise.SetInParent()
+    check.check.SetInParent()
+    runner.apply([optimise, check, unknown])
+    _until(lambda: len(scheduler.finished) == 3)
+    ended = {item.attempt: item for item in scheduler.finished}
+    assert [item.variant_id for item in ended[1].results] == ["made"] and not ended[1].checks
+    assert [item.variant_id for item in ended[2].checks] == ["checked"] and not ended[2].results
+    assert "does not know this kind" in ended[3].error and not ended[3].retryable
     runner.stop()
 
 

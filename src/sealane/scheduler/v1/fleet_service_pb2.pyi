@@ -497,6 +497,7 @@ class TaskAssignment(_message.Message):
     LEASE_FIELD_NUMBER: _builtins.int
     GRANT_FIELD_NUMBER: _builtins.int
     OPTIMISE_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     """`projects/{project}/jobs/{job}/tasks/{task}`."""
     attempt: _builtins.int
@@ -513,6 +514,10 @@ class TaskAssignment(_message.Message):
     def optimise(self) -> Global___OptimiseTask:
         """Quantise a model."""
 
+    @_builtins.property
+    def check(self) -> Global___CheckTask:
+        """Load variants."""
+
     def __init__(
         self,
         *,
@@ -521,12 +526,13 @@ class TaskAssignment(_message.Message):
         lease: _duration_pb2.Duration | None = ...,
         grant: _builtins.str = ...,
         optimise: Global___OptimiseTask | None = ...,
+        check: Global___CheckTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "optimise", b"optimise", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "lease", b"lease", "optimise", b"optimise", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "grant", b"grant", "lease", b"lease", "optimise", b"optimise", "spec", b"spec", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "check", b"check", "grant", b"grant", "lease", b"lease", "optimise", b"optimise", "spec", b"spec", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["optimise"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["optimise", "check"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
@@ -567,6 +573,64 @@ class OptimiseTask(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OptimiseTask: _TypeAlias = OptimiseTask  # noqa: Y015
+
+@_typing.final
+class CheckTask(_message.Message):
+    """Input of a load-check task: what is still to be loaded. Variants that the worker has no runtime for are left to others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VARIANTS_FIELD_NUMBER: _builtins.int
+    SIGNATURES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckedVariant]:
+        """Variants."""
+
+    @_builtins.property
+    def signatures(self) -> _containers.RepeatedCompositeFieldContainer[_tensor_pb2.Signature]:
+        """Signatures of the version, which each of them has to have."""
+
+    def __init__(
+        self,
+        *,
+        variants: _abc.Iterable[Global___CheckedVariant] | None = ...,
+        signatures: _abc.Iterable[_tensor_pb2.Signature] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signatures", b"signatures", "variants", b"variants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckTask: _TypeAlias = CheckTask  # noqa: Y015
+
+@_typing.final
+class CheckedVariant(_message.Message):
+    """One variant to load."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VARIANT_FIELD_NUMBER: _builtins.int
+    GRANT_FIELD_NUMBER: _builtins.int
+    grant: _builtins.str
+    """The scheduler's grant to read its files from the registry, as in Assignment."""
+    @_builtins.property
+    def variant(self) -> _variant_service_pb2.Variant:
+        """The variant with its files."""
+
+    def __init__(
+        self,
+        *,
+        variant: _variant_service_pb2.Variant | None = ...,
+        grant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["variant", b"variant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grant", b"grant", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckedVariant: _TypeAlias = CheckedVariant  # noqa: Y015
 
 @_typing.final
 class RenewTaskRequest(_message.Message):
@@ -637,6 +701,7 @@ class FinishTaskRequest(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     """Name of the task."""
     attempt: _builtins.int
@@ -649,6 +714,10 @@ class FinishTaskRequest(_message.Message):
     def results(self) -> _containers.RepeatedCompositeFieldContainer[_job_service_pb2.VariantResult]:
         """What it made and measured; the files are uploaded before."""
 
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[_job_service_pb2.VariantCheck]:
+        """What came of loading; node, job and time are the scheduler's to say."""
+
     def __init__(
         self,
         *,
@@ -657,10 +726,11 @@ class FinishTaskRequest(_message.Message):
         error: _builtins.str = ...,
         retryable: _builtins.bool = ...,
         results: _abc.Iterable[_job_service_pb2.VariantResult] | None = ...,
+        checks: _abc.Iterable[_job_service_pb2.VariantCheck] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error", b"error", "results", b"results", "retryable", b"retryable", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checks", b"checks", "error", b"error", "results", b"results", "retryable", b"retryable", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

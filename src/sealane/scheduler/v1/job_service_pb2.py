@@ -27,7 +27,7 @@ from sealane.registry.v1 import variant_service_pb2 as sealane_dot_registry_dot_
 from sealane.type.v1 import access_pb2 as sealane_dot_type_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&sealane/scheduler/v1/job_service.proto\x12\x14sealane.scheduler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a)sealane/registry/v1/variant_service.proto\x1a\x1csealane/type/v1/access.proto\"r\n\x0cOptimiseSpec\x12\x16\n\x0esource_variant\x18\x01 \x01(\t\x12\x1a\n\x12\x63\x61libration_sha256\x18\x02 \x01(\t\x12\x13\n\x0btest_sha256\x18\x03 \x01(\t\x12\x19\n\x11max_accuracy_drop\x18\x04 \x01(\x01\"\xbb\x04\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x36\n\x08optimise\x18\x02 \x01(\x0b\x32\".sealane.scheduler.v1.OptimiseSpecH\x00\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.sealane.scheduler.v1.Job.State\x12\x10\n\x08progress\x18\x04 \x01(\x01\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x03\x12\x0c\n\x04node\x18\x08 \x01(\t\x12\x10\n\x08variants\x18\t \x03(\t\x12\x34\n\x07results\x18\n \x03(\x0b\x32#.sealane.scheduler.v1.VariantResult\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\r \x01(\t\"\xac\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x15\n\x11STATE_REGISTERING\x10\x03\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\x12\x13\n\x0fSTATE_ABANDONED\x10\x07\x42\x06\n\x04spec\"\x89\x01\n\rVariantResult\x12\x12\n\nvariant_id\x18\x01 \x01(\t\x12-\n\x07variant\x18\x02 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12\x35\n\x0bmeasurement\x18\x03 \x01(\x0b\x32 .sealane.registry.v1.Measurement\"^\n\x10\x43reateJobRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12&\n\x03job\x18\x02 \x01(\x0b\x32\x19.sealane.scheduler.v1.Job\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"H\n\x0fListJobsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x10ListJobsResponse\x12\'\n\x04jobs\x18\x01 \x03(\x0b\x32\x19.sealane.scheduler.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1f\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xdb\x04\n\nJobService\x12\x8b\x01\n\tCreateJob\x12&.sealane.scheduler.v1.CreateJobRequest\x1a\x19.sealane.scheduler.v1.Job\";\x90\x02\x02\x8a\xe7\x18\x34\n\x0bjobs:submit\x12\x06parent\x18\x02\x32\x1bjob.optimise.source_variant\x12\x66\n\x06GetJob\x12#.sealane.scheduler.v1.GetJobRequest\x1a\x19.sealane.scheduler.v1.Job\"\x1c\x90\x02\x01\x8a\xe7\x18\x15\n\tjobs:read\x12\x04name\x18\x01\x38\x01\x12y\n\x08ListJobs\x12%.sealane.scheduler.v1.ListJobsRequest\x1a&.sealane.scheduler.v1.ListJobsResponse\"\x1e\x90\x02\x01\x8a\xe7\x18\x17\n\tjobs:read\x12\x06parent\x18\x01\x38\x01\x12n\n\tCancelJob\x12&.sealane.scheduler.v1.CancelJobRequest\x1a\x19.sealane.scheduler.v1.Job\"\x1e\x90\x02\x02\x8a\xe7\x18\x17\n\x0bjobs:cancel\x12\x04name\x18\x02\x38\x01\x12l\n\x08WatchJob\x12%.sealane.scheduler.v1.WatchJobRequest\x1a\x19.sealane.scheduler.v1.Job\"\x1c\x90\x02\x01\x8a\xe7\x18\x15\n\tjobs:read\x12\x04name\x18\x01\x38\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&sealane/scheduler/v1/job_service.proto\x12\x14sealane.scheduler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a)sealane/registry/v1/variant_service.proto\x1a\x1csealane/type/v1/access.proto\"r\n\x0cOptimiseSpec\x12\x16\n\x0esource_variant\x18\x01 \x01(\t\x12\x1a\n\x12\x63\x61libration_sha256\x18\x02 \x01(\t\x12\x13\n\x0btest_sha256\x18\x03 \x01(\t\x12\x19\n\x11max_accuracy_drop\x18\x04 \x01(\x01\".\n\tCheckSpec\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08variants\x18\x02 \x03(\t\"\xa1\x05\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x36\n\x08optimise\x18\x02 \x01(\x0b\x32\".sealane.scheduler.v1.OptimiseSpecH\x00\x12\x30\n\x05\x63heck\x18\x0e \x01(\x0b\x32\x1f.sealane.scheduler.v1.CheckSpecH\x00\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.sealane.scheduler.v1.Job.State\x12\x10\n\x08progress\x18\x04 \x01(\x01\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x03\x12\x0c\n\x04node\x18\x08 \x01(\t\x12\x10\n\x08variants\x18\t \x03(\t\x12\x34\n\x07results\x18\n \x03(\x0b\x32#.sealane.scheduler.v1.VariantResult\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\r \x01(\t\x12\x32\n\x06\x63hecks\x18\x0f \x03(\x0b\x32\".sealane.scheduler.v1.VariantCheck\"\xac\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x15\n\x11STATE_REGISTERING\x10\x03\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\x12\x13\n\x0fSTATE_ABANDONED\x10\x07\x42\x06\n\x04spec\"V\n\x0cVariantCheck\x12\x12\n\nvariant_id\x18\x01 \x01(\t\x12\x32\n\nload_check\x18\x02 \x01(\x0b\x32\x1e.sealane.registry.v1.LoadCheck\"\x89\x01\n\rVariantResult\x12\x12\n\nvariant_id\x18\x01 \x01(\t\x12-\n\x07variant\x18\x02 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12\x35\n\x0bmeasurement\x18\x03 \x01(\x0b\x32 .sealane.registry.v1.Measurement\"^\n\x10\x43reateJobRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12&\n\x03job\x18\x02 \x01(\x0b\x32\x19.sealane.scheduler.v1.Job\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"H\n\x0fListJobsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x10ListJobsResponse\x12\'\n\x04jobs\x18\x01 \x03(\x0b\x32\x19.sealane.scheduler.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1f\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xbf\x04\n\nJobService\x12p\n\tCreateJob\x12&.sealane.scheduler.v1.CreateJobRequest\x1a\x19.sealane.scheduler.v1.Job\" \x90\x02\x02\x8a\xe7\x18\x19\n\x0bjobs:submit\x12\x06parent\x18\x02\x38\x01\x12\x66\n\x06GetJob\x12#.sealane.scheduler.v1.GetJobRequest\x1a\x19.sealane.scheduler.v1.Job\"\x1c\x90\x02\x01\x8a\xe7\x18\x15\n\tjobs:read\x12\x04name\x18\x01\x38\x01\x12y\n\x08ListJobs\x12%.sealane.scheduler.v1.ListJobsRequest\x1a&.sealane.scheduler.v1.ListJobsResponse\"\x1e\x90\x02\x01\x8a\xe7\x18\x17\n\tjobs:read\x12\x06parent\x18\x01\x38\x01\x12n\n\tCancelJob\x12&.sealane.scheduler.v1.CancelJobRequest\x1a\x19.sealane.scheduler.v1.Job\"\x1e\x90\x02\x02\x8a\xe7\x18\x17\n\x0bjobs:cancel\x12\x04name\x18\x02\x38\x01\x12l\n\x08WatchJob\x12%.sealane.scheduler.v1.WatchJobRequest\x1a\x19.sealane.scheduler.v1.Job\"\x1c\x90\x02\x01\x8a\xe7\x18\x15\n\tjobs:read\x12\x04name\x18\x01\x38\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sealane.scheduler.v1.job_se
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_JOBSERVICE'].methods_by_name['CreateJob']._loaded_options = None
-  _globals['_JOBSERVICE'].methods_by_name['CreateJob']._serialized_options = b'\220\002\002\212\347\0304\n\013jobs:submit\022\006parent\030\0022\033job.optimise.source_variant'
+  _globals['_JOBSERVICE'].methods_by_name['CreateJob']._serialized_options = b'\220\002\002\212\347\030\031\n\013jobs:submit\022\006parent\030\0028\001'
   _globals['_JOBSERVICE'].methods_by_name['GetJob']._loaded_options = None
   _globals['_JOBSERVICE'].methods_by_name['GetJob']._serialized_options = b'\220\002\001\212\347\030\025\n\tjobs:read\022\004name\030\0018\001'
   _globals['_JOBSERVICE'].methods_by_name['ListJobs']._loaded_options = None
@@ -46,24 +46,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBSERVICE'].methods_by_name['WatchJob']._serialized_options = b'\220\002\001\212\347\030\025\n\tjobs:read\022\004name\030\0018\001'
   _globals['_OPTIMISESPEC']._serialized_start=170
   _globals['_OPTIMISESPEC']._serialized_end=284
-  _globals['_JOB']._serialized_start=287
-  _globals['_JOB']._serialized_end=858
-  _globals['_JOB_STATE']._serialized_start=678
-  _globals['_JOB_STATE']._serialized_end=850
-  _globals['_VARIANTRESULT']._serialized_start=861
-  _globals['_VARIANTRESULT']._serialized_end=998
-  _globals['_CREATEJOBREQUEST']._serialized_start=1000
-  _globals['_CREATEJOBREQUEST']._serialized_end=1094
-  _globals['_GETJOBREQUEST']._serialized_start=1096
-  _globals['_GETJOBREQUEST']._serialized_end=1125
-  _globals['_LISTJOBSREQUEST']._serialized_start=1127
-  _globals['_LISTJOBSREQUEST']._serialized_end=1199
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1201
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1285
-  _globals['_CANCELJOBREQUEST']._serialized_start=1287
-  _globals['_CANCELJOBREQUEST']._serialized_end=1319
-  _globals['_WATCHJOBREQUEST']._serialized_start=1321
-  _globals['_WATCHJOBREQUEST']._serialized_end=1352
-  _globals['_JOBSERVICE']._serialized_start=1355
-  _globals['_JOBSERVICE']._serialized_end=1958
+  _globals['_CHECKSPEC']._serialized_start=286
+  _globals['_CHECKSPEC']._serialized_end=332
+  _globals['_JOB']._serialized_start=335
+  _globals['_JOB']._serialized_end=1008
+  _globals['_JOB_STATE']._serialized_start=828
+  _globals['_JOB_STATE']._serialized_end=1000
+  _globals['_VARIANTCHECK']._serialized_start=1010
+  _globals['_VARIANTCHECK']._serialized_end=1096
+  _globals['_VARIANTRESULT']._serialized_start=1099
+  _globals['_VARIANTRESULT']._serialized_end=1236
+  _globals['_CREATEJOBREQUEST']._serialized_start=1238
+  _globals['_CREATEJOBREQUEST']._serialized_end=1332
+  _globals['_GETJOBREQUEST']._serialized_start=1334
+  _globals['_GETJOBREQUEST']._serialized_end=1363
+  _globals['_LISTJOBSREQUEST']._serialized_start=1365
+  _globals['_LISTJOBSREQUEST']._serialized_end=1437
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1439
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1523
+  _globals['_CANCELJOBREQUEST']._serialized_start=1525
+  _globals['_CANCELJOBREQUEST']._serialized_end=1557
+  _globals['_WATCHJOBREQUEST']._serialized_start=1559
+  _globals['_WATCHJOBREQUEST']._serialized_end=1590
+  _globals['_JOBSERVICE']._serialized_start=1593
+  _globals['_JOBSERVICE']._serialized_end=2168
 # @@protoc_insertion_point(module_scope)

@@ -56,6 +56,36 @@ class OptimiseSpec(_message.Message):
 Global___OptimiseSpec: _TypeAlias = OptimiseSpec  # noqa: Y015
 
 @_typing.final
+class CheckSpec(_message.Message):
+    """Loads variants of a version once, each in the box of a worker that has a runtime for it, and has the registry know what
+    came of it. A variant that cannot be loaded is a result, not a failure of the job.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    VARIANTS_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """Version, by its full name with its number."""
+    @_builtins.property
+    def variants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of its variants; empty for all that it has when the job is created."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        variants: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["variants", b"variants", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckSpec: _TypeAlias = CheckSpec  # noqa: Y015
+
+@_typing.final
 class Job(_message.Message):
     """Work that ends."""
 
@@ -74,7 +104,7 @@ class Job(_message.Message):
         STATE_RUNNING: Job._State.ValueType  # 2
         """A node works on it."""
         STATE_REGISTERING: Job._State.ValueType  # 3
-        """Done by the node; its variants are being registered."""
+        """Done by the node; the registry is being told."""
         STATE_SUCCEEDED: Job._State.ValueType  # 4
         """Done."""
         STATE_FAILED: Job._State.ValueType  # 5
@@ -94,7 +124,7 @@ class Job(_message.Message):
     STATE_RUNNING: Job.State.ValueType  # 2
     """A node works on it."""
     STATE_REGISTERING: Job.State.ValueType  # 3
-    """Done by the node; its variants are being registered."""
+    """Done by the node; the registry is being told."""
     STATE_SUCCEEDED: Job.State.ValueType  # 4
     """Done."""
     STATE_FAILED: Job.State.ValueType  # 5
@@ -106,6 +136,7 @@ class Job(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     OPTIMISE_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
@@ -117,6 +148,7 @@ class Job(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/jobs/{job}`."""
     state: Global___Job.State.ValueType
@@ -138,6 +170,10 @@ class Job(_message.Message):
         """Quantise a model."""
 
     @_builtins.property
+    def check(self) -> Global___CheckSpec:
+        """Load variants."""
+
+    @_builtins.property
     def variants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Variants it registered, by full name; output only."""
 
@@ -153,11 +189,16 @@ class Job(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___VariantCheck]:
+        """What came of loading each variant so far; output only."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         optimise: Global___OptimiseSpec | None = ...,
+        check: Global___CheckSpec | None = ...,
         state: Global___Job.State.ValueType = ...,
         progress: _builtins.float = ...,
         message: _builtins.str = ...,
@@ -169,16 +210,45 @@ class Job(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        checks: _abc.Iterable[Global___VariantCheck] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "optimise", b"optimise", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "create_time", b"create_time", "optimise", b"optimise", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "error", b"error", "etag", b"etag", "message", b"message", "name", b"name", "node", b"node", "optimise", b"optimise", "progress", b"progress", "results", b"results", "spec", b"spec", "state", b"state", "update_time", b"update_time", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "check", b"check", "checks", b"checks", "create_time", b"create_time", "error", b"error", "etag", b"etag", "message", b"message", "name", b"name", "node", b"node", "optimise", b"optimise", "progress", b"progress", "results", b"results", "spec", b"spec", "state", b"state", "update_time", b"update_time", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["optimise"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["optimise", "check"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class VariantCheck(_message.Message):
+    """What came of loading one variant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VARIANT_ID_FIELD_NUMBER: _builtins.int
+    LOAD_CHECK_FIELD_NUMBER: _builtins.int
+    variant_id: _builtins.str
+    """Variant id."""
+    @_builtins.property
+    def load_check(self) -> _variant_service_pb2.LoadCheck:
+        """What came of it."""
+
+    def __init__(
+        self,
+        *,
+        variant_id: _builtins.str = ...,
+        load_check: _variant_service_pb2.LoadCheck | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load_check", b"load_check"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["load_check", b"load_check", "variant_id", b"variant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VariantCheck: _TypeAlias = VariantCheck  # noqa: Y015
 
 @_typing.final
 class VariantResult(_message.Message):
