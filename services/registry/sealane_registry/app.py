@@ -16,9 +16,11 @@ from sealane.records.transactions import Transactions
 from sealane.registry.v1 import artifact_service_pb2, model_service_pb2, variant_service_pb2
 from sealane.rpc import host, middleware, order
 from sealane.rpc.dispatch import Served
+from sealane.security.key_file import ensure_secret
 from sealane.security.membership import Membership, Place
 from sealane.security.work_grants import WorkGrants
 from sealane_registry.access import Access
+from sealane_registry.allocation import keep_buffers
 from sealane_registry.artifact_servicer import ArtifactServicer, Files
 from sealane_registry.blob_folder import FolderStore
 from sealane_registry.blob_store import BlobStore
@@ -31,6 +33,9 @@ from sealane_registry.store import Store
 from sealane_registry.store_sql import SqlStore
 from sealane_registry.upkeep import Scrubbing
 
+#: Key of the tags of chunks. Where it is lost they are made again, which reads each artifact once.
+CHUNK_KEY = "chunks.key"
+
 
 def files_of(config: Config) -> Files:
     """Where this registry keeps its files.
@@ -38,7 +43,8 @@ def files_of(config: Config) -> Files:
     Raises:
         InvalidArgument: an artifact store that cannot be used.
     """
-    return Files(Spool(config.data_dir / "incoming", PlainForms()), Blobs(_store_of(config)))
+    key = ensure_secret(config.data_dir / CHUNK_KEY)
+    return Files(Spool(config.data_dir / "incoming", PlainForms(key)), Blobs(_store_of(config), key))
 
 
 def _store_of(config: Config) -> BlobStore:
@@ -57,6 +63,7 @@ def _store_of(config: Config) -> BlobStore:
 
 async def run(config: Config) -> None:
     """Serve until terminated."""
+    keep_buffers()
     clock = SystemClock()
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     place = Place(config.data_dir, config.auth, config.auth_mesh, config.trust_bundle, config.join_token)
