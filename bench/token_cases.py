@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealane.security import jws, tokens
-from sealane_auth.keyfile import KeyFile
+from sealane.security.key_file import KeyFile
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 #: In a change of a header or of claims: leave this name out.

@@ -20,7 +20,7 @@ from sealane.client import Client, ClientCredentials, connect
 from sealane.errors import SealaneError
 from sealane.registry.v1 import variant_service_pb2 as variant_pb
 from sealane.rpc.channel import Target, dial
-from sealane_auth.keyfile import KeyFile
+from sealane.security.key_file import KeyFile
 from sealane_local import plan
 from sealane_local.stack import LocalStack
 

@@ -34,9 +34,8 @@ def test_what_is_deployed_cannot_be_deleted_until_nobody_uses_it(site: LightSite
     site.client.deployments.create("used-by", "used@live", residency=["nowhere"])
     etag = site.client.models.get_alias("used", "live").etag
     eventually(lambda: drop_alias(site, "another etag") == "ALIAS_IN_USE", "the registry knows that it is in use")
-    assert (
-        attempt(site, "DeleteModel", pb.DeleteModelRequest(name=name, request_id=str(uuid.uuid4()))) == "MODEL_IN_USE"
-    )
+    delete = pb.DeleteModelRequest(name=name, request_id=str(uuid.uuid4()))
+    assert attempt(site, "DeleteModel", delete) == "MODEL_IN_USE"
     reject = pb.RejectVersionRequest(name=f"{name}/versions/1", reason="a test", request_id=str(uuid.uuid4()))
     assert attempt(site, "RejectVersion", reject) == "VERSION_IN_USE"
 

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives import serialization
 
 from sealane.errors import FailedPrecondition
 from sealane.security.certificate import key_id_of
+from sealane.security.key_file import KeyFile, write_secret
 from sealane_auth import authority
 from sealane_auth.authority import Signer
-from sealane_auth.keyfile import KeyFile, write_secret
 
 _ROOT, _INTERMEDIATE = "root", "intermediate"
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from sealane.clock import Clock
 from sealane.security import tls
+from sealane.security.key_file import KeyFile, write_secret
 from sealane_auth.accounts import ADMIN, AccountRules
 from sealane_auth.authority_files import Authority, CertificateLives
 from sealane_auth.config import Config
 from sealane_auth.enrollment import Enrollment
-from sealane_auth.keyfile import KeyFile, write_secret
 from sealane_auth.signing import Keyring, Lives
 from sealane_auth.store import Store
 

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sealane.clock import Clock
 from sealane.errors import FailedPrecondition, NotFound
 from sealane.security import jws, statements
+from sealane.security.key_file import KeyFile
 from sealane.security.revocations import Kind, Revoked
 from sealane_auth.key_store import KeyStore, SigningKey
-from sealane_auth.keyfile import KeyFile
 from sealane_auth.revocation_store import RevocationStore
 
 #: Withdrawn keys are listed for so long.

@@ -19,6 +19,7 @@ from sealane.rpc.dispatch import Served
 from sealane.security.membership import Membership, Place
 from sealane.security.work_grants import WorkGrants
 from sealane_registry.access import Access
+from sealane_registry.allocation import keep_buffers
 from sealane_registry.artifact_servicer import ArtifactServicer
 from sealane_registry.catalog_services import catalog_services, defaults_of
 from sealane_registry.config import Config
@@ -31,6 +32,7 @@ from sealane_registry.upkeep import Collecting, Scrubbing
 
 async def run(config: Config) -> None:
     """Serve until terminated."""
+    keep_buffers()
     clock = SystemClock()
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     place = Place(config.data_dir, config.auth, config.auth_mesh, config.trust_bundle, config.join_token)

@@ -17,14 +17,13 @@ from sealane.registry.v1 import artifact_service_pb2 as pb
 from sealane.rpc.call import Call
 from sealane_registry.access import Access
 from sealane_registry.blobs import CORRUPT, Blobs, check_digest
-from sealane_registry.chunk_digests import CHUNK_BYTES
+from sealane_registry.chunk_tags import CHUNK_BYTES
+from sealane_registry.chunk_writer import ChunkWriter, Piece
 from sealane_registry.limits import Defaults, check_bytes
 from sealane_registry.spool import Spool
 from sealane_registry.store import Store, UploadRow
 
 T = TypeVar("T")
-#: Offset and bytes.
-Piece = tuple[int, bytes]
 
 _UPLOAD, _ARTIFACT = "projects/*/uploads/*", "projects/*/artifacts/*"
 MAX_ARTIFACT_BYTES = 64 << 30
@@ -109,24 +108,20 @@ class ArtifactServicer:
         return pb.Upload(name=f"projects/{project}/uploads/{row.upload}", offset=offset)
 
     async def UploadChunks(self, requests: AsyncIterator[pb.UploadChunksRequest], call: Call) -> pb.Upload:
-        row: UploadRow | None = None
-        offset = 0
-        writing: asyncio.Task[int] | None = None  # one chunk is written while the next one comes in
+        if (first := await self._next(requests)) is None:
+            raise InvalidArgument("the stream held no chunk; the first message names the upload", field="name")
+        request: pb.UploadChunksRequest | None = first
+        row = await self._find(first.name, call)
+        writer = ChunkWriter(lambda pieces: self._append(row, pieces))
         try:
-            while (request := await self._next(requests)) is not None:
-                if row is None:
-                    row = await self._find(request.name, call)
+            while request is not None:
                 if len(request.data) > CHUNK_BYTES:
                     raise InvalidArgument(f"a chunk has at most {CHUNK_BYTES} bytes", field="data")
-                if writing is not None:
-                    await writing
-                writing = asyncio.create_task(self._append(row, request))
-            if writing is not None:
-                offset = await writing
+                await writer.add((request.offset, request.data))
+                request = await self._next(requests)
+            offset = await writer.flush()
         finally:
-            await _settled(writing)  # what was begun is finished, however the stream ends
-        if row is None:
-            raise InvalidArgument("the stream held no chunk; the first message names the upload", field="name")
+            await writer.settle()
         return pb.Upload(name=f"projects/{row.project}/uploads/{row.upload}", offset=offset)
 
     async def FinishUpload(self, request: pb.FinishUploadRequest, call: Call) -> pb.Artifact:
@@ -163,11 +158,11 @@ class ArtifactServicer:
         if not 0 <= request.offset <= size or request.length < 0:
             raise InvalidArgument(f"the range must lie inside the artifact's {size} bytes", field="offset")
         chunks = self._blobs.read(sha256, request.offset, request.length)
-        reading = _ahead(chunks)  # one chunk is read while another goes out
+        reading = _ahead(chunks)  # one is read while another goes out; more of them leave the processor's cache
         try:
-            while (chunk := await reading) is not None:
+            while (piece := await reading) is not None:
                 reading = _ahead(chunks)
-                yield pb.DownloadArtifactResponse(offset=chunk[0], data=chunk[1])
+                yield pb.DownloadArtifactResponse(offset=piece[0], data=piece[1])
         except DataLoss as error:
             if error.reason == CORRUPT:
                 await self._record_loss(call, project, sha256)
@@ -176,9 +171,15 @@ class ArtifactServicer:
             await _settled(reading)
             await asyncio.to_thread(chunks.close)
 
-    async def _append(self, row: UploadRow, request: pb.UploadChunksRequest) -> int:
+    async def _append(self, row: UploadRow, pieces: list[Piece]) -> int:
+        def append() -> int:
+            offset = 0
+            for start, data in pieces:
+                offset = self._spool.append(row, start, data)
+            return offset
+
         async with self._lock(row.upload), asyncio.timeout(self._stall):
-            return await asyncio.to_thread(self._spool.append, row, request.offset, request.data)
+            return await asyncio.to_thread(append)
 
     async def _record_loss(self, call: Call, project: str, sha256: str) -> None:
         name, now = f"projects/{project}/artifacts/{sha256}", self._clock.now()

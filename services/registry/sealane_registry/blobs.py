@@ -1,6 +1,7 @@
 """Content-addressed blobs: published whole, read chunk by chunk against their digests, set aside once they differ.
 
-Nothing that differs goes out. A whole blob is also hashed while it is read, and its last chunk waits for the result.
+Nothing that differs goes out. The digest of the whole is checked before a blob is published, by the scrub, and by who
+receives it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sealane.errors import DataLoss, InvalidArgument
-from sealane_registry import chunk_digests
 from sealane_registry.blob_store import BlobStore, OpenBlob, Stored, read_all
-from sealane_registry.chunk_digests import CHUNK_BYTES
+from sealane_registry.chunk_tags import CHUNK_BYTES, ChunkHasher, ChunkTags, regrouped
 from sealane_registry.spool import CHUNKS, Finished, plain_key
 
 log = logging.getLogger("sealane.registry.blobs")
@@ -74,10 +74,16 @@ def check_digest(sha256: str, field: str = "sha256") -> str:
 
 
 class Blobs:
-    """The blobs of a store. Methods block: call them off the event loop."""
+    """The blobs of a store. Methods block: call them off the event loop.
 
-    def __init__(self, store: BlobStore) -> None:
+    Args:
+        store: where they lie.
+        key: of the tags of chunks, 32 bytes.
+    """
+
+    def __init__(self, store: BlobStore, key: bytes) -> None:
         self._store = store
+        self._key = key
 
     def publish(self, done: Finished) -> None:
         """Make a finished upload visible, under its digest."""
@@ -102,25 +108,32 @@ class Blobs:
         form = self._open(sha256)
         try:
             end = form.size if length == 0 else min(offset + length, form.size)
-            whole = hashlib.sha256() if offset == 0 and end == form.size else None
             first, behind = offset // CHUNK_BYTES, -(-end // CHUNK_BYTES)
             for index, chunk in enumerate(form.chunks(first, behind), first):
-                if whole is not None:
-                    whole.update(chunk)
-                    if index == behind - 1:
-                        _check_whole(whole.hexdigest(), sha256)
                 start = index * CHUNK_BYTES
                 yield max(start, offset), chunk[max(offset - start, 0) : end - start]
-            if whole is not None and not form.size:
-                _check_whole(whole.hexdigest(), sha256)
         except Damaged as damaged:
             raise self._set_aside(sha256, form.stored) from damaged
         finally:
             form.close()
 
-    def check(self, sha256: str) -> int:
-        """Read a blob through; returns its bytes. Raises as :meth:`read`."""
-        return sum(len(data) for _, data in self.read(sha256, 0, 0))
+    def verify(self, sha256: str) -> Iterator[int]:
+        """Read a blob through and check its digest too; gives the sizes of its chunks as they are read.
+
+        Raises:
+            DataLoss: as :meth:`read`.
+        """
+        form, hasher = self._open(sha256), hashlib.sha256()
+        try:
+            for chunk in form.chunks(0, -(-form.size // CHUNK_BYTES)):
+                hasher.update(chunk)
+                yield len(chunk)
+            if hasher.hexdigest() != sha256:
+                raise Damaged
+        except Damaged as damaged:
+            raise self._set_aside(sha256, form.stored) from damaged
+        finally:
+            form.close()
 
     def list(self) -> Iterator[Blob]:
         """All blobs, in no order."""
@@ -160,23 +173,25 @@ class Blobs:
         if opened is None:
             raise DataLoss("the artifact's file is missing; upload it again", reason="BLOB_MISSING")
         try:
-            return _Plain(opened, self._digests(sha256, opened))
+            tags = ChunkTags(self._key, sha256, opened.stored.size)
+            return _Plain(opened, tags, self._tags(sha256, opened, tags))
         except Damaged as damaged:
             opened.close()
             raise self._set_aside(sha256, opened.stored) from damaged
 
-    def _digests(self, sha256: str, opened: OpenBlob) -> bytes:
-        """The digests of a blob's chunks, made anew where there are none."""
-        key, size = opened.stored.key + CHUNKS, opened.stored.size
-        known = chunk_digests.decode(read_all(self._store, key), sha256, size)
+    def _tags(self, sha256: str, opened: OpenBlob, tags: ChunkTags) -> bytes:
+        """The tags of a blob's chunks, made anew where there are none."""
+        key = opened.stored.key + CHUNKS
+        known = tags.decode(read_all(self._store, key))
         if known is not None:
             return known
-        hasher = chunk_digests.ChunkHasher()
-        for piece in opened.read(0, size):
+        hasher = ChunkHasher(tags)
+        for piece in opened.read(0, opened.stored.size):
             hasher.update(piece)
-        _check_whole(hasher.sha256(), sha256)
-        self._store.put_bytes(key, chunk_digests.encode(sha256, size, digests := hasher.digests()))
-        return digests
+        if hasher.size != opened.stored.size or hasher.sha256() != sha256:
+            raise Damaged
+        self._store.put_bytes(key, made := hasher.encoded())
+        return tags.decode(made) or b""
 
     def _set_aside(self, sha256: str, stored: Stored) -> DataLoss:
         moved = self._store.move(stored, f"corrupt/{sha256}.{secrets.token_hex(8)}")
@@ -185,10 +200,10 @@ class Blobs:
 
 
 class _Plain:
-    """Implements :class:`Form`: the content as it is, with a digest for each chunk."""
+    """Implements :class:`Form`: the content as it is, with a tag for each chunk."""
 
-    def __init__(self, opened: OpenBlob, digests: bytes) -> None:
-        self._opened, self._digests = opened, digests
+    def __init__(self, opened: OpenBlob, tags: ChunkTags, known: bytes) -> None:
+        self._opened, self._tags, self._known = opened, tags, known
         self.stored, self.size = opened.stored, opened.stored.size
 
     def chunks(self, first: int, end: int) -> Iterator[bytes]:
@@ -196,8 +211,8 @@ class _Plain:
         start = first * CHUNK_BYTES
         length = min(end * CHUNK_BYTES, self.size) - start
         index = first
-        for chunk in chunk_digests.regrouped(self._opened.read(start, length), CHUNK_BYTES):
-            if not chunk_digests.matches(self._digests, index, chunk):
+        for chunk in regrouped(self._opened.read(start, length), CHUNK_BYTES):
+            if not self._tags.matches(self._known, index, chunk):
                 raise Damaged
             yield chunk
             index += 1
@@ -207,8 +222,3 @@ class _Plain:
     def close(self) -> None:
         """See :class:`Form`."""
         self._opened.close()
-
-
-def _check_whole(found: str, sha256: str) -> None:
-    if found != sha256:
-        raise Damaged

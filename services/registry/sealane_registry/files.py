@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from sealane.security.key_file import ensure_secret
 from sealane_registry.artifact_servicer import Files
 from sealane_registry.blob_folder import FolderStore
 from sealane_registry.blob_store import BlobStore
 from sealane_registry.blobs import Blobs
 from sealane_registry.config import Config
 from sealane_registry.spool import PlainForms, Spool
+
+#: Key of the tags of chunks. Where it is lost they are made again, which reads each artifact once.
+CHUNK_KEY = "chunks.key"
 
 
 def files_of(config: Config) -> Files:
@@ -16,7 +20,8 @@ def files_of(config: Config) -> Files:
     Raises:
         InvalidArgument: an artifact store that cannot be used.
     """
-    return Files(Spool(config.data_dir / "incoming", PlainForms()), Blobs(_store_of(config)))
+    key = ensure_secret(config.data_dir / CHUNK_KEY)
+    return Files(Spool(config.data_dir / "incoming", PlainForms(key)), Blobs(_store_of(config), key))
 
 
 def _store_of(config: Config) -> BlobStore:

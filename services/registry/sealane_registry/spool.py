@@ -16,8 +16,8 @@ from typing import Protocol
 
 from sealane.errors import Aborted, FailedPrecondition, InvalidArgument
 from sealane.failpoint import failpoint
-from sealane_registry import chunk_digests
 from sealane_registry.blob_folder import disk_error, sync
+from sealane_registry.chunk_tags import ChunkHasher, ChunkTags
 from sealane_registry.store import UploadRow
 
 #: Uploads whose digests are kept in memory; those of others are computed at their end.
@@ -193,7 +193,14 @@ class Spool:
 
 
 class PlainForms:
-    """Uploads lie as they come."""
+    """Uploads lie as they come.
+
+    Args:
+        key: of the tags of chunks, 32 bytes.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
 
     def begin(self, path: Path, row: UploadRow) -> None:
         """See :class:`Forms`."""
@@ -201,16 +208,17 @@ class PlainForms:
 
     def resume(self, path: Path, row: UploadRow) -> Writing:
         """See :class:`Forms`."""
-        return _PlainWriting(path, row)
+        return _PlainWriting(path, row, self._key)
 
 
 class _PlainWriting:
     """Implements :class:`Writing`."""
 
-    def __init__(self, path: Path, row: UploadRow) -> None:
+    def __init__(self, path: Path, row: UploadRow, key: bytes) -> None:
         self._path, self._row = path, row
         self.held = path.lstat().st_size
-        self._hasher = chunk_digests.ChunkHasher()
+        self._tags = ChunkTags(key, row.sha256, row.size)
+        self._hasher = ChunkHasher(self._tags)
 
     def append(self, data: bytes) -> None:
         """See :class:`Writing`."""
@@ -222,7 +230,7 @@ class _PlainWriting:
     def sha256(self) -> str:
         """See :class:`Writing`."""
         if self._hasher.size != self.held:
-            self._hasher = chunk_digests.ChunkHasher()
+            self._hasher = ChunkHasher(self._tags)
             with self._path.open("rb") as file:
                 while data := file.read(_PIECE):
                     self._hasher.update(data)
@@ -230,12 +238,11 @@ class _PlainWriting:
 
     def finish(self) -> Finished:
         """See :class:`Writing`."""
-        sha256, size = self._row.sha256, self._row.size
-        digests = chunk_digests.encode(sha256, size, self._hasher.digests())
-        return Finished(self._path, plain_key(sha256), (plain_key(sha256) + CHUNKS, digests))
+        key = plain_key(self._row.sha256)
+        return Finished(self._path, key, (key + CHUNKS, self._hasher.encoded()))
 
 
-#: What the digests of a blob's chunks are called, beside it.
+#: What the tags of a blob's chunks are called, beside it.
 CHUNKS = ".chunks"
 
 

@@ -131,24 +131,58 @@ class Artifacts:
 
     def _receive(self, name: str, file: BinaryIO, progress: Callable[[int], None]) -> str:
         """Fetch all of it; returns the digest of what came, hex."""
-        failures, done, hasher = 0, 0, hashlib.sha256()
-        while True:
-            request = pb.DownloadArtifactRequest(name=name, offset=done)
-            try:
-                for chunk in self._stub().DownloadArtifact(request):
-                    if chunk.offset != done:
-                        raise DataLoss("the registry sent an artifact with a gap; fetch it again")
-                    file.write(chunk.data)
-                    hasher.update(chunk.data)
-                    done += len(chunk.data)
-                    progress(done)
-                    failures = 0
-                return hasher.hexdigest()
-            except Unavailable as error:
-                failures += 1
-                if failures >= _ATTEMPTS_WITHOUT_PROGRESS:
-                    raise
-                _pause(failures, error)
+        failures, done = 0, 0
+        with _Sink(file) as sink:
+            while True:
+                request = pb.DownloadArtifactRequest(name=name, offset=done)
+                try:
+                    for chunk in self._stub().DownloadArtifact(request):
+                        if chunk.offset != done:
+                            raise DataLoss("the registry sent an artifact with a gap; fetch it again")
+                        sink.take(chunk.data)
+                        done += len(chunk.data)
+                        progress(done)
+                        failures = 0
+                    return sink.sha256()
+                except Unavailable as error:
+                    failures += 1
+                    if failures >= _ATTEMPTS_WITHOUT_PROGRESS:
+                        raise
+                    _pause(failures, error)
+
+
+class _Sink:
+    """Hashes and writes one chunk while the next one comes in."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hasher = hashlib.sha256()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="download")
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> _Sink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def take(self, data: bytes) -> None:
+        """Take the next chunk; raises OSError for an earlier one."""
+        self._wait()
+        self._writing = self._pool.submit(self._write, data)
+
+    def sha256(self) -> str:
+        """Digest of everything, hex, once it is written."""
+        self._wait()
+        return self._hasher.hexdigest()
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+
+    def _write(self, data: bytes) -> None:
+        self._hasher.update(data)
+        self._file.write(data)
 
 
 def _together(works: Sequence[Callable[[], T]]) -> list[T]:

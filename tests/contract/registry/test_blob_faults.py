@@ -15,6 +15,7 @@ from sealane_registry.blobs import Blobs
 from sealane_registry.spool import PlainForms, Spool
 from sealane_registry.store import UploadRow
 
+KEY = b"k" * 32
 SMALL = random.Random(5).randbytes(300_000)
 LARGE = random.Random(6).randbytes(2 * PART_BYTES + 54_321)
 
@@ -25,8 +26,8 @@ class Site:
     def __init__(self, s3: str, proxy: FaultyProxy, folder: Path) -> None:
         url = new_bucket(s3)
         self.proxy = proxy
-        self.spool = Spool(folder / "incoming", PlainForms())
-        self.blobs = Blobs(BucketStore(reach(url, proxy.address, folder, timeout=2.0)))
+        self.spool = Spool(folder / "incoming", PlainForms(KEY))
+        self.blobs = Blobs(BucketStore(reach(url, proxy.address, folder, timeout=2.0)), KEY)
         self.direct = BucketStore(reach(url, s3, folder))
 
     def uploaded(self, content: bytes, name: str = "u") -> UploadRow:

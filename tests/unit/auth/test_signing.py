@@ -14,11 +14,11 @@ from joining import Site, joining
 from sealane.errors import FailedPrecondition, NotFound, Unauthenticated
 from sealane.rpc.call import Identity
 from sealane.security import jws
+from sealane.security.key_file import KeyFile
 from sealane_auth import bootstrap
 from sealane_auth.authority_files import Authority
 from sealane_auth.config import Config
 from sealane_auth.key_store import SigningKey
-from sealane_auth.keyfile import KeyFile
 from sealane_auth.signing import State, state_of
 
 DAY = 86_400.0

@@ -16,13 +16,14 @@ from sealane.errors import Aborted, DataLoss, FailedPrecondition, InvalidArgumen
 from sealane_registry import blob_folder
 from sealane_registry.blob_folder import FolderStore
 from sealane_registry.blobs import Blobs
-from sealane_registry.chunk_digests import CHUNK_BYTES
+from sealane_registry.chunk_tags import CHUNK_BYTES, ChunkHasher, ChunkTags
 from sealane_registry.scrub import Scrub
 from sealane_registry.spool import MAX_KEPT, PlainForms, Spool
 from sealane_registry.store import UploadRow
 
 CONTENT = random.Random(1).randbytes(3 * CHUNK_BYTES // 2)
 SHA = hashlib.sha256(CONTENT).hexdigest()
+KEY = b"k" * 32
 
 
 @dataclass
@@ -30,9 +31,9 @@ class Site:
     root: Path
 
     def __post_init__(self) -> None:
-        self.spool = Spool(self.root / "incoming", PlainForms())
+        self.spool = Spool(self.root / "incoming", PlainForms(KEY))
         self.store = FolderStore(self.root / "cas")
-        self.blobs = Blobs(self.store)
+        self.blobs = Blobs(self.store, KEY)
 
     def path(self, sha256: str = SHA) -> Path:
         return self.root / "cas" / "sha256" / sha256[:2] / sha256
@@ -185,7 +186,7 @@ def test_one_bit_flipped_in_each_of_100_blobs(site: Site) -> None:
 
 
 @pytest.mark.parametrize("what", ["flip", "remove", "empty", "another blob's"])
-def test_damaged_chunk_digests_cost_a_reading_and_no_blob(site: Site, what: str) -> None:
+def test_damaged_chunk_tags_cost_a_reading_and_no_blob(site: Site, what: str) -> None:
     site.put()
     beside = site.path().with_name(SHA + ".chunks")
     whole = beside.read_bytes()
@@ -202,21 +203,30 @@ def test_damaged_chunk_digests_cost_a_reading_and_no_blob(site: Site, what: str)
     assert beside.read_bytes() == whole
 
 
-def test_digests_forged_with_their_blob_do_not_get_a_whole_blob_out(site: Site) -> None:
-    """Who can write into the folder can forge both; the digest that names the blob he cannot."""
-    site.put()
+def forge(site: Site, key: bytes) -> bytes:
+    """Another content under the digest, with tags under a key."""
     forged = bytes(len(CONTENT))
-    from sealane_registry.chunk_digests import ChunkHasher, encode
-
-    hasher = ChunkHasher()
+    hasher = ChunkHasher(ChunkTags(key, SHA, len(forged)))
     hasher.update(forged)
     site.path().write_bytes(forged)
-    site.path().with_name(SHA + ".chunks").write_bytes(encode(SHA, len(forged), hasher.digests()))
-    got = 0
+    site.path().with_name(SHA + ".chunks").write_bytes(hasher.encoded())
+    return forged
+
+
+def test_who_can_write_into_the_store_alone_forges_no_range(site: Site) -> None:
+    site.put()
+    forge(site, b"x" * 32)
     with pytest.raises(DataLoss):
-        for _, data in site.blobs.read(SHA, 0, 0):
-            got += len(data)
-    assert got < len(forged), "the last chunk waits for the digest of the whole"
+        site.read(SHA, 5, 1)
+
+
+def test_what_is_forged_with_the_key_of_the_tags_is_found_by_the_scrub(site: Site) -> None:
+    """Until then, who receives it finds that its digest is another."""
+    site.put()
+    forge(site, KEY)
+    with pytest.raises(DataLoss):
+        list(site.blobs.verify(SHA))
+    assert not site.blobs.has(SHA)
 
 
 @pytest.mark.parametrize("plant", ["symlink", "hard link", "folder", "fifo", "link for a folder"])

@@ -30,6 +30,7 @@ from sealane_registry.upkeep import Scrubbing
 
 CONTENT = b"the weights"
 SHA = hashlib.sha256(CONTENT).hexdigest()
+KEY = b"k" * 32
 
 
 #: Nobody of these tests is a node.
@@ -42,8 +43,8 @@ class Site:
     def __init__(self, folder: Path, database: Database) -> None:
         self.incoming, self.cas, self.clock = folder / "incoming", folder / "cas", ManualClock()
         self.records = Transactions(database, SqlStore, self.clock)
-        self.blobs = Blobs(FolderStore(self.cas))
-        files = Files(Spool(self.incoming, PlainForms()), self.blobs)
+        self.blobs = Blobs(FolderStore(self.cas), KEY)
+        files = Files(Spool(self.incoming, PlainForms(KEY)), self.blobs)
         self.servicer = ArtifactServicer(self.records, files, ACCESS, self.clock, stall=0.2)
 
     async def start(self, project: str = "p", size: int = len(CONTENT)) -> pb.Upload:

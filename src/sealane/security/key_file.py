@@ -1,7 +1,8 @@
-"""Keys at rest: everything secret that auth keeps is encrypted under a key file, which belongs on another medium."""
+"""Keys at rest: what is secret and kept is encrypted under a key file, which belongs on another medium."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -24,28 +25,27 @@ class KeyFile:
 
     def __init__(self, key: bytes) -> None:
         self._cipher = AESGCM(key)
+        self.key_id = hashlib.sha256(b"sealane/key-file/v1" + key).digest()[:8]
+        """Tells key files apart, and nothing of them."""
 
     @classmethod
-    def at(cls, path: Path, *, create: bool) -> KeyFile:
+    def at(cls, path: Path, *, create: bool, what: str = "auth's keys") -> KeyFile:
         """The key file at `path`; made, for its owner alone, where `create` says that nothing needs the old one.
+
+        Args:
+            path: the file.
+            create: whether it may be made.
+            what: what is encrypted under it, for the message.
 
         Raises:
             FailedPrecondition: it is missing though something is sealed with it, or it is no key file.
         """
-        if not path.exists():
-            if not create:
-                raise FailedPrecondition(
-                    f"the key file {path} is missing, and auth's keys are encrypted under it; mount or restore it",
-                    reason="KEY_FILE_MISSING",
-                )
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_secret(path, os.urandom(_KEY_BYTES))
-        key = path.read_bytes()
-        if len(key) != _KEY_BYTES:
+        if not path.exists() and not create:
             raise FailedPrecondition(
-                f"the key file {path} has {len(key)} bytes, not {_KEY_BYTES}; restore it", reason="KEY_FILE_INVALID"
+                f"the key file {path} is missing, and {what} are encrypted under it; mount or restore it",
+                reason="KEY_FILE_MISSING",
             )
-        return cls(key)
+        return cls(ensure_secret(path))
 
     def seal(self, name: str, plain: bytes) -> bytes:
         """`plain`, encrypted; it opens under the same `name` alone."""
@@ -65,7 +65,7 @@ class KeyFile:
             return self._cipher.decrypt(sealed[len(_MAGIC) : begin], sealed[begin:], name.encode())
         except InvalidTag as error:
             raise FailedPrecondition(
-                f"{name} does not open with this key file; restore the one that auth was started with",
+                f"{name} does not open with this key file; restore the one that it was encrypted under",
                 reason="KEY_FILE_INVALID",
             ) from error
 
@@ -79,3 +79,20 @@ def write_secret(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def ensure_secret(path: Path) -> bytes:
+    """32 random bytes, made where there are none, readable by their owner alone.
+
+    Raises:
+        FailedPrecondition: the file holds something else.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_secret(path, os.urandom(_KEY_BYTES))
+    key = path.read_bytes()
+    if len(key) != _KEY_BYTES:
+        raise FailedPrecondition(
+            f"the key file {path} has {len(key)} bytes, not {_KEY_BYTES}; restore it", reason="KEY_FILE_INVALID"
+        )
+    return key
