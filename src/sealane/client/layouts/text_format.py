@@ -172,6 +172,8 @@ def _number(token: _Token) -> int | float:
     if re.fullmatch(r"-?(0|[1-9][0-9]*)", text):
         return int(text)
     try:
+        if re.fullmatch(r"-?[0-9]+", text):
+            raise ValueError("an octal number with other digits")
         return float(text if text.lstrip("-").startswith(("inf", "nan")) else text.rstrip("fF"))
     except ValueError:
         raise _wrong(token.line, f"{text!r} is no number") from None

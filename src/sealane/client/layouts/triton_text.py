@@ -186,23 +186,33 @@ def _kind(datatype: str) -> str:
 
 
 def _warm_up(requests: Sequence[Mapping[str, Array]], most: int) -> tuple[list[Value], dict[str, bytes]]:
-    """A request each, its arrays in files of their raw elements."""
+    """Samples, with their arrays in files of raw elements. A sample is one row, of which Triton asks for several."""
+    samples = [sample for request in requests for sample in (_rows(request) if most else [(request, 1)])]
     made: list[Value] = []
     files: dict[str, bytes] = {}
-    for place, request in enumerate(requests):
+    for place, (sample, rows) in enumerate(samples[: triton_warm_up.MAX_REQUESTS]):
         entries: list[Value] = []
-        for position, (name, array) in enumerate(request.items()):
+        for position, (name, array) in enumerate(sample.items()):
             file = f"{place}_{position}"
             files[f"{triton_warm_up.FOLDER}/{file}"] = encode_raw(array)
             value: Fields = {
                 "data_type": [Word(f"TYPE_{_kind(datatype_of(array))}")],
-                "dims": list(array.shape[1:] if most else array.shape),
+                "dims": list(array.shape),
                 "input_data_file": [file.encode()],
             }
             entries.append(Message({"key": [name.encode()], "value": [Message(value)]}))
-        rows = max((array.shape[0] for array in request.values() if array.ndim), default=1) if most else 1
         made.append(Message({"name": [f"request {place}".encode()], "batch_size": [rows], "inputs": entries}))
     return made, files
+
+
+def _rows(request: Mapping[str, Array]) -> list[tuple[Mapping[str, Array], int]]:
+    """The rows of a request, each with how many there are in it: one where all are alike."""
+    count = next(iter(request.values())).shape[0]
+    rows = [{name: array[place] for name, array in request.items()} for place in range(count)]
+    first = {name: encode_raw(array) for name, array in rows[0].items()}
+    if all({name: encode_raw(array) for name, array in row.items()} == first for row in rows[1:]):
+        return [(rows[0], count)]
+    return [(row, 1) for row in rows]
 
 
 def _notes(model: Outgoing, manifest: pb.Manifest, signature: Signature, others: int) -> tuple[str, ...]:

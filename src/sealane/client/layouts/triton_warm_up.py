@@ -1,4 +1,7 @@
-"""``model_warmup`` of a Triton configuration: requests of zeros, of random numbers, or out of files."""
+"""``model_warmup`` of a Triton configuration: requests of zeros, of random numbers, or out of files.
+
+A sample tells one row; Triton asks the model for `batch_size` rows of it, all alike.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from sealane.compat.openinference.v2 import openinference_pb2 as oip
 from sealane.errors import InvalidArgument
 from sealane.protocols import openinference_tensors
 from sealane.protocols.call import DEFAULT_SIGNATURE
-from sealane.tensors import NUMPY_OF, Array, Signature, byte_size
+from sealane.tensors import MAX_TENSOR_BYTES, NUMPY_OF, Array, Signature, byte_size
 
 FOLDER = "warmup"
 MAX_REQUESTS = 1000
@@ -62,20 +65,24 @@ def _checked(name: str, request: Request, signature: Signature) -> Request:
 
 
 def _array(folder: Path, entry: Fields, rows: tuple[int, ...], random: np.random.Generator) -> Array:
-    datatype = entry.datatype("data_type")
-    shape = (*rows, *entry.numbers("dims"))
-    size = byte_size(datatype, shape)
+    datatype, dims = entry.datatype("data_type"), tuple(entry.numbers("dims"))
+    byte_size(datatype, (*rows, *dims))
+    return np.broadcast_to(_row(folder, entry, (datatype, dims), random), (*rows, *dims)).copy()
+
+
+def _row(folder: Path, entry: Fields, spec: tuple[str, tuple[int, ...]], random: np.random.Generator) -> Array:
+    datatype, dims = spec
     if name := entry.text("input_data_file"):
-        return _from_file(folders.inside(folder, f"{FOLDER}/{name}", "model_warmup"), datatype, shape)
+        return _from_file(folders.inside(folder, f"{FOLDER}/{name}", "model_warmup"), datatype, dims)
     dtype = NUMPY_OF[datatype]
     if datatype == "BYTES":
-        made = np.empty(math.prod(shape), np.object_)
+        made = np.empty(math.prod(dims), np.object_)
         made[:] = [b""] * len(made)
-        return made.reshape(shape)
+        return made.reshape(dims)
     if entry.flag("random_data") and dtype.kind != "V":
-        content = random.integers(0, 2, shape) if dtype.kind == "b" else _random(dtype, shape, random)
-        return cast(Array, content.astype(dtype))
-    return np.frombuffer(bytes(size), dtype).reshape(shape)
+        content = random.integers(0, 2, dims) if dtype.kind == "b" else _random(dtype, dims, random)
+        return cast(Array, np.asarray(content).astype(dtype))
+    return np.frombuffer(bytes(byte_size(datatype, dims)), dtype).reshape(dims)
 
 
 def _random(dtype: np.dtype[np.generic], shape: tuple[int, ...], random: np.random.Generator) -> Array:
@@ -87,9 +94,12 @@ def _random(dtype: np.dtype[np.generic], shape: tuple[int, ...], random: np.rand
 def _from_file(file: Path, datatype: str, shape: tuple[int, ...]) -> Array:
     """Elements row-major and little endian, byte strings with their length in front, as in raw contents."""
     tensor = oip.ModelInferRequest.InferInputTensor(name=file.name, datatype=datatype, shape=shape)
-    if file.stat().st_size > 64 << 20:
-        raise folders.invalid(f"{file} has more than 64 MiB; record fewer rows")
+    if file.stat().st_size > MAX_TENSOR_BYTES:
+        raise folders.invalid(f"{file} has more than {MAX_TENSOR_BYTES} bytes; record fewer rows")
+    content = file.read_bytes()
+    if datatype != "BYTES":
+        content = content[: byte_size(datatype, shape)]  # Triton takes a longer file too
     try:
-        return openinference_tensors.decode_tensors([tensor], [file.read_bytes()], "warm-up", "inputs")[file.name]
+        return openinference_tensors.decode_tensors([tensor], [content], "warm-up", "inputs")[file.name]
     except InvalidArgument as error:
         raise folders.invalid(f"{file} does not fit its shape {list(shape)} of {datatype}: {error.message}") from error
