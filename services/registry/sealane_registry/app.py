@@ -11,9 +11,9 @@ from sealane.clock import SystemClock
 from sealane.records.audit import Sealer
 from sealane.records.audit_servicer import AuditServicer
 from sealane.records.database import Database
-from sealane.records.migrate import migrate
+from sealane.records.migrate import migrate, newest
 from sealane.records.transactions import Transactions
-from sealane.registry.v1 import artifact_service_pb2
+from sealane.registry.v1 import artifact_service_pb2, backup_service_pb2
 from sealane.rpc import host, middleware, order
 from sealane.rpc.dispatch import Served
 from sealane.security.membership import Membership, Place
@@ -21,6 +21,7 @@ from sealane.security.work_grants import WorkGrants
 from sealane_registry.access import Access
 from sealane_registry.allocation import keep_buffers
 from sealane_registry.artifact_servicer import ArtifactServicer
+from sealane_registry.backup_servicer import BackupServicer
 from sealane_registry.catalog_services import catalog_services, defaults_of
 from sealane_registry.config import Config
 from sealane_registry.files import files_of
@@ -28,6 +29,8 @@ from sealane_registry.inspector import Inspector
 from sealane_registry.store import Store
 from sealane_registry.store_sql import SqlStore
 from sealane_registry.upkeep import Collecting, Scrubbing
+
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 async def run(config: Config) -> None:
@@ -39,7 +42,7 @@ async def run(config: Config) -> None:
     member = await asyncio.to_thread(Membership.join, place, "sealane-registry", clock)
     identity = member.identity
     database = Database(config.database) if config.database else Database.at(config.data_dir / "registry.db")
-    database.start(lambda connection: migrate(connection, Path(__file__).parent / "migrations"))
+    database.start(lambda connection: migrate(connection, MIGRATIONS))
     sealer = Sealer(database, "registry", identity, clock, config.audit_checkpoint_file)
     records: Transactions[Store] = Transactions(database, SqlStore, clock)
     telemetry_ = telemetry.configure(
@@ -50,7 +53,11 @@ async def run(config: Config) -> None:
     files = await asyncio.to_thread(files_of, config)
     artifacts = ArtifactServicer(records, files, access, clock, defaults=defaults_of(config))
     await artifacts.sweep()
+    backups = BackupServicer(
+        database, records, files.blobs, clock, folder=config.data_dir, schema_revision=newest(MIGRATIONS)
+    )
     services = [
+        Served(backups, backup_service_pb2.DESCRIPTOR.services_by_name["BackupService"]),
         *catalog_services(records, clock, Inspector(records, files.blobs), defaults_of(config)),
         Served(artifacts, artifact_service_pb2.DESCRIPTOR.services_by_name["ArtifactService"]),
         Served(AuditServicer(sealer), audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"]),
@@ -61,7 +68,7 @@ async def run(config: Config) -> None:
     server.health.set(True)
     sealing = asyncio.create_task(sealer.run())
     scrubbing = Scrubbing(files.blobs, records, clock, config.scrub_mib_per_second * (1 << 20))
-    collecting = Collecting(files.blobs, records, clock)
+    collecting = Collecting(files.blobs, records, clock, lambda: backups.holding)
     upkeep = [
         asyncio.create_task(scrubbing.run(config.scrub_seconds)),
         asyncio.create_task(collecting.run(config.collect_seconds)),

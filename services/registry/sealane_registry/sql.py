@@ -40,7 +40,9 @@ class Sql:
 
 def in_version(table: sa.Table, scope: Scope) -> sa.ColumnElement[bool]:
     """Rows of a version."""
-    return (table.c.project == scope.project) & (table.c.model == scope.model) & (table.c.number == scope.number)
+    # A caller may name a number that is larger than any there is.
+    number = sa.literal(scope.number, sa.BigInteger)
+    return (table.c.project == scope.project) & (table.c.model == scope.model) & (table.c.number == number)
 
 
 def in_variant(table: sa.Table, scope: Scope) -> sa.ColumnElement[bool]:

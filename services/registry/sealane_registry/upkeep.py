@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Callable
 
 from sealane.clock import Clock
 from sealane.errors import SealaneError
@@ -67,15 +68,21 @@ class Collecting:
         blobs: where what nobody has is removed.
         records: who has what.
         clock: tells the time.
+        held: whether a backup still fetches what may be collected.
     """
 
-    def __init__(self, blobs: Blobs, records: Transactions[Store], clock: Clock) -> None:
+    def __init__(
+        self, blobs: Blobs, records: Transactions[Store], clock: Clock, held: Callable[[], bool] = lambda: False
+    ) -> None:
         self._blobs, self._records, self._clock = blobs, records, clock
+        self._held = held
 
     async def run(self, interval: float) -> None:
         """A round after each interval, in seconds, until it is cancelled; none where it is 0."""
         while interval:
             await asyncio.sleep(interval)
+            if self._held():
+                continue
             try:
                 await self.round()
             except SealaneError as error:

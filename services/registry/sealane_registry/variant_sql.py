@@ -104,5 +104,5 @@ class VariantSql(Sql):
 def _among(table: sa.Table, scopes: Sequence[Scope]) -> sa.ColumnElement[bool]:
     """Rows of some versions of one model, as lists and gets ask for them."""
     first = scopes[0]
-    numbers = [scope.number for scope in scopes]
+    numbers = [sa.literal(scope.number, sa.BigInteger) for scope in scopes]
     return (table.c.project == first.project) & (table.c.model == first.model) & table.c.number.in_(numbers)

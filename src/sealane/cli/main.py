@@ -34,6 +34,8 @@ COMMANDS = {
     "roles": ("accounts:roles", "Who may do what."),
     "projects": ("accounts:projects", "The tenants."),
     "issuers": ("issuers:issuers", "External issuers whose tokens the project takes."),
+    "backup": ("backup:backup", "Copy everything that the registry keeps."),
+    "restore": ("backup:restore", "Make a registry of such a copy."),
     "audit": ("audit:audit", "Who changed what, in logs that show every later edit."),
     "login": ("login:login", "Act as a person, by passphrase."),
     "logout": ("login:logout", "End that, and revoke its tokens."),

@@ -13,6 +13,7 @@ from sealane.client.access_tokens import AccessTokens
 from sealane.client.accounts import Accounts, Projects, Roles
 from sealane.client.artifacts import Artifacts
 from sealane.client.audit import Audit
+from sealane.client.backups import Backups
 from sealane.client.credentials import ClientCredentials, Credentials
 from sealane.client.datasets import Datasets
 from sealane.client.deployments import Deployments
@@ -61,6 +62,7 @@ class Client:
         self.deployments = Deployments(self._session)
         self.datasets = Datasets(self._session, self.artifacts)
         self.policies = Policies(self._session)
+        self.backups = Backups(self._session)
         self.jobs = Jobs(self._session, self.artifacts)
         self.nodes = Nodes(self._session)
         self.accounts = Accounts(self._session)

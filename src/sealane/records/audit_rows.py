@@ -40,7 +40,7 @@ def rows(database: Database) -> Iterator[Read]:
     """
     last: int | None = -(2**63)
     while last is not None:
-        batch = database.read(_reader(audit.c.sequence > last, audit.c.sequence)).result()
+        batch = database.read(_reader(audit.c.sequence > sa.literal(last, sa.BigInteger), audit.c.sequence)).result()
         yield from batch
         last = _last([row.sequence for row in batch])
     last = 0

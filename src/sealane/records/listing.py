@@ -185,7 +185,7 @@ class Columns:
         order = self.columns[listing.order]
         keys = [order] if order is self.name else [order, self.name]
         if listing.after:
-            values = listing.after[: len(keys)]
+            values = [_bound(value) for value in listing.after[: len(keys)]]
             behind = operator.lt if listing.descending else operator.gt
             query = query.where(
                 behind(sa.tuple_(*keys), sa.tuple_(*values)) if len(keys) > 1 else behind(order, values[0])
@@ -203,8 +203,13 @@ class Columns:
         column = self.columns[condition.field]
         if condition.comparison == ":":
             return column.contains(condition.value, autoescape=True)
-        found: Column = _COMPARE[condition.comparison](column, condition.value)
+        found: Column = _COMPARE[condition.comparison](column, _bound(condition.value))
         return found
+
+
+def _bound(value: Key) -> Any:
+    """A value for a statement: whole numbers may be larger than the column that they are compared with."""
+    return sa.literal(value, sa.BigInteger) if isinstance(value, int) else value
 
 
 def _condition(term: re.Match[str], kinds: Mapping[str, str]) -> Condition:

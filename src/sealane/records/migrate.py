@@ -22,3 +22,10 @@ def migrate(connection: sa.Connection, migrations: Path) -> None:
     with EnvironmentContext(config, script, fn=upgrade) as environment:
         environment.configure(connection=connection)
         environment.run_migrations()
+
+
+def newest(migrations: Path) -> str:
+    """Revision of the schema after all migrations of a folder."""
+    config = Config()
+    config.set_main_option("script_location", str(migrations))
+    return ScriptDirectory.from_config(config).get_current_head() or ""

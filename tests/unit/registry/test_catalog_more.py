@@ -281,3 +281,20 @@ def test_labels_are_bounded(site: Site) -> None:
     for labels in ({"A": "x"}, {"a": "x" * 257}, {"a": "\n"}, {f"a{place}": "" for place in range(65)}):
         with pytest.raises(InvalidArgument):
             site.catalog.create_model(site.store, ADA, "m", "", labels)
+
+
+def test_numbers_beyond_all_that_there_are(site: Site) -> None:
+    site.push()
+    huge = 10**17
+    with pytest.raises(NotFound):
+        site.catalog.find_version(site.store, Scope("p", "digits"), str(huge))
+    assert site.store.variants([Scope("p", "digits", huge)]) == {Scope("p", "digits", huge): []}
+    asked = listing.read(VERSIONS, pb.ListVersionsRequest(filter=f"number < {huge} AND number > -{huge}"))
+    assert len(site.store.versions("p", "digits", asked)) == 1
+    behind = listing.read(VERSIONS, pb.ListVersionsRequest(page_token=asked_token(huge)))
+    assert len(site.store.versions("p", "digits", behind)) == 1
+
+
+def asked_token(number: int) -> str:
+    """A token that somebody made up."""
+    return listing.read(VERSIONS, pb.ListVersionsRequest()).token(number)
