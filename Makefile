@@ -89,6 +89,12 @@ conformance-clients: .venv-together/.ready .venv-triton/.ready .venv-kserve/.rea
 	$(UV) pip install -q --python .venv-mlflow/bin/python --require-hashes -r requirements/mlflow.lock
 	touch $@
 
+# The public tool for OpenSSF signatures of models; the tests hold ours against it.
+.venv-signing/.ready: .venv/.uv requirements/signing.lock
+	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-signing
+	$(UV) pip install -q --python .venv-signing/bin/python --require-hashes --compile-bytecode -r requirements/signing.lock
+	touch $@
+
 .venv-codegen/.ready: .venv/.uv requirements/codegen.lock
 	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-codegen
 	$(UV) pip install -q --python .venv-codegen/bin/python --require-hashes -r requirements/codegen.lock
@@ -106,7 +112,7 @@ demo: .venv/.tensorflow
 endif
 	$(BIN)/python -m sealane_local.demo $(if $(filter 1,$(LIGHT)),--light) --data var/demo
 
-test: .venv/.tensorflow conformance-clients .venv-mxnet/.ready .venv-moto/.ready .venv-mlflow/.ready .venv-codegen/.ready
+test: .venv/.tensorflow conformance-clients .venv-mxnet/.ready .venv-moto/.ready .venv-mlflow/.ready .venv-signing/.ready .venv-codegen/.ready
 	$(BIN)/python -m pytest tests
 
 # Every real client against gateway and worker; rewrites docs/conformance.md.
@@ -152,4 +158,4 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venvs-peers .venv-triton .venv-kserve .venv-perf .venv-node .venv-mxnet .venv-moto .venv-mlflow .venv-torch .venv-codegen var
+	rm -rf .venv .venvs-peers .venv-triton .venv-kserve .venv-perf .venv-node .venv-mxnet .venv-moto .venv-mlflow .venv-signing .venv-torch .venv-codegen var

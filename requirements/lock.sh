@@ -19,4 +19,5 @@ compile node.in -o node.lock
 compile mxnet.in -o mxnet.lock
 compile ../pyproject.toml torch.in --extra torch-onnx -o torch.lock
 compile moto.in -o moto.lock
+compile signing.in -o signing.lock
 compile mlflow.in -c tensorflow.lock -o mlflow.lock

@@ -233,9 +233,12 @@ def _json(text: bytes) -> Any:
 
 def _decoded(text: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        decoded = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise _not_a_bundle() from error
+    if base64.b64encode(decoded).decode() != text:  # one content, one text
+        raise _not_a_bundle()
+    return decoded
 
 
 def _encoded(payload: bytes) -> bytes:
