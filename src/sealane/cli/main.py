@@ -18,7 +18,7 @@ from sealane.errors import SealaneError
 #: Command -> module and attribute that hold it, and its line in the help.
 COMMANDS = {
     "up": ("up:up", "Run every service on this machine."),
-    "models": ("models:models", "Push, pull and name models."),
+    "models": ("models:models", "Push, pull, import, export and name models."),
     "deployments": ("deployments:deployments", "Keep models serving, and see why they run where they do."),
     "predict": ("predict:predict", "Run a model on arrays from a file."),
     "proxy": ("proxy:proxy", "A local plaintext port for unchanged clients, sealed towards the suite."),
