@@ -18,7 +18,7 @@ from sealane.errors import SealaneError
 #: Command -> module and attribute that hold it, and its line in the help.
 COMMANDS = {
     "up": ("up:up", "Run every service on this machine."),
-    "models": ("models:models", "Push, pull and name models."),
+    "models": ("models:models", "Push, pull, import, export and name models."),
     "datasets": ("datasets:datasets", "Immutable sets of rows that jobs point at."),
     "policy": ("policy:policy", "What the project demands of its models."),
     "storage": ("policy:storage", "What the project stores and may store."),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def models() -> None:
-    """Push, pull and name models.
+    """Push, pull, import, export and name models.
 
     A version is written MODEL@NUMBER or MODEL@ALIAS.
     """

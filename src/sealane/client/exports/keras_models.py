@@ -26,7 +26,7 @@ def export(model: keras.Model, example: object, folder: Path) -> Written:
     """Write the model; see :func:`sealane.client.exports.export`."""
     import keras
 
-    if keras.backend.backend() not in ("tensorflow", "jax"):
+    if keras.backend.backend() != "tensorflow":
         raise not_exportable(
             f"Keras model on {keras.backend.backend()}",
             None,
