@@ -29,6 +29,10 @@ from sealane.security.tokens import ISSUER, Grant, TokenVerifier
 
 ROOT = Path(__file__).parents[3]
 CASES = 100_000
+#: Rights of a role that a binding limited to some models does not give.
+PROJECT_ONLY = ("nodes:read", "reflect", "datasets:read", "datasets:write")
+#: Services whose resources are models or lie below one.
+ABOUT_MODELS = (".ModelService", ".VariantService", ".SignatureService")
 PROJECTS, MODELS, PREFIXES = ("p", "q"), ("fraud-eu", "fraud-us", "digits"), ("", "fraud-", "fraud-eu", "digits", "x")
 PEERS = (
     "",
@@ -84,7 +88,7 @@ def reference(case: Case) -> str:
     for bound in token.bindings:
         gives = access.permission in ROLES[bound.role]
         gives = gives or (bound.platform and access.permission in PLATFORM_ROLES[bound.role])
-        if gives and not (bound.model_prefix and access.permission in ("nodes:read", "reflect")):
+        if gives and not (bound.model_prefix and access.permission in PROJECT_ONLY):
             holds.append(bound.model_prefix)
     if not holds:
         return "PERMISSION_DENIED"
@@ -94,7 +98,7 @@ def reference(case: Case) -> str:
         return "NOT_FOUND"
     if "" in holds or access.narrowed:
         return "OK"
-    if access.model or case.method.path.split("/")[1].endswith((".ModelService", ".VariantService")):
+    if access.model or case.method.path.split("/")[1].endswith(ABOUT_MODELS):
         return "OK" if any(case.model.startswith(prefix) for prefix in holds) else "NOT_FOUND"
     return "PERMISSION_DENIED"
 
@@ -138,7 +142,8 @@ def request_of(method: Method, project: str, model: str) -> Message:
     message, access = method.request(), method.access
     below = f"projects/{project}/models/{model}/versions/1/variants/v"
     if access.resource:
-        short = access.narrowed or access.model or ("Model" not in method.path and "Variant" not in method.path)
+        about = method.path.split("/")[1].endswith(ABOUT_MODELS)
+        short = access.narrowed or access.model or not about
         setattr(message, access.resource, f"projects/{project}" if short else below)
     if access.model:
         *outer, last = access.model
