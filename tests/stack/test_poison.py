@@ -17,6 +17,7 @@ from sealane.client import connect
 from sealane.errors import MODEL_CRASHED
 from sealane.protocols import openinference
 from sealane.protocols.call import InferenceCall, Target
+from sealane.registry.v1 import policy_service_pb2
 from sealane.rpc.status import from_rpc_error
 from sealane.tensors import Signature, TensorSpec
 from sealane_local import plan
@@ -49,6 +50,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LightSite]:
     )
     with LocalStack(plan.Options(data, workers=workers, sample_ratio=0.0)) as stack, connect(data) as client:
         site = LightSite(stack, client)
+        # Its step is Python, which a project has to allow.
+        client.policies.update(policy_service_pb2.Policy(allow_executable_formats=True))
         version = client.models.push(variant, DEPLOYMENT, signatures=[SIGNATURE])
         client.deployments.create(DEPLOYMENT, version.name, replicas=2)
         eventually(lambda: len(processes(site)) == 2, "both workers have a copy", 60)
