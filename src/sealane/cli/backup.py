@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,8 +24,12 @@ def backup(cli: Cli, folder: Path) -> None:
     note(f"{rows['models']} models, {rows['versions']} versions, {rows['artifacts']} artifacts are in {folder}")
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def restore(arguments: tuple[str, ...]) -> None:
-    """Make a registry of a backup: sealane restore FOLDER --data DIR."""
-    os.execv(sys.executable, [sys.executable, "-m", "sealane_registry.restore", *arguments])  # noqa: S606  # our own module
+@click.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--data", required=True, type=click.Path(file_okay=False, path_type=Path), help="Installation to be.")
+@click.option("--database", default="", help="postgresql+psycopg://...; SQLite by default.")
+def restore(folder: Path, data: Path, database: str) -> None:
+    """Make a registry of the backup in FOLDER, where there is none yet."""
+    command = [sys.executable, "-m", "sealane_registry.restore", str(folder), "--data", str(data)]
+    more = ["--database", database] if database else []
+    sys.exit(subprocess.run([*command, *more], check=False).returncode)  # noqa: S603  # our own module
