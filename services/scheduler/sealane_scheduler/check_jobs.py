@@ -29,6 +29,8 @@ log = logging.getLogger("sealane.jobs")
 #: How long a job waits for a worker that can load a variant before it says that there is none: after a start, workers
 #: come one by one.
 PATIENCE_SECONDS = 5.0
+#: Most that is kept of each thing that a node says of a variant.
+MAX_CHARACTERS = 2000
 
 
 class CheckJobs:
@@ -139,6 +141,8 @@ class CheckJobs:
         kept = job_pb.Job(checks=job.checks)
         for item in added:
             check = kept.checks.add(variant_id=item.variant_id, load_check=item.load_check).load_check
+            for field in ("runtime", "sandbox", "reason", "message"):  # of a model, by way of a node: kept short
+                setattr(check, field, getattr(check, field)[:MAX_CHARACTERS])
             check.node, check.job = f"nodes/{node}" if node else "", job.name
             check.check_time.CopyFrom(time_of(self._rules.now()))
         return kept.SerializeToString()

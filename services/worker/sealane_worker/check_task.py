@@ -19,6 +19,9 @@ from sealane_worker.preparation import Preparation, project_of
 from sealane_worker.runner import Progress, Results
 from sealane_worker.spec import HostPolicy
 
+#: Most that is told of why a variant cannot be loaded: the words may be the model's own.
+MAX_CHARACTERS = 2000
+
 
 @dataclass(frozen=True, slots=True)
 class CheckWork:
@@ -81,5 +84,5 @@ def _message(found: LoadCheck) -> registry.LoadCheck:
         memory_bytes=found.memory_bytes,
         warmed_requests=found.warmed_requests,
         reason=found.reason,
-        message=found.message,
+        message=found.message[:MAX_CHARACTERS],
     )

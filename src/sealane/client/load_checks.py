@@ -11,7 +11,9 @@ from sealane.registry.v1 import model_service_pb2_grpc
 from sealane.registry.v1 import variant_service_pb2 as variant_pb
 
 #: Reasons of a failed check that lie not in the variant's files: it is worth another try.
-PASSING = frozenset({"RUNTIME_ABSENT", "WORKER_ABSENT", "SIGNATURE_REQUIRED", "SIGNER_NOT_TRUSTED"})
+PASSING = frozenset(
+    {"RUNTIME_ABSENT", "WORKER_ABSENT", "SIGNATURE_REQUIRED", "SIGNER_NOT_TRUSTED", "MODEL_LOAD_TIMEOUT"}
+)
 
 
 def ensure(session: Session, version: str, *, timeout: float | None = None) -> pb.Version:

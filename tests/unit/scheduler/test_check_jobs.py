@@ -20,7 +20,7 @@ from sealane.registry.v1 import variant_service_pb2 as variant_pb
 from sealane.scheduler.v1 import fleet_service_pb2 as fleet_pb
 from sealane.scheduler.v1 import job_service_pb2 as pb
 from sealane_scheduler import present
-from sealane_scheduler.check_jobs import PATIENCE_SECONDS
+from sealane_scheduler.check_jobs import MAX_CHARACTERS, PATIENCE_SECONDS
 from sealane_scheduler.controller import Controller
 from sealane_scheduler.fleet import Facts, Fleet, Patience, RuntimeFacts
 from sealane_scheduler.job_loop import JobLoop
@@ -234,6 +234,18 @@ async def test_a_worker_that_finds_nothing_again_and_again_ends_the_job(site: Si
         await site.finish("n1", other=True)
     job = await site.job()
     assert state(job) == "ABANDONED" and "none of the variants" in job.error and not job.checks
+
+
+async def test_what_a_node_says_is_kept_short(site: Site) -> None:
+    site.join("n1", litert="LITERT")
+    await site.create("lite")
+    await site.loop.step()
+    (task,) = await site.loop.tasks_of("n1")
+    request = fleet_pb.FinishTaskRequest(task=task.task, attempt=task.attempt)
+    request.checks.add(variant_id="lite", load_check=variant_pb.LoadCheck(reason="R" * 9999, message="m" * 9999))
+    await site.loop.finish((await site.records.read(lambda store: store.jobs("p", "", 1)))[0], request)
+    (kept,) = (await site.job()).checks
+    assert len(kept.load_check.message) == len(kept.load_check.reason) == MAX_CHARACTERS
 
 
 async def test_an_unreachable_registry_costs_no_finding(site: Site) -> None:

@@ -15,7 +15,9 @@ from sealane.scheduler.v1 import fleet_service_pb2 as pb
 from sealane.security.model_signing import key_id_of, pem_of, sign
 from sealane_worker.artifacts import Artifacts
 from sealane_worker.cache import ArtifactCache, Blob, Fetch
+from sealane_worker.optimise_task import OptimiseWork
 from sealane_worker.preparation import Preparation, manifest_digest
+from sealane_worker.runner import Progress
 from sealane_worker.runtimes import installed_runtimes
 from sealane_worker.signers import check_signed, trusted_keys
 
@@ -145,3 +147,14 @@ def test_what_is_not_signed_is_neither_fetched_nor_loaded(tmp_path: Path) -> Non
     assert caught.value.reason == "SIGNER_NOT_TRUSTED" and not files.asked
     wanted.variant.CopyFrom(variant(OURS, demanded=False))
     assert (prepare(wanted).spec.path / "model.tflite").read_bytes() == CONTENT
+
+
+def test_a_model_that_is_not_signed_is_not_optimised(tmp_path: Path) -> None:
+    files = Files()
+    trusted = {key_id_of(OURS.public_key()): OURS.public_key()}
+    work = OptimiseWork(ArtifactCache(tmp_path / "cache"), files, tmp_path / "scratch", trusted)
+    task = pb.TaskAssignment(task="projects/p/jobs/j/tasks/0", attempt=1)
+    task.optimise.source.CopyFrom(variant(OTHER, demanded=False))
+    with pytest.raises(FailedPrecondition) as caught:
+        work(task, Progress())
+    assert caught.value.reason == "SIGNER_NOT_TRUSTED" and not files.asked
