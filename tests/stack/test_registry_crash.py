@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -58,6 +59,20 @@ class Registry:
         ports = self.plane.services["registry"].start()
         endpoints["registry"] = f"127.0.0.1:{ports['client']}"
         (self.plane.home / "endpoints.json").write_text(json.dumps(endpoints))
+        self._wait_for_revocations()
+
+    def _wait_for_revocations(self) -> None:
+        """Until it knows what is revoked, calls of high risk are refused as UNAVAILABLE: that is no kill."""
+        with self.client() as client:
+            token = client.token("sealane-registry")
+        absent = pb.DeleteModelRequest(name=f"{PARENT}/models/absent")
+        for _ in range(300):
+            with pytest.raises(grpc.RpcError) as answer:
+                self.call(MODELS, "DeleteModel", absent, token)
+            if answer.value.code() is grpc.StatusCode.NOT_FOUND:  # type: ignore[attr-defined]
+                return
+            time.sleep(0.1)
+        raise AssertionError("the registry does not hear of revocations")
 
     def wait_killed(self) -> None:
         process = self.plane.services["registry"].process
