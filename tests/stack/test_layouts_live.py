@@ -133,7 +133,7 @@ def test_mlflow_as_it_logs_a_model(suite: LightSite, models: Models, tmp_path: P
     (artifacts,) = tmp_path.glob(f"mlruns/*/models/{told['model']}/artifacts")
     (logged,) = suite.client.models.import_layout(artifacts, "mlflow")
     assert (logged.version.number, logged.version.lineage.metrics["accuracy"]) == (2, 0.9375)
-    assert logged.version.lineage.commit == told["commit"]
+    assert (logged.version.lineage.commit, logged.version.lineage.job) == (told["commit"], told["run"])
     for flavor in ("keras", "module"):
         (one,) = suite.client.models.import_layout(tmp_path / flavor, f"mlflow-{flavor}")
         answer, warmed = served(suite, one.version, models.rows)

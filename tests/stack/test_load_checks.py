@@ -10,10 +10,10 @@ import pytest
 from light_site import CLOUD, LIGHT, LightSite, eventually, running
 
 from sealane.cli import main
-from sealane.client import Client
+from sealane.client import Client, ClientCredentials, connect
 from sealane.client.load_checks import ensure
 from sealane.client.model_files import inspect
-from sealane.errors import InvalidArgument, NotFound, PermissionDenied
+from sealane.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from sealane.scheduler.v1 import job_service_pb2 as pb
 
 GOOD = LIGHT / "litert-int8.tflite"
@@ -132,3 +132,45 @@ def _raw(site: LightSite, version: str, client: Client | None = None) -> pb.Job:
     )
     created: pb.Job = jobs._stub().CreateJob(request, timeout=10)
     return created
+
+
+def test_an_approver_has_a_version_loaded_before_it_is_approved(site: LightSite) -> None:
+    site.client.models.push(GOOD, "judged-live", variant="litert-int8")
+    account = site.client.accounts.create(f"ada-{uuid.uuid4().hex[:8]}", (), roles=["approver"])
+    with pytest.raises(FailedPrecondition) as own:
+        site.client.models.approve("judged-live@1")
+    assert own.value.reason == "OWN_VERSION"
+    credentials = ClientCredentials(account.client_id, account.client_secret)
+    with connect(site.data, credentials=credentials) as ada:
+        with pytest.raises(FailedPrecondition) as unknown:
+            ada.models.approve("judged-live@1", load_check=False)
+        assert unknown.value.reason == "NOT_LOAD_CHECKED"
+        approved = ada.models.approve("judged-live@1", "fine")
+    (approval,) = approved.approvals
+    assert approval.comment == "fine" and "approver" in approval.roles
+    assert approved.variants[0].load_check.loadable
+
+
+def test_an_alias_in_use_moves_once_a_worker_loaded_the_version_and_never_to_one_that_none_can(
+    site: LightSite, tmp_path: Path
+) -> None:
+    client, name = site.client, "moving"
+    client.models.push(GOOD, name, variant="litert-int8", alias="live")
+    client.deployments.create("moving-live", f"{name}@live")
+    client.deployments.wait("moving-live", 60)
+    client.models.push(GOOD, name, variant="litert-int8")
+    broken = tmp_path / "broken.tflite"
+    broken.write_bytes(b"no model at all")
+    client.models.push(broken, name, signatures=inspect(GOOD).signatures, variant="broken")
+    eventually(lambda: client.models.explain(f"{name}@2", "live").promotable is False, "the registry knows of the use")
+    try:
+        assert client.models.move_alias(name, "live", 2).version.endswith("/versions/2")
+        with pytest.raises(FailedPrecondition) as refused:
+            client.models.move_alias(name, "live", 3)
+        assert refused.value.reason == "NOT_PROMOTABLE" and "broken" in refused.value.message
+        moves = list(client.models.history(name, "live"))
+        assert [move.version.rpartition("/")[2] for move in moves] == ["2", "1"]
+        assert any("litert-int8" in check.evidence for check in moves[0].evidence.checks)
+        assert client.models.verify_history(name, "live") == 2
+    finally:
+        client.deployments.delete("moving-live")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -128,6 +129,7 @@ def _estimator(model: object, models: Models) -> Pushed:
     return model, models.rows, {"X": models.rows}, wanted
 
 
+FRAMEWORKS = {"functional": "keras", "subclassed": "keras", "module": "tensorflow", "onnx_model": "onnx"}
 BUILDERS = (functional, subclassed, module, classifier, pipeline, regressor, onnx_model)
 
 
@@ -137,6 +139,9 @@ def test_an_object_of_the_training_process_is_served_as_it_answers_itself(
 ) -> None:
     model, example, inputs, wanted = build(models)
     version = suite.client.models.push(model, build.__name__.replace("_", "-"), example=example)
+    made_with = version.lineage.framework
+    assert made_with == FRAMEWORKS.get(build.__name__, "sklearn")
+    assert version.lineage.framework_version == sys.modules[made_with].__version__
     answer, placement, platform = ask(suite, version, inputs)
     assert set(answer) == set(wanted)
     for output, array in wanted.items():

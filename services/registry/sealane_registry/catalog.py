@@ -187,14 +187,15 @@ class CatalogRules:
         Raises:
             NotFound: there is none.
         """
-        self.get_model(store, scope.project, scope.model)
         number = int(number_or_alias) if _NUMBER.fullmatch(number_or_alias) else 0
         if not number:
             alias = store.alias(replace(scope, name=number_or_alias))
-            if alias is None or alias.number == 0:
-                raise NotFound(f"model {scope.model} has no version or alias {number_or_alias!r}; list its versions")
-            number = alias.number
-        return self._version(store, replace(scope, number=number))
+            number = alias.number if alias is not None else 0
+        row = store.version(replace(scope, number=number)) if number else None
+        if row is None:
+            self.get_model(store, scope.project, scope.model)  # which says so where there is none
+            raise NotFound(f"model {scope.model} has no version or alias {number_or_alias!r}; list its versions")
+        return row
 
     def create_variant(self, store: Store, actor: Actor, scope: Scope, variant: NewVariant) -> VariantRow:
         """A variant of a version, whose files the project must have uploaded.

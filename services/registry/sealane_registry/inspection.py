@@ -11,10 +11,9 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
-from typing import Protocol
 
 from sealane.errors import FailedPrecondition
-from sealane_registry.onnx_walk import Malformed, OnnxFacts, walk
+from sealane_registry.onnx_walk import Content, Malformed, OnnxFacts, walk
 
 MAX_CONFIG_BYTES = 16 << 20
 MAX_HEADER_BYTES = 100 << 20
@@ -23,19 +22,6 @@ _PICKLE = tuple(bytes((0x80, version)) for version in range(2, 6))
 _DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training", "ai.onnx.training", "com.microsoft"})
 #: What in a Keras configuration is code.
 _KERAS_CODE = ('"Lambda"', '"__lambda__"', "enable_unsafe_deserialization")
-
-
-class Content(Protocol):
-    """One file, readable in pieces."""
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        ...
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Bytes from `offset`; fewer at the end."""
-        ...
 
 
 def look(model_format: str, files: Mapping[str, Content]) -> str:

@@ -10,6 +10,7 @@ from typing import Protocol
 from sealane.records.transactions import Transactions
 from sealane.registry.v1 import variant_service_pb2
 from sealane_registry.catalog import File, NewVariant, check_files
+from sealane_registry.chunk_tags import CHUNK_BYTES
 from sealane_registry.inspection import look
 from sealane_registry.store import Store
 
@@ -64,10 +65,14 @@ class Inspector:
         await asyncio.to_thread(through)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Content:
+    """One stored file. The last chunk is kept: whoever looks through a file asks for small pieces of it in turn."""
+
     blobs: Readable
     file: File
+    _index: int = -1
+    _chunk: bytes = b""
 
     @property
     def size(self) -> int:
@@ -76,6 +81,15 @@ class _Content:
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes from `offset`; fewer at the end."""
-        if length <= 0 or offset >= self.size:
-            return b""
-        return b"".join(data for _, data in self.blobs.read(self.file.sha256, offset, length))
+        end, found = min(offset + length, self.size), []
+        while offset < end:
+            index, inside = divmod(offset, CHUNK_BYTES)
+            if index != self._index:
+                pieces = self.blobs.read(self.file.sha256, index * CHUNK_BYTES, CHUNK_BYTES)
+                self._index, self._chunk = index, b"".join(data for _, data in pieces)
+            piece = self._chunk[inside : inside + end - offset]
+            if not piece:
+                break
+            found.append(piece)
+            offset += len(piece)
+        return b"".join(found)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from sealane.client.backups import ARTIFACTS, MANIFEST, RECORDS
 from sealane.errors import DataLoss, FailedPrecondition, SealaneError
 from sealane.records.database import Database
 from sealane.records.migrate import migrate
@@ -18,8 +19,6 @@ from sealane_registry.blob_folder import FolderStore
 from sealane_registry.spool import plain_key
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-#: What a backup says of itself, written last: one without it is not whole.
-MANIFEST, RECORDS, ARTIFACTS = "manifest.json", "records.jsonl", "artifacts"
 
 
 def restore(backup: Path, data_dir: Path, url: str = "") -> dict[str, int]:

@@ -6,7 +6,24 @@ import sqlalchemy as sa
 
 from sealane.registry.v1 import variant_service_pb2
 from sealane.security.alias_history import GENESIS, Move
-from sealane_registry.schema import alias_moves, aliases, artifacts, models, usage, variant_files, variants
+
+
+def _table(name: str, *columns: str) -> sa.TableClause:
+    """A table as it was then: what later migrations add is not asked for."""
+    return sa.table(name, *(sa.column(column) for column in columns))
+
+
+models = _table("models", "project")
+variants = _table("variants", "project", "model", "number", "variant", "content")
+variant_files = _table("variant_files", "project", "model", "number", "variant", "path", "sha256")
+artifacts = _table("artifacts", "project", "size")
+usage = _table("usage", "project", "bytes", "models")
+aliases = _table("aliases", "project", "model", "alias", "number", "update_time", "moves", "head")
+alias_moves = _table(
+    "alias_moves",
+    *("project", "model", "alias", "sequence", "number", "previous"),
+    *("time_us", "mover", "evidence", "previous_hash", "hash"),
+)
 
 
 def fill(connection: sa.Connection) -> None:

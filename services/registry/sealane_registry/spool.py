@@ -1,7 +1,7 @@
 """Uploads under way: a file each in ``incoming/``, whose length is the truth after any crash.
 
 The digests are kept while the bytes come in, so that a finished upload is not read again; only what was begun before
-the process started is. With a master key what lies here is ciphertext from its first byte on.
+the process started is.
 """
 
 from __future__ import annotations

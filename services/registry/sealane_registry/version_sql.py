@@ -74,29 +74,36 @@ class VersionSql(Sql):
         self._touch(scope)
 
     def _whole(self, rows: Sequence[Any]) -> list[VersionRow]:
-        if not rows:
-            return []
-        place = (approvals.c.project == rows[0].project) & (approvals.c.model == rows[0].model)
-        place &= approvals.c.number.in_([row.number for row in rows])
+        found: dict[int, list[ApprovalRow]] = {}
+        # What was only pushed has no approvals: most lists are of that.
+        reviewed = [row.number for row in rows if row.state != "PUSHED"]
+        if reviewed:
+            found = self._approvals(rows[0], reviewed)
+        return [_row(row, found.get(row.number, ())) for row in rows]
+
+    def _approvals(self, first: Any, numbers: Sequence[int]) -> dict[int, list[ApprovalRow]]:
+        place = (approvals.c.project == first.project) & (approvals.c.model == first.model)
+        place &= approvals.c.number.in_(numbers)
         found: dict[int, list[ApprovalRow]] = {}
         for item in self._connection.execute(sa.select(approvals).where(place).order_by(approvals.c.time)):
             approval = ApprovalRow(item.approver, tuple(item.roles.split()), item.comment, item.time)
             found.setdefault(item.number, []).append(approval)
-        return [
-            VersionRow(
-                row.project,
-                row.model,
-                row.number,
-                row.content,
-                row.create_time,
-                row.etag,
-                row.state,
-                row.state_reason,
-                row.publisher,
-                tuple(found.get(row.number, ())),
-            )
-            for row in rows
-        ]
+        return found
+
+
+def _row(row: Any, given: Sequence[ApprovalRow]) -> VersionRow:
+    return VersionRow(
+        row.project,
+        row.model,
+        row.number,
+        row.content,
+        row.create_time,
+        row.etag,
+        row.state,
+        row.state_reason,
+        row.publisher,
+        tuple(given),
+    )
 
 
 def label_key(model: str, number: int) -> str:

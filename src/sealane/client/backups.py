@@ -13,7 +13,8 @@ from sealane.errors import DataLoss
 from sealane.registry.v1 import backup_service_pb2 as pb
 from sealane.registry.v1 import backup_service_pb2_grpc
 
-_MANIFEST, _RECORDS, _ARTIFACTS = "manifest.json", "records.jsonl", "artifacts"
+#: What lies in the folder of a backup; the manifest is written last, so one without it is not whole.
+MANIFEST, RECORDS, ARTIFACTS = "manifest.json", "records.jsonl", "artifacts"
 
 
 class Backups:
@@ -31,17 +32,17 @@ class Backups:
             DataLoss: what arrived does not match its digest; the backup is not whole.
         """
         root = Path(folder)
-        (root / _ARTIFACTS).mkdir(parents=True, exist_ok=True, mode=0o700)
-        (root / _MANIFEST).unlink(missing_ok=True)
-        partial = root / f"{_RECORDS}.part"
+        (root / ARTIFACTS).mkdir(parents=True, exist_ok=True, mode=0o700)
+        (root / MANIFEST).unlink(missing_ok=True)
+        partial = root / f"{RECORDS}.part"
         with partial.open("wb") as file:
             header, trailer, digest = self._records(file)
         if trailer is None or digest != trailer.sha256:
             raise DataLoss("the records did not arrive whole; take the backup again", reason="BACKUP_BROKEN")
-        partial.replace(root / _RECORDS)
-        artifacts = _artifacts_in(root / _RECORDS)
+        partial.replace(root / RECORDS)
+        artifacts = _artifacts_in(root / RECORDS)
         for place, (sha256, size) in enumerate(artifacts.items()):
-            self._artifact(sha256, size, root / _ARTIFACTS / sha256[:2] / sha256)
+            self._artifact(sha256, size, root / ARTIFACTS / sha256[:2] / sha256)
             progress("artifacts", place + 1, len(artifacts))
         manifest = {
             "schema_revision": header.schema_revision,
@@ -50,8 +51,8 @@ class Backups:
             "sha256": digest.hex(),
             "artifacts": artifacts,
         }
-        (root / f"{_MANIFEST}.part").write_text(json.dumps(manifest, indent=1))
-        (root / f"{_MANIFEST}.part").replace(root / _MANIFEST)
+        (root / f"{MANIFEST}.part").write_text(json.dumps(manifest, indent=1))
+        (root / f"{MANIFEST}.part").replace(root / MANIFEST)
         return dict(trailer.rows)
 
     def _records(self, file: BinaryIO) -> tuple[pb.ExportHeader, pb.ExportTrailer | None, bytes]:

@@ -66,6 +66,7 @@ def import_all(push: Push, found: tuple[layouts.Incoming, ...], options: PushOpt
         merged["examples"] = (*one.examples, *options.get("examples", ()))
         merged["metrics"] = {**one.metrics, **options.get("metrics", {})}
         merged["commit"] = options.get("commit") or one.commit
+        merged["job"] = options.get("job") or one.job
         if place < len(found) - 1:
             merged["alias"] = ""
         done.append(Imported(push(one.model, merged), one.source, one.notes))

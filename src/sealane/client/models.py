@@ -55,7 +55,7 @@ class PushOptions(TypedDict, total=False):
     job: str
     """Job, or run elsewhere, that made it."""
     framework: tuple[str, str]
-    """Framework that it was made with, and its version."""
+    """Framework that it was made with, and its version; default: that of an object in memory."""
     license: str
     """Licence, an SPDX expression."""
     labels: Mapping[str, str]
@@ -102,7 +102,7 @@ class Models(ModelReviews):
         self._ensure_model(parent, options.get("description", ""))
         there = pb.Version(
             signatures=model_files.to_proto(local.signatures),
-            lineage=self._lineage(options),
+            lineage=self._lineage(options, options.get("framework") or push_sources.framework_of(model)),
             license=options.get("license", ""),
             labels=dict(options.get("labels", {})),
             description=options.get("notes", ""),
@@ -262,9 +262,8 @@ class Models(ModelReviews):
 
         return pages(fetch, lambda page: page.versions)
 
-    def _lineage(self, options: PushOptions) -> pb.Lineage:
+    def _lineage(self, options: PushOptions, framework: tuple[str, str]) -> pb.Lineage:
         source = options.get("source_version", "")
-        framework, version = options.get("framework", ("", ""))
         return pb.Lineage(
             commit=options.get("commit", ""),
             dataset_digests=options.get("dataset_digests", ()),
@@ -274,8 +273,8 @@ class Models(ModelReviews):
             datasets=[
                 references.resource(self._session.project, "datasets", name) for name in options.get("datasets", ())
             ],
-            framework=framework,
-            framework_version=version,
+            framework=framework[0],
+            framework_version=framework[1],
         )
 
     def _ensure_model(self, name: str, description: str) -> None:

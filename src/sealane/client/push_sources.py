@@ -42,6 +42,15 @@ def prepare(model: Path | str | object, options: PushOptions) -> tuple[LocalMode
     return replace(local, scratch=exported.scratch), (*exported.examples, *recorded)
 
 
+def framework_of(model: Path | str | object) -> tuple[str, str]:
+    """Framework of a model in memory, and its version; empty for files, which do not always tell."""
+    if isinstance(model, Path | str | LocalModel):
+        return "", ""
+    from sealane.client.exports import framework_of as of_object
+
+    return of_object(model)
+
+
 def _as_requests(example: object, local: LocalModel) -> Requests:
     if example is None:
         return ()

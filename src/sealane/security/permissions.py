@@ -36,9 +36,10 @@ ROLES: Mapping[str, frozenset[str]] = {
     "viewer": _VIEWER,
     "invoker": frozenset({"infer", "reflect"}),
     "publisher": _VIEWER | {"models:write", "datasets:write", "jobs:submit", "jobs:cancel"},
-    "approver": _VIEWER | {"models:approve"},
+    # A version is loaded once before it is approved, which is a job.
+    "approver": _VIEWER | {"models:approve", "jobs:submit"},
     "deployer": _VIEWER | {"deploy"},
-    "operator": _VIEWER | {"deploy", "models:approve", "jobs:cancel", "tokens:introspect"},
+    "operator": _VIEWER | {"deploy", "models:approve", "jobs:submit", "jobs:cancel", "tokens:introspect"},
     "auditor": _VIEWER | {"audit:read"},
     "admin": MODEL_PERMISSIONS | PROJECT_PERMISSIONS,
 }

@@ -6,7 +6,7 @@ modules of this package import it again only once an object of it was handed ove
 
 from __future__ import annotations
 
-from sealane.client.exports.export import export
+from sealane.client.exports.export import export, framework_of
 from sealane.client.exports.written import Exported
 
-__all__ = ["Exported", "export"]
+__all__ = ["Exported", "export", "framework_of"]

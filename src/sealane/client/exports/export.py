@@ -48,7 +48,7 @@ def export(model: object, example: object = None) -> Exported:
         FailedPrecondition: what the export needs is not installed, or the exported file answers something else
             (EXPORT_DIFFERS, with the largest difference).
     """
-    exporter = _exporter_of(model)
+    exporter = _kind_of(model)[2]
     scratch = Scratch("model")
     scratch.file.mkdir()
     written = exporter(model, example, scratch.file)
@@ -57,11 +57,17 @@ def export(model: object, example: object = None) -> Exported:
     return Exported(written.path, examples, compared, scratch)
 
 
-def _exporter_of(model: object) -> _Exporter:
+def framework_of(model: object) -> tuple[str, str]:
+    """Framework of a model that is in memory, and its version; raises as :func:`export` where it has none."""
+    name = _kind_of(model)[0].partition(".")[0]
+    return name, str(getattr(sys.modules.get(name), "__version__", ""))
+
+
+def _kind_of(model: object) -> tuple[str, str, _Exporter]:
     for module, name, exporter in _KINDS:
         kind = getattr(sys.modules.get(module), name, None)
         if isinstance(kind, type) and isinstance(model, kind):
-            return exporter
+            return module, name, exporter
     raise InvalidArgument(
         f"a {type(model).__module__}.{type(model).__qualname__} cannot be pushed; give {ACCEPTED}",
         reason="MODEL_NOT_EXPORTABLE",

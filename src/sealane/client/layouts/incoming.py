@@ -23,6 +23,7 @@ class Incoming:
         examples: requests to record with it, besides those among its files.
         metrics: measured in training.
         commit: of the training code.
+        job: run that made it.
         notes: what does not come over, each with what to do where something can be done.
     """
 
@@ -31,6 +32,7 @@ class Incoming:
     examples: tuple[Mapping[str, Array], ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     commit: str = ""
+    job: str = ""
     notes: tuple[str, ...] = ()
 
 

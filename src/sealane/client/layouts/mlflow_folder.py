@@ -59,9 +59,10 @@ def read(folder: Path, wanted: str) -> tuple[Incoming, ...]:
     notes += _other_names(told, model.signatures)
     model = with_files(model, {FILE: folder / FILE})
     run = _run_folder(folder)
-    source = "/".join(filter(None, (str(told.get("run_id") or ""), str(told.get("model_uuid") or folder.name))))
+    run_id = str(told.get("run_id") or "")
+    source = "/".join(filter(None, (run_id, str(told.get("model_uuid") or folder.name))))
     metrics = _metrics(run / "metrics") if run else {}
-    return (Incoming(source, model, recorded, metrics, _commit(run) if run else "", notes),)
+    return (Incoming(source, model, recorded, metrics, _commit(run) if run else "", run_id, notes),)
 
 
 def _parse(file: Path) -> Node:
