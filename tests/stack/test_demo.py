@@ -88,6 +88,7 @@ def test_refusals(report: dict[str, object]) -> None:
 def test_failover_and_secrecy(report: dict[str, object]) -> None:
     assert 0 < report["failover_ms"] <= 3000
     assert report["failed_during_failover"] == 0
+    assert report["plaintext_looked_for"] >= 40
     assert report["plaintext_found"] == 0
     assert report["plaintext_found_unsealed"] > 0, "the scan can find what is there"
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 _SLICE_BYTES = 24
+#: Fewer different bytes in a slice stand in many a memory by chance: one number among zeros does.
+_TELLING_BYTES = 7
 
 
 def find_in_memory(pid: int, needles: Sequence[bytes]) -> int:
@@ -50,3 +52,8 @@ def telling(needle: bytes) -> bytes:
     """The 24 bytes of `needle` that are most different from each other."""
     starts = range(0, max(1, len(needle) - _SLICE_BYTES + 1), 4)
     return max((needle[start : start + _SLICE_BYTES] for start in starts), key=lambda part: len(set(part)))
+
+
+def tells(needle: bytes) -> bool:
+    """Whether finding `needle` means anything, rather than that its few different bytes came together by chance."""
+    return len(set(telling(needle))) >= _TELLING_BYTES

@@ -15,7 +15,7 @@ from sealane.protocols import tfserving
 from sealane.protocols.call import InferenceCall, Target
 from sealane.rpc import channel
 from sealane_local.demo.world import CAMERA_B, Stopwatch, World, timing
-from sealane_local.memory_scan import find_in_memory
+from sealane_local.memory_scan import find_in_memory, tells
 
 Array = npt.NDArray[np.generic]
 WARM_UP = 20
@@ -79,13 +79,16 @@ def _tfs_way(world: World) -> Callable[[Array], Array]:
 
 
 def _scan(world: World, answers: npt.NDArray[np.float32]) -> None:
-    """Look for the sealed images and answers in the gateway's memory."""
+    """Look for the sealed images and answers in the gateway's memory; most int8 answers are one number among zeros."""
     pid = world.stack.child("inference").pid
     assert pid is not None
-    needles = [row.tobytes() for row in world.test_x[::SCANNED]] + [row.tobytes() for row in answers[::SCANNED]]
+    rows = [row.tobytes() for row in world.test_x[::SCANNED]] + [row.tobytes() for row in answers[::SCANNED]]
+    needles = [row for row in rows if tells(row)]
     found = find_in_memory(pid, needles)
+    world.report.put("plaintext_looked_for", len(needles))
     world.report.put("plaintext_found", found)
-    world.report.expect(found == 0, f"none of {len(needles)} sealed images and answers is in the gateway's memory")
+    told = f"none of {len(needles)} sealed images and answers that are unlike any other is in the gateway's memory"
+    world.report.expect(found == 0, told)
 
 
 def _control(world: World) -> None:
