@@ -153,7 +153,8 @@ def test_a_registry_without_its_master_key_does_not_start(encrypted: Encrypted) 
     before = log.stat().st_size
     try:
         site.stack.child("registry").start()
-        eventually(lambda: b"the artifacts are encrypted under it; mount" in log.read_bytes()[before:], "the log says what is missing")
+        missing = b"the artifacts are encrypted under it; mount"
+        eventually(lambda: missing in log.read_bytes()[before:], "the log says what is missing")
     finally:
         away.rename(master)
     eventually(lambda: site.client.models.get_version("digits@latest").number > 0, "the watch starts it again", 30)
