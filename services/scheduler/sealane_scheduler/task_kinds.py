@@ -21,9 +21,8 @@ from sealane_scheduler.tasks import BATCH, EVALUATE, MAX_TASKS, Execution, TaskO
 ROWS_PER_TASK = 1024
 BATCH_SIZE = 64
 MAX_BATCH_SIZE = 4096
-BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-RUNS, MAX_RUNS = 100, 10_000
-#: Shards of an evaluation: the grant names each.
+MAX_SECONDS = 60.0
+#: Shards of a measurement: the grant names each.
 MAX_SHARDS = 64
 _CLASSES = ("public", "internal", "restricted")
 
@@ -113,6 +112,8 @@ def resolved(spec: Spec, subject: Subject, loadable: Sequence[str]) -> Spec:
         return _resolved_batch(spec, subject, loadable)
     made = copy.deepcopy(spec)
     made.version = subject.version.name
+    if subject.dataset is not None and len(_shards(subject)) > MAX_SHARDS:
+        raise FailedPrecondition(f"a measurement takes at most {MAX_SHARDS} shards; make larger ones")
     for name in spec.variants:
         _known(subject, name)
     wanted = set(spec.variants) or set(subject.variants)
@@ -120,17 +121,15 @@ def resolved(spec: Spec, subject: Subject, loadable: Sequence[str]) -> Spec:
     made.variants.extend(name for name in subject.variants if name in wanted)
     if isinstance(made, job_pb.EvaluateSpec):
         made.label = made.label or _label(subject)
-        if len(_shards(subject)) > MAX_SHARDS:
-            raise FailedPrecondition(f"an evaluation takes at most {MAX_SHARDS} shards; make larger ones")
-    else:
-        _resolve_benchmark(made)
+    elif not 0 <= made.seconds <= MAX_SECONDS:
+        raise InvalidArgument(f"seconds goes from 0 to {MAX_SECONDS:g}", field="job.benchmark.seconds")
+    _name_inputs(made, subject, _label_of(made))
     return made
 
 
 def subject_in(registry: Registry, spec: Spec) -> Subject:
     """What a job is about. Blocks; raises the registry's errors."""
-    dataset = "" if isinstance(spec, job_pb.BenchmarkSpec) else spec.dataset
-    return Subject(registry.version(spec.version), registry.dataset(dataset) if dataset else None)
+    return Subject(registry.version(spec.version), registry.dataset(spec.dataset) if spec.dataset else None)
 
 
 def tasks_of(spec: Spec, subject: Subject) -> list[TaskRow]:
@@ -147,10 +146,10 @@ def tasks_of(spec: Spec, subject: Subject) -> list[TaskRow]:
                 field="job.batch.rows_per_task",
             )
         return made
-    data = b""
-    if isinstance(spec, job_pb.EvaluateSpec):
-        ranges = [fleet_pb.RowRange(shard=item, rows=item.rows) for item in _shards(subject)]
-        data = fleet_pb.EvaluateTask(ranges=ranges).SerializeToString()
+    shards = _shards(subject) if subject.dataset is not None else []
+    # Evaluations and benchmarks have their ranges in the same field.
+    ranges = [fleet_pb.RowRange(shard=item, rows=item.rows) for item in shards]
+    data = fleet_pb.EvaluateTask(ranges=ranges).SerializeToString()
     return [TaskRow("", "", 0, variant=name, input=data) for name in spec.variants]
 
 
@@ -176,7 +175,8 @@ def assignment(job: JobRow, task: TaskRow, subject: Subject) -> fleet_pb.TaskAss
         made.evaluate.spec.CopyFrom(spec)
         made.evaluate.variant.CopyFrom(variant)
     else:
-        made.benchmark.CopyFrom(fleet_pb.BenchmarkTask(spec=spec, variant=variant))
+        ranges = fleet_pb.EvaluateTask.FromString(task.input).ranges
+        made.benchmark.CopyFrom(fleet_pb.BenchmarkTask(spec=spec, variant=variant, ranges=ranges))
     return made
 
 
@@ -205,7 +205,8 @@ def digests_of(task: fleet_pb.TaskAssignment) -> tuple[str, ...]:
     """Files that a node needs for a task, beside those of the variant."""
     if task.HasField("batch"):
         return (task.batch.range.shard.sha256,)
-    return tuple(item.shard.sha256 for item in task.evaluate.ranges)
+    ranges = task.evaluate.ranges if task.HasField("evaluate") else task.benchmark.ranges
+    return tuple(item.shard.sha256 for item in ranges)
 
 
 def shards_of(inputs: Iterable[TaskRow]) -> set[str]:
@@ -247,20 +248,8 @@ def _resolved_batch(spec: job_pb.BatchSpec, subject: Subject, loadable: Sequence
     made.batch_size = spec.batch_size or BATCH_SIZE
     made.rows_per_task = spec.rows_per_task or ROWS_PER_TASK
     _shards(subject)
+    _name_inputs(made, subject, "")
     return made
-
-
-def _resolve_benchmark(spec: job_pb.BenchmarkSpec) -> None:
-    sizes = list(spec.batch_sizes) or list(BATCH_SIZES)
-    if sizes != sorted(set(sizes)) or not 1 <= sizes[0] <= sizes[-1] <= MAX_BATCH_SIZE:
-        raise InvalidArgument(
-            f"batch_sizes ascend from 1 to {MAX_BATCH_SIZE}, each once", field="job.benchmark.batch_sizes"
-        )
-    if not 0 <= spec.runs <= MAX_RUNS:
-        raise InvalidArgument(f"runs goes from 0 to {MAX_RUNS}", field="job.benchmark.runs")
-    spec.runs = spec.runs or RUNS
-    del spec.batch_sizes[:]
-    spec.batch_sizes.extend(sizes)
 
 
 def _ranges(spec: job_pb.BatchSpec, subject: Subject) -> Iterable[TaskRow]:
@@ -292,6 +281,35 @@ def _label(subject: Subject) -> str:
             reason="DATASET_LABEL",
         )
     return labels[0]
+
+
+def _label_of(spec: Spec) -> str:
+    return spec.label if isinstance(spec, job_pb.EvaluateSpec) else ""
+
+
+def _name_inputs(spec: Spec, subject: Subject, label: str) -> None:
+    """Say which array is which input where it was left open, and there is no doubt.
+
+    What the registry does not know of a model or dataset is left to the worker, which looks into both.
+    """
+    signatures = {item.name: item for item in subject.version.signatures}
+    name = "" if isinstance(spec, job_pb.BenchmarkSpec) else spec.signature
+    signature = signatures.get(name or "serving_default") or (
+        next(iter(signatures.values())) if len(signatures) == 1 and not name else None
+    )
+    if spec.inputs or signature is None or subject.dataset is None or not subject.dataset.schema:
+        return
+    arrays = [item.name for item in subject.dataset.schema if not item.label and item.name != label]
+    inputs = [item.name for item in signature.inputs]
+    if set(inputs) <= set(arrays):
+        spec.inputs.update({item: item for item in inputs})
+    elif len(inputs) == len(arrays) == 1:
+        spec.inputs[inputs[0]] = arrays[0]
+    else:
+        raise FailedPrecondition(
+            f"the model takes {inputs} and the dataset has {arrays}; say which is which in 'inputs'",
+            reason="INPUTS_UNCLEAR",
+        )
 
 
 def _known(subject: Subject, name: str) -> None:

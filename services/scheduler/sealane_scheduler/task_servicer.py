@@ -89,7 +89,7 @@ class TaskServicer:
         if owner != project:
             raise absent(spec.version)
         check_model(call.caller, call.method.access.permission, model_id(spec.version), spec.version)
-        if not isinstance(spec, pb.BenchmarkSpec):
+        if spec.dataset or not isinstance(spec, pb.BenchmarkSpec):
             (owner, _) = parse(spec.dataset, "projects/*/datasets/*", f"job.{kind}.dataset")
             if owner != project:
                 raise absent(spec.dataset)

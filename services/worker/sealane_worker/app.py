@@ -36,6 +36,7 @@ from sealane_worker import front, front_tfserving, sealed
 from sealane_worker.agent import Agent, Hooks
 from sealane_worker.artifacts import Artifacts
 from sealane_worker.assignments import Assignments
+from sealane_worker.batch_task import BatchWork
 from sealane_worker.cache import ArtifactCache, Cache
 from sealane_worker.cache_encrypted import EncryptedCache, memory_folder
 from sealane_worker.check_task import CheckWork
@@ -45,6 +46,7 @@ from sealane_worker.introduction import Introduction
 from sealane_worker.lane_session import LaneWork
 from sealane_worker.lanes import Lanes
 from sealane_worker.machine import memory_limit_bytes
+from sealane_worker.measure_tasks import BenchmarkWork, EvaluateWork
 from sealane_worker.memory import protect_memory, raise_descriptor_limit
 from sealane_worker.metrics import MetricsListener
 from sealane_worker.model import confine
@@ -53,6 +55,7 @@ from sealane_worker.optimise_task import OptimiseWork
 from sealane_worker.parking import Parking
 from sealane_worker.pool import Host
 from sealane_worker.preparation import Preparation
+from sealane_worker.row_data import ShardReader
 from sealane_worker.runner import Runner, Work, by_kind
 from sealane_worker.sandbox import check_data_folder
 from sealane_worker.sealing import SealingKey
@@ -60,6 +63,7 @@ from sealane_worker.serving import Serving
 from sealane_worker.signers import trusted_keys
 from sealane_worker.spec import HostPolicy
 from sealane_worker.streams import Streams
+from sealane_worker.task_models import TaskModels
 from sealane_worker.worker import Parts, Worker, take_desired
 
 AUDIENCE = "sealane-inference"
@@ -149,7 +153,7 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
         lanes=Lanes(work, lambda address: dial("inference", _pairs(config.reach).get(address, address))()),
         assignments=assignments,
         parking=Parking(introduction.limits.take_counts, engine.processes) if config.parking else None,
-        runner=Runner(dial_scheduler, _work(config, prepare, introduction, models_host.policy)),
+        runner=Runner(dial_scheduler, _work(prepare, introduction, engine, models_host.policy or HostPolicy())),
         metrics=_metrics(config, engine, identity),
     )
     hooks = Hooks(
@@ -189,10 +193,18 @@ def _preparation(config: Config, cache: Cache, artifacts: Artifacts, introductio
     )
 
 
-def _work(config: Config, prepare: Preparation, introduction: Introduction, policy: HostPolicy | None) -> Work:
+def _work(prepare: Preparation, introduction: Introduction, engine: Engine, policy: HostPolicy) -> Work:
     """What is done for each kind of task."""
-    optimise = OptimiseWork(prepare.cache, prepare.artifacts, prepare.trusted)
-    return by_kind({"optimise": optimise, "check": CheckWork(prepare, introduction.runtimes, policy or HostPolicy())})
+    models, shards, artifacts = TaskModels(prepare, engine.pool), ShardReader(prepare.cache), prepare.artifacts
+    return by_kind(
+        {
+            "optimise": OptimiseWork(prepare.cache, artifacts, prepare.trusted),
+            "check": CheckWork(prepare, introduction.runtimes, policy),
+            "batch": BatchWork(models, shards, artifacts),
+            "evaluate": EvaluateWork(models, shards, artifacts),
+            "benchmark": BenchmarkWork(models, shards, artifacts, policy),
+        }
+    )
 
 
 def _metrics(config: Config, engine: Engine, identity: tls.PeerIdentity) -> MetricsListener | None:

@@ -32,6 +32,11 @@ class Engine:
         self.changes = 0
         """Grows whenever a name may mean something else than before."""
 
+    @property
+    def pool(self) -> Pool:
+        """The models that share this worker's memory."""
+        return self._pool
+
     def load(self, assignment: Assignment) -> Served:
         """Serve `assignment`, replacing what the deployment served before once the new model is ready.
 

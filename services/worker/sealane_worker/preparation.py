@@ -67,31 +67,39 @@ class Preparation:
             self.check_policy(read_serving(held.path).sealing)
         return held
 
-    def __call__(self, wanted: fleet_service_pb2.Assignment) -> Assignment:
-        """Fetch and verify; raises what :meth:`fetch` raises."""
-        model, _, version = wanted.model_version.rpartition("/versions/")
-        variant, project = wanted.variant, project_of(wanted.deployment)
+    def spec(self, variant: registry.Variant, project: str, grant: str) -> ModelSpec:
+        """What to load for a variant; its files are held until they are given back. Raises what :meth:`fetch` raises.
+
+        Raises:
+            Unimplemented: no runtime for it here.
+            FailedPrecondition: its manifest or warm-up cannot be read.
+        """
         runtime = runtime_for(
             registry.Format.Name(variant.format).removeprefix("FORMAT_"), self.runtimes, variant.runtime
         )
-        held = self.fetch(variant, project, wanted.grant)
+        held = self.fetch(variant, project, grant)
         with given_back_on_failure(held):
             serving, warm_up = read_serving(held.path), read_warm_up(held.path)
+        return ModelSpec(
+            runtime=runtime.name,
+            path=held.path,
+            threads=self.threads,
+            serving=serving,
+            warm_up=warm_up,
+            files=held,
+        )
+
+    def __call__(self, wanted: fleet_service_pb2.Assignment) -> Assignment:
+        """Fetch and verify; raises what :meth:`spec` raises."""
+        model, _, version = wanted.model_version.rpartition("/versions/")
         return Assignment(
             deployment=wanted.deployment,
             model=model,
             version=int(version),
-            variant=variant.name.rpartition("/")[2],
-            digest=variant.digest,
+            variant=wanted.variant.name.rpartition("/")[2],
+            digest=wanted.variant.digest,
             epoch=wanted.epoch,
-            spec=ModelSpec(
-                runtime=runtime.name,
-                path=held.path,
-                threads=self.threads,
-                serving=serving,
-                warm_up=warm_up,
-                files=held,
-            ),
+            spec=self.spec(wanted.variant, project_of(wanted.deployment), wanted.grant),
             pinned=wanted.pinned,
             served_name=wanted.served_name,
             labels=tuple(wanted.labels),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -32,10 +33,12 @@ log = logging.getLogger("sealane.worker.runner")
 
 FINISH_TRIES = 5
 RETRY_SECONDS = 0.5
+#: Lines of an attempt's log that wait to be sent, and characters of one.
+MAX_LINES, MAX_LINE = 200, 500
 RETRYABLE = (Unavailable, DataLoss, DeadlineExceeded, ResourceExhausted, Internal)
 
 Dial = Callable[[], grpc.Channel]
-Results = list[job_service_pb2.VariantResult | job_service_pb2.VariantCheck]
+Results = list[job_service_pb2.VariantResult | job_service_pb2.VariantCheck | job_service_pb2.TaskOutput]
 
 
 class Cancelled(Exception):
@@ -50,6 +53,7 @@ class Progress:
     message: str = ""
     changed: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
+    _lines: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_LINES))
 
     def tell(self, fraction: float, message: str) -> None:
         """Say how far the task is.
@@ -60,6 +64,17 @@ class Progress:
         self.check()
         self.fraction, self.message = fraction, message
         self.changed.set()
+
+    def say(self, line: str) -> None:
+        """A line for the log of the attempt."""
+        self._lines.append(line[:MAX_LINE])
+
+    def said(self) -> str:
+        """What was said since it was last asked."""
+        lines = []
+        while self._lines:
+            lines.append(self._lines.popleft() + "\n")
+        return "".join(lines)
 
     def check(self) -> None:
         """Raise Cancelled where the task is to stop."""
@@ -153,6 +168,8 @@ class TaskRun:
             for item in self._work(self._task, self._progress):
                 if isinstance(item, job_service_pb2.VariantCheck):
                     request.checks.append(item)
+                elif isinstance(item, job_service_pb2.TaskOutput):
+                    request.output.CopyFrom(item)
                 else:
                     request.results.append(item)
         except Cancelled:
@@ -164,6 +181,7 @@ class TaskRun:
         except Exception:  # supervisor: whatever the work raises is the result of the task
             log.exception("task failed", extra={"task": self._task.task})
             request.error, request.retryable = "the task failed on the worker; its log has the details", True
+        request.log = self._progress.said()
         self._finish(request)
         self._done.set()
         self._progress.changed.set()
@@ -203,6 +221,7 @@ class TaskRun:
             attempt=self._task.attempt,
             progress=self._progress.fraction,
             message=self._progress.message,
+            log=self._progress.said(),
         )
         try:
             with self._dial() as channel:

@@ -12,11 +12,9 @@ from sealane.client import references
 from sealane.client.artifacts import Artifacts
 from sealane.client.paging import pages
 from sealane.client.session import Session
+from sealane.client.task_jobs import TaskJobs
 from sealane.errors import DeadlineExceeded, FailedPrecondition, Unauthenticated, Unavailable
-from sealane.registry.v1 import model_service_pb2 as model_pb
-from sealane.registry.v1 import model_service_pb2_grpc
 from sealane.scheduler.v1 import job_service_pb2 as pb
-from sealane.scheduler.v1 import job_service_pb2_grpc
 
 ENDED = frozenset(
     {
@@ -32,7 +30,7 @@ _RENEW_SECONDS = 5.0
 _SHA256_DIGITS = 64
 
 
-class Jobs:
+class Jobs(TaskJobs):
     """The jobs of the project."""
 
     def __init__(self, session: Session, artifacts: Artifacts) -> None:
@@ -78,10 +76,7 @@ class Jobs:
             variants: ids of variants; empty for all.
             request_id: UUID that makes a repeat safe across processes; default: a new one.
         """
-        name = references.version(self._session.project, version)
-        if not references.last(name).isdigit():
-            stub = model_service_pb2_grpc.ModelServiceStub(self._session.channel("registry"))
-            name = stub.GetVersion(model_pb.GetVersionRequest(name=name), timeout=self._session.timeout).name
+        name = self._version(version)
         request = pb.CreateJobRequest(
             parent=self._session.parent,
             job=pb.Job(check=pb.CheckSpec(version=name, variants=variants)),
@@ -165,9 +160,3 @@ class Jobs:
         if len(text) == _SHA256_DIGITS and not set(text) - set("0123456789abcdef"):
             return text
         return self._artifacts.upload(content)
-
-    def _name(self, job: str) -> str:
-        return references.resource(self._session.project, "jobs", job)
-
-    def _stub(self) -> job_service_pb2_grpc.JobServiceStub:
-        return job_service_pb2_grpc.JobServiceStub(self._session.channel("scheduler"))

@@ -703,23 +703,29 @@ class BenchmarkTask(_message.Message):
 
     SPEC_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
+    RANGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def spec(self) -> _job_service_pb2.BenchmarkSpec:
-        """The job's spec, with its sizes and runs."""
+        """The job's spec."""
 
     @_builtins.property
     def variant(self) -> _variant_service_pb2.Variant:
         """The variant with its files."""
+
+    @_builtins.property
+    def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___RowRange]:
+        """Rows to run; none for zeros."""
 
     def __init__(
         self,
         *,
         spec: _job_service_pb2.BenchmarkSpec | None = ...,
         variant: _variant_service_pb2.Variant | None = ...,
+        ranges: _abc.Iterable[Global___RowRange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec", "variant", b"variant"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ranges", b"ranges", "spec", b"spec", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

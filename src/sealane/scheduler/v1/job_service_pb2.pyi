@@ -238,37 +238,63 @@ Global___EvaluateSpec: _TypeAlias = EvaluateSpec  # noqa: Y015
 
 @_typing.final
 class BenchmarkSpec(_message.Message):
-    """Measures how long variants take: a task for each. The registry keeps the profile as a measurement."""
+    """Measures how variants run best on a worker: threads, instances, rows per call; a task for each. The registry keeps the
+    profile as a measurement.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class InputsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     VERSION_FIELD_NUMBER: _builtins.int
     VARIANTS_FIELD_NUMBER: _builtins.int
-    BATCH_SIZES_FIELD_NUMBER: _builtins.int
-    RUNS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version, by its full name with its number."""
-    runs: _builtins.int
-    """Runs of each size; 0 for 100."""
+    seconds: _builtins.float
+    """Seconds to measure each setting; 0 for 1, at most 60."""
+    dataset: _builtins.str
+    """Dataset of the registry, of format `npz`, whose rows are run; empty for zeros."""
     @_builtins.property
     def variants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of its variants; empty for all that it has when the job is created."""
 
     @_builtins.property
-    def batch_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Rows per run to measure, ascending; empty for 1, 2, 4, 8, 16, 32."""
+    def inputs(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Input of the model to array of the dataset, as in BatchSpec."""
 
     def __init__(
         self,
         *,
         version: _builtins.str = ...,
         variants: _abc.Iterable[_builtins.str] | None = ...,
-        batch_sizes: _abc.Iterable[_builtins.int] | None = ...,
-        runs: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+        dataset: _builtins.str = ...,
+        inputs: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_sizes", b"batch_sizes", "runs", b"runs", "variants", b"variants", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "inputs", b"inputs", "seconds", b"seconds", "variants", b"variants", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -301,7 +327,7 @@ class Execution(_message.Message):
     """Whether a task that takes far longer than the others is begun a second time elsewhere; the first to end counts."""
     @_builtins.property
     def residency(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Zones or regions where the data may be; empty for all."""
+        """Zones where the data may be; empty for all."""
 
     def __init__(
         self,
