@@ -64,6 +64,10 @@ def _of(table: sa.Table, project: str, job: str, task: int | None = None) -> sa.
     return found if task is None else found & (table.c.task == task)
 
 
+def _open() -> sa.ColumnElement[bool]:
+    return tasks.c.state.in_(("PENDING", "RUNNING"))
+
+
 def _running(row: AttemptRow) -> sa.ColumnElement[bool]:
     mine = _of(attempts, row.project, row.job, row.task) & (attempts.c.attempt == row.attempt)
     return mine & (attempts.c.node == row.node) & (attempts.c.state == "RUNNING")
@@ -125,7 +129,7 @@ class TaskSql:
         """See :class:`Tasks`."""
         given = (
             tasks.update()
-            .where(_of(tasks, row.project, row.job, row.task) & (tasks.c.state == row.state))
+            .where(_of(tasks, row.project, row.job, row.task) & (tasks.c.state == row.state) & _open())
             .values(state="RUNNING", attempt=tasks.c.attempt + 1, update_time=now)
             .returning(tasks.c.attempt)
         )
@@ -160,7 +164,7 @@ class TaskSql:
 
     def drop_rest(self, project: str, job: str, now: float) -> None:
         """See :class:`Tasks`."""
-        rest = _of(tasks, project, job) & tasks.c.state.in_(("PENDING", "RUNNING"))
+        rest = _of(tasks, project, job) & _open()
         self._connection.execute(tasks.update().where(rest).values(state="CANCELLED", update_time=now))
 
     def _tasks(self, query: sa.Select[Any]) -> list[TaskRow]:

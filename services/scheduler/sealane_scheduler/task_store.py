@@ -104,7 +104,7 @@ class Tasks(Protocol):
         ...
 
     def give_out(self, row: TaskRow, node: str, lease_until: float, now: float) -> int:
-        """Begin an attempt at a task in the state that `row` has; returns its number, 0 where it is in another."""
+        """Begin an attempt at a task that has not ended and is in the state of `row`; its number, 0 where it is not."""
         ...
 
     def renew(self, row: AttemptRow, lease_until: float, progress: float, log: str) -> bool:

@@ -124,7 +124,8 @@ class TaskRules:
 
     def resume(self, store: Store, actor: Actor, row: JobRow) -> JobRow:
         """Go on with a paused job; another one is returned as it is."""
-        return self._turn(store, actor, row, "ResumeJob", (PAUSED,), RUNNING if row.begin_time else PENDING)
+        begun = _again(store, row).begin_time
+        return self._turn(store, actor, row, "ResumeJob", (PAUSED,), RUNNING if begun else PENDING)
 
     def cancel(self, store: Store, actor: Actor, row: JobRow) -> JobRow:
         """Cancel a job and all that is under way of it; one that has ended is returned as it is."""
