@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +13,7 @@ from pathlib import Path
 import grpc
 from cryptography.exceptions import InvalidTag
 
-from sealane.errors import DataLoss, FailedPrecondition
+from sealane.errors import Aborted, DataLoss, FailedPrecondition, Unavailable
 from sealane.registry.v1 import artifact_service_pb2 as pb
 from sealane.registry.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from sealane.security import encrypted_blob, suites
@@ -22,6 +24,10 @@ CHUNK_BYTES = 1 << 20
 UPLOAD_SECONDS = 600.0
 DOWNLOAD_SECONDS = 600.0
 KEY_SECONDS = 10.0
+CALL_SECONDS = 60.0
+UPLOAD_TRIES, UPLOAD_WAIT_SECONDS = 6, 0.05
+
+log = logging.getLogger("sealane.worker.artifacts")
 
 #: Makes a channel to the registry's mesh port, with the certificate of this moment.
 Dial = Callable[[], grpc.Channel]
@@ -49,19 +55,36 @@ class Artifacts:
         return Fetcher(self._dial, project, grant, self._who, lambda: self._pair)
 
     def upload(self, project: str, path: Path, grant: str) -> Blob:
-        """Store a file in the registry, with the scheduler's grant; one that is there already is not sent again."""
+        """Store a file in the registry, with the scheduler's grant; one that is there already is not sent again.
+
+        Another node may be sending the same content: then it goes on where that one is, or finds it stored.
+
+        Raises:
+            Unavailable: the registry is out of reach, or others got in between again and again.
+        """
         blob = blob_of(path)
-        parent = f"projects/{project}"
+        for attempt in range(UPLOAD_TRIES):
+            try:
+                self._send(f"projects/{project}", blob, path, grant)
+            except Aborted as error:
+                log.info("upload begins again", extra={"sha256": blob.digest, "reason": error.reason})
+                time.sleep(UPLOAD_WAIT_SECONDS * 2**attempt)
+            else:
+                return blob
+        raise Unavailable("others send the same file at the same time; try again", reason="UPLOAD_CONTENDED")
+
+    def _send(self, parent: str, blob: Blob, path: Path, grant: str) -> None:
         with self._dial() as channel:
             stub = ArtifactServiceStub(channel)
             started = stub.StartUpload(
-                pb.StartUploadRequest(parent=parent, sha256=blob.digest, size_bytes=path.stat().st_size),
+                pb.StartUploadRequest(parent=parent, sha256=blob.digest, size_bytes=blob.size or 0),
+                timeout=CALL_SECONDS,
                 metadata=_shown(grant),
             )
             if not started.complete:
                 stub.UploadChunks(_chunks(started, path), timeout=UPLOAD_SECONDS, metadata=_shown(grant))
-                stub.FinishUpload(pb.FinishUploadRequest(name=started.name), metadata=_shown(grant))
-        return blob
+                finish = pb.FinishUploadRequest(name=started.name)
+                stub.FinishUpload(finish, timeout=CALL_SECONDS, metadata=_shown(grant))
 
 
 @dataclass(frozen=True, slots=True)
