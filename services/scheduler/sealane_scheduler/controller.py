@@ -15,6 +15,7 @@ from functools import partial
 
 from sealane.clock import Clock
 from sealane.errors import Aborted, NotFound, SealaneError
+from sealane.failpoint import failpoint
 from sealane.records.tables import Actor
 from sealane.records.transactions import Transactions
 from sealane.registry.v1 import model_service_pb2 as model_pb
@@ -230,7 +231,8 @@ class Controller:
             return
         row = item.row
         wanted = PlacementRow(row.project, row.deployment, 0, decision.node, decision.variant)
-        epoch = await self._records.write(lambda store: store.bind(wanted))
+        epoch = await self._records.write(partial(_bind, row=wanted))
+        failpoint("scheduler.bind.committed")
         item.copies.append(Copy(replace(wanted, epoch=epoch)))
         item.placed, item.refusal = await self._note(item, decision, epoch), None
         self.changes.announce()
@@ -260,6 +262,12 @@ def _deployed(row: DeploymentRow) -> Deployed:
 
 def _put(store: Store, row: DeploymentRow) -> None:
     store.put_deployment(row)
+
+
+def _bind(store: Store, row: PlacementRow) -> int:
+    epoch = store.bind(row)
+    failpoint("scheduler.bind.recorded")
+    return epoch
 
 
 def _release(store: Store, row: PlacementRow) -> None:

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from functools import partial
 
 from sealane.errors import NotFound, SealaneError
+from sealane.failpoint import failpoint
 from sealane.records.transactions import Transactions
 from sealane.rpc.times import duration_of
 from sealane.scheduler.v1 import fleet_service_pb2 as fleet_pb
 from sealane.scheduler.v1 import job_service_pb2 as job_pb
 from sealane_scheduler import present, task_kinds, task_queue
-from sealane_scheduler.controller import Controller
+from sealane_scheduler.controller import RECONNECT_SECONDS, Controller
 from sealane_scheduler.filters import NodeView
 from sealane_scheduler.fleet import READY
 from sealane_scheduler.jobs import PENDING, REGISTERING, RUNNING, JobRules
@@ -60,6 +61,7 @@ class TaskLoop:
         """Know the attempts under way before any worker asks: a task that it does not hear of it would stop."""
         for attempt in await self._records.write(self._rules.extend_all):
             self._under_way[attempt.key] = (attempt, None)
+            self._controller.fleet.expect(attempt.node, RECONNECT_SECONDS)
         await self._fill_in()
 
     async def run(self) -> None:
@@ -100,6 +102,7 @@ class TaskLoop:
     async def renew(self, held: AttemptRow, request: fleet_pb.RenewTaskRequest) -> None:
         """Extend a lease; raises Aborted where the task is another attempt's."""
         await self._records.write(lambda store: self._rules.renew(store, held, request.progress, request.log))
+        failpoint("scheduler.renew.committed")
 
     async def finish(self, held: AttemptRow, request: fleet_pb.FinishTaskRequest) -> None:
         """End an attempt; raises Aborted where the task is another attempt's. A repeat is no error."""
@@ -215,7 +218,14 @@ class TaskLoop:
     async def _begin(self, items: Sequence[Given]) -> None:
         job = items[0].row
         wanted = [(item.task, item.node) for item in items]
-        begun = await self._records.write(lambda store: self._rules.give_out(store, job, wanted))
+
+        def give_out(store: Store) -> list[AttemptRow]:
+            begun = self._rules.give_out(store, job, wanted)
+            failpoint("scheduler.lease.recorded")
+            return begun
+
+        begun = await self._records.write(give_out)
+        failpoint("scheduler.lease.committed")
         tasks = {item.task.task: item.task for item in items}
         for attempt in begun:
             self._remember(attempt, tasks[attempt.task], job)
