@@ -56,6 +56,8 @@ class TaskLoop:
         self._under_way: dict[Key, tuple[AttemptRow, fleet_pb.TaskAssignment | None]] = {}
         self._subjects: dict[str, Subject] = {}
         self._wake = asyncio.Event()
+        self._dirty = False
+        self._expire_due = 0.0
 
     async def prepare(self) -> None:
         """Know the attempts under way before any worker asks: a task that it does not hear of it would stop."""
@@ -83,10 +85,19 @@ class TaskLoop:
         self._wake.set()
 
     async def step(self) -> None:
-        """One round."""
-        lost = await self._records.write(self._expire)
-        if lost:
-            await self._sync()
+        """One round; nodes and watchers hear of all that it changed at once."""
+        try:
+            await self._step()
+        finally:
+            if self._dirty:
+                self._dirty = False
+                self._controller.changes.announce()
+
+    async def _step(self) -> None:
+        if self._rules.now() >= self._expire_due:
+            self._expire_due = self._rules.now() + TICK_SECONDS
+            if await self._records.write(self._expire):
+                await self._sync()
         jobs = await self._records.read(lambda store: store.jobs_of(KINDS, (PENDING, RUNNING, PAUSED, REGISTERING)))
         self._subjects = {row.name: self._subjects[row.name] for row in jobs if row.name in self._subjects}
         await self._fill_in()
@@ -248,7 +259,7 @@ class TaskLoop:
         self._changed()
 
     def _changed(self) -> None:
-        self._controller.changes.announce()
+        self._dirty = True
         self.wake()
 
 

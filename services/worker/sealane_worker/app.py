@@ -129,7 +129,7 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lane-call")
     dispatcher = _dispatcher(serving, sealed_, health, middleware.Chain(chain))
     work = LaneWork(dispatcher, engine, pool, MAX_IN_FLIGHT)
-    artifacts = Artifacts(dial("registry", config.registry_mesh), identity.spiffe_id)
+    artifacts = Artifacts(member.channel("registry", config.registry_mesh), identity.spiffe_id)
     prepare = _preparation(config, cache, artifacts, introduction)
     assignments = Assignments(
         engine,
@@ -140,6 +140,7 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
         check=prepare.check_policy,
     )
     dial_scheduler = dial("scheduler", config.scheduler_mesh)
+    to_scheduler = member.channel("scheduler", config.scheduler_mesh)
     parts = Parts(
         engine=engine,
         server=sync_server.build(dispatcher, threads=THREADS),
@@ -153,7 +154,7 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
         lanes=Lanes(work, lambda address: dial("inference", _pairs(config.reach).get(address, address))()),
         assignments=assignments,
         parking=Parking(introduction.limits.take_counts, engine.processes) if config.parking else None,
-        runner=Runner(dial_scheduler, _work(prepare, introduction, engine, models_host.policy or HostPolicy())),
+        runner=Runner(to_scheduler, _work(prepare, introduction, engine, models_host.policy or HostPolicy())),
         metrics=_metrics(config, engine, identity),
     )
     hooks = Hooks(

@@ -29,20 +29,20 @@ UPLOAD_TRIES, UPLOAD_WAIT_SECONDS = 6, 0.05
 
 log = logging.getLogger("sealane.worker.artifacts")
 
-#: Makes a channel to the registry's mesh port, with the certificate of this moment.
-Dial = Callable[[], grpc.Channel]
+#: The channel to the registry's mesh port for the next call; it is shared and stays open.
+Channel = Callable[[], grpc.Channel]
 
 
 class Artifacts:
     """The registry's files of any project that this node was given work for.
 
     Args:
-        dial: makes a channel.
+        channel: to the registry.
         who: SPIFFE id of this node, which keys are released to.
     """
 
-    def __init__(self, dial: Dial, who: str = "") -> None:
-        self._dial = dial
+    def __init__(self, channel: Channel, who: str = "") -> None:
+        self._channel = channel
         self._who = who
 
     @cached_property
@@ -52,7 +52,7 @@ class Artifacts:
 
     def fetcher(self, project: str, grant: str) -> Fetcher:
         """Where the cache gets the blobs of `project`, with the scheduler's grant for them."""
-        return Fetcher(self._dial, project, grant, self._who, lambda: self._pair)
+        return Fetcher(self._channel, project, grant, self._who, lambda: self._pair)
 
     def upload(self, project: str, path: Path, grant: str) -> Blob:
         """Store a file in the registry, with the scheduler's grant; one that is there already is not sent again.
@@ -74,24 +74,23 @@ class Artifacts:
         raise Unavailable("others send the same file at the same time; try again", reason="UPLOAD_CONTENDED")
 
     def _send(self, parent: str, blob: Blob, path: Path, grant: str) -> None:
-        with self._dial() as channel:
-            stub = ArtifactServiceStub(channel)
-            started = stub.StartUpload(
-                pb.StartUploadRequest(parent=parent, sha256=blob.digest, size_bytes=blob.size or 0),
-                timeout=CALL_SECONDS,
-                metadata=_shown(grant),
-            )
-            if not started.complete:
-                stub.UploadChunks(_chunks(started, path), timeout=UPLOAD_SECONDS, metadata=_shown(grant))
-                finish = pb.FinishUploadRequest(name=started.name)
-                stub.FinishUpload(finish, timeout=CALL_SECONDS, metadata=_shown(grant))
+        stub = ArtifactServiceStub(self._channel())
+        started = stub.StartUpload(
+            pb.StartUploadRequest(parent=parent, sha256=blob.digest, size_bytes=blob.size or 0),
+            timeout=CALL_SECONDS,
+            metadata=_shown(grant),
+        )
+        if not started.complete:
+            stub.UploadChunks(_chunks(started, path), timeout=UPLOAD_SECONDS, metadata=_shown(grant))
+            finish = pb.FinishUploadRequest(name=started.name)
+            stub.FinishUpload(finish, timeout=CALL_SECONDS, metadata=_shown(grant))
 
 
 @dataclass(frozen=True, slots=True)
 class Fetcher:
     """Implements :class:`sealane_worker.cache.Source`."""
 
-    dial: Dial
+    channel: Channel
     project: str
     grant: str
     who: str
@@ -116,9 +115,8 @@ class Fetcher:
         request = pb.ReleaseArtifactKeyRequest(
             name=self._name(blob), header=header, suite=pair.suite, public_key=pair.public_key
         )
-        with self.dial() as channel:
-            stub = ArtifactServiceStub(channel)
-            released = stub.ReleaseArtifactKey(request, timeout=KEY_SECONDS, metadata=_shown(self.grant))
+        stub = ArtifactServiceStub(self.channel())
+        released = stub.ReleaseArtifactKey(request, timeout=KEY_SECONDS, metadata=_shown(self.grant))
         try:
             return encrypted_blob.take(released.wrapped_key, pair, self.who, (self.project, blob.digest))
         except InvalidTag as error:
@@ -130,14 +128,17 @@ class Fetcher:
     def _download(self, blob: Blob, *, encrypted: bool) -> Iterator[bytes]:
         request = pb.DownloadArtifactRequest(name=self._name(blob), encrypted=encrypted)
         expected = 0
-        with self.dial() as channel:
-            for part in ArtifactServiceStub(channel).DownloadArtifact(
-                request, timeout=DOWNLOAD_SECONDS, metadata=_shown(self.grant)
-            ):
+        parts = ArtifactServiceStub(self.channel()).DownloadArtifact(
+            request, timeout=DOWNLOAD_SECONDS, metadata=_shown(self.grant)
+        )
+        try:
+            for part in parts:
                 if part.offset != expected:
                     raise FailedPrecondition("the registry sent an artifact with a gap; fetch it again")
                 expected += len(part.data)
                 yield part.data
+        finally:
+            parts.cancel()  # whoever stops reading leaves no stream behind
 
 
 def blob_of(path: Path) -> Blob:

@@ -24,8 +24,12 @@ from sealane_worker.spec import HostPolicy, Run
 from sealane_worker.statistics import percentile
 from sealane_worker.task_models import TaskModels
 
-#: Rows of one run of an evaluation, runs of one row behind the latencies, and runs before them.
-BATCH_ROWS, LATENCY_RUNS, WARM_UP_RUNS = 64, 200, 10
+#: Rows of one run of an evaluation.
+BATCH_ROWS = 64
+#: Fewest runs of one row behind the latencies, and runs before them.
+LATENCY_RUNS, WARM_UP_RUNS = 200, 10
+#: Shortest time for them: the processors' clocks tick a hundred times a second.
+LATENCY_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,16 +171,18 @@ def _time(
     if not total:
         return
     parts = [padded(inputs, first, size, True) for first in range(min(total, LATENCY_RUNS))]
-    times: list[float] = []
-    box = model.box
+    box, times = model.box, list[float]()
+
+    def run(index: int) -> float:
+        return model.run(Run(parts[index % len(parts)], signature.name, time.monotonic() + RUN_SECONDS)).seconds
+
+    for index in range(WARM_UP_RUNS):
+        run(index)
     cpu, wall = box.cpu_seconds() if box is not None else 0.0, time.monotonic()
-    for index in range(WARM_UP_RUNS + LATENCY_RUNS):
-        if index == WARM_UP_RUNS:
-            cpu, wall = box.cpu_seconds() if box is not None else 0.0, time.monotonic()
-        ran = model.run(Run(parts[index % len(parts)], signature.name, time.monotonic() + RUN_SECONDS))
-        times.append(ran.seconds)
+    while len(times) < LATENCY_RUNS or time.monotonic() - wall < LATENCY_SECONDS:
+        times.append(run(len(times)))
     took = time.monotonic() - wall
-    measured = sorted(times[WARM_UP_RUNS:])
+    measured = sorted(times)
     measurement.batch_size = size
     measurement.latency_p50_us = percentile(measured, 0.5) * 1e6
     measurement.latency_p99_us = percentile(measured, 0.99) * 1e6

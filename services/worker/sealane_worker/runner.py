@@ -33,11 +33,13 @@ log = logging.getLogger("sealane.worker.runner")
 
 FINISH_TRIES = 5
 RETRY_SECONDS = 0.5
+TELL_SECONDS = 0.2
 #: Lines of an attempt's log that wait to be sent, and characters of one.
 MAX_LINES, MAX_LINE = 200, 500
 RETRYABLE = (Unavailable, DataLoss, DeadlineExceeded, ResourceExhausted, Internal)
 
-Dial = Callable[[], grpc.Channel]
+#: The channel to the scheduler's mesh port for the next call; it is shared and stays open.
+Channel = Callable[[], grpc.Channel]
 Results = list[job_service_pb2.VariantResult | job_service_pb2.VariantCheck | job_service_pb2.TaskOutput]
 
 
@@ -102,8 +104,8 @@ def by_kind(works: Mapping[str, Work]) -> Work:
 class Runner:
     """The tasks of this worker."""
 
-    def __init__(self, dial: Dial, work: Work) -> None:
-        self._dial = dial
+    def __init__(self, channel: Channel, work: Work) -> None:
+        self._channel = channel
         self._work = work
         self._tasks: dict[tuple[str, int], TaskRun] = {}
         self._lock = threading.Lock()
@@ -115,7 +117,7 @@ class Runner:
             for key in self._tasks.keys() - wanted.keys():
                 self._tasks.pop(key).cancel()
             for key in wanted.keys() - self._tasks.keys():
-                self._tasks[key] = run = TaskRun(wanted[key], self._dial, self._work)
+                self._tasks[key] = run = TaskRun(wanted[key], self._channel, self._work)
                 run.start()
 
     def stop(self) -> None:
@@ -132,9 +134,9 @@ class Runner:
 class TaskRun:
     """One attempt of one task: a thread that works and one that keeps the lease."""
 
-    def __init__(self, task: pb.TaskAssignment, dial: Dial, work: Work) -> None:
+    def __init__(self, task: pb.TaskAssignment, channel: Channel, work: Work) -> None:
         self._task = task
-        self._dial = dial
+        self._channel = channel
         self._work = work
         self._progress = Progress()
         self._done = threading.Event()
@@ -191,8 +193,7 @@ class TaskRun:
             if self._progress.cancelled.is_set():
                 return
             try:
-                with self._dial() as channel:
-                    FleetServiceStub(channel).FinishTask(request, timeout=10.0)
+                FleetServiceStub(self._channel()).FinishTask(request, timeout=10.0)
             except Aborted:
                 return  # fenced: somebody else has it now
             except SealaneError as error:
@@ -202,9 +203,10 @@ class TaskRun:
                 return
 
     def _keep_lease(self) -> None:
-        """Renew at a third of the lease, and at once where there is progress to tell."""
+        """Renew at a third of the lease, and soon where there is progress to tell."""
         while not self._done.is_set():
             self._progress.changed.wait(self._lease / 3)
+            self._done.wait(min(TELL_SECONDS, self._lease / 10))  # progress comes in steps: one renewal tells several
             self._progress.changed.clear()
             if self._done.is_set() or self._progress.cancelled.is_set():
                 return
@@ -224,8 +226,7 @@ class TaskRun:
             log=self._progress.said(),
         )
         try:
-            with self._dial() as channel:
-                answer = FleetServiceStub(channel).RenewTask(request, timeout=max(self._lease / 4, 0.1))
+            answer = FleetServiceStub(self._channel()).RenewTask(request, timeout=max(self._lease / 4, 0.1))
         except Aborted:
             return False
         except SealaneError as error:

@@ -66,7 +66,8 @@ def scheduler() -> FakeScheduler:
 
 def _runner(local: Local, scheduler: FakeScheduler, work: Callable[[pb.TaskAssignment, Progress], Results]) -> Runner:
     address = local.serve(fleet_service_pb2_grpc.add_FleetServiceServicer_to_server, scheduler)
-    return Runner(lambda: local.dial(address), work)
+    channel = local.dial(address)
+    return Runner(lambda: channel, work)
 
 
 def _until(condition: Callable[[], bool]) -> None:
