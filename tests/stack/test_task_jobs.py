@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from light_site import LIGHT, LightSite, eventually, running
 
+from sealane.cli import main
 from sealane.errors import FailedPrecondition, InvalidArgument, NotFound
 from sealane.scheduler.v1 import job_service_pb2 as pb
 
@@ -96,7 +99,7 @@ def test_pause_resume_cancel(site: LightSite) -> None:
         list(jobs.results(job.name))
 
 
-def test_rows_that_do_not_fit_fail_the_job_and_say_why(site: LightSite, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_rows_that_do_not_fit_fail_the_job_and_say_why(site: LightSite, tmp_path: Path) -> None:
     np.savez(tmp_path / "flat.npz", x=np.zeros((4, 64), np.float32))
     site.client.datasets.push(tmp_path / "flat.npz", "flat")
     job = site.client.jobs.batch("digits@latest", "flat")
@@ -140,3 +143,23 @@ def test_the_same_request_is_the_same_job(site: LightSite) -> None:
     again = site.client.jobs.batch("digits@latest", "digits-test", rows_per_task=180, request_id=request)
     assert first.name == again.name
     site.client.jobs.wait(first.name, 60)
+
+
+def test_the_command(site: LightSite, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: str) -> str:
+        code = main.run(["jobs", *arguments, "--data", str(site.data)])
+        told = capsys.readouterr()
+        assert code == 0, told
+        return told.out + told.err
+
+    told = run("batch", "digits@latest", "digits-test", "--rows-per-task", "120", "--input", "image=x", "--wait")
+    assert "4 of 4 done" in told
+    job = re.search(r"j-[0-9a-f-]+", told)
+    assert job is not None
+    assert run("tasks", job[0]).count("succeeded") == 4
+    assert "succeeded" in run("task", job[0], "0")
+    run("results", job[0], str(tmp_path / "out.npz"))
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert arrays["probabilities"].shape == (ROWS, 10)
+    assert main.run(["jobs", "batch", "digits@latest", "digits-test", "--input", "x", "--data", str(site.data)]) != 0
+    assert "INPUT=ARRAY" in capsys.readouterr().err

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
-from sealane.cli.context import Cli, common, enum_word, note
+from sealane.cli.context import Cli, common, note
+from sealane.cli.job_view import last, show, state_of
+from sealane.cli.task_jobs import COMMANDS
 
 if TYPE_CHECKING:
     from sealane.registry.v1 import variant_service_pb2 as variant_pb
-    from sealane.scheduler.v1 import job_service_pb2 as pb
 
 
 @click.group()
@@ -41,9 +42,9 @@ def optimise(cli: Cli, variant: str, wait: bool, **options: Unpack[_Optimise]) -
             variant, options["calibration"], options["test"], max_accuracy_drop=options["max_accuracy_drop"]
         )
         if wait:
-            note(f"{_last(job.name)} created")
+            note(f"{last(job.name)} created")
             job = client.jobs.wait(job.name)
-    _show(cli, job)
+    show(cli, job)
 
 
 @jobs.command()
@@ -60,10 +61,10 @@ def check(cli: Cli, version: str, wait: bool) -> None:
     with cli.client() as client:
         job = client.jobs.check(version)
         if wait:
-            note(f"{_last(job.name)} created")
+            note(f"{last(job.name)} created")
             job = client.jobs.wait(job.name)
     if not wait:
-        _show(cli, job)
+        show(cli, job)
         return
     rows = [
         (item.variant_id, "loadable" if item.load_check.loadable else item.load_check.reason, _finding(item.load_check))
@@ -79,8 +80,8 @@ def watch(cli: Cli, job: str) -> None:
     """Show how JOB goes until it has ended; fails if the job did."""
     with cli.client() as client:
         for seen in client.jobs.watch(job):
-            note(f"{_state(seen):<11} {seen.progress:4.0%} {seen.message}")
-        _show(cli, client.jobs.wait(job))
+            note(f"{state_of(seen):<11} {seen.progress:4.0%} {seen.message}")
+        show(cli, client.jobs.wait(job))
 
 
 @jobs.command(name="list")
@@ -89,7 +90,7 @@ def list_jobs(cli: Cli) -> None:
     """List the jobs of the project."""
     with cli.client() as client:
         found = list(client.jobs.list())
-    rows = [(_last(job.name), _state(job), f"{job.progress:.0%}", _last(job.node), job.message) for job in found]
+    rows = [(last(job.name), state_of(job), f"{job.progress:.0%}", last(job.node), job.message) for job in found]
     cli.table(("JOB", "STATE", "DONE", "NODE", "MESSAGE"), rows, found)
 
 
@@ -99,7 +100,7 @@ def list_jobs(cli: Cli) -> None:
 def get(cli: Cli, job: str) -> None:
     """Show JOB."""
     with cli.client() as client:
-        _show(cli, client.jobs.get(job))
+        show(cli, client.jobs.get(job))
 
 
 @jobs.command()
@@ -108,47 +109,17 @@ def get(cli: Cli, job: str) -> None:
 def cancel(cli: Cli, job: str) -> None:
     """Cancel JOB; one that has ended stays as it is."""
     with cli.client() as client:
-        _show(cli, client.jobs.cancel(job))
-
-
-def _show(cli: Cli, job: pb.Job) -> None:
-    measured = [
-        f"{result.variant_id}: accuracy {result.measurement.accuracy:.4f}, {result.variant.size_bytes} bytes, "
-        f"p50 {result.measurement.latency_p50_us:.0f} us, p99 {result.measurement.latency_p99_us:.0f} us"
-        for result in job.results
-    ]
-    checked = [
-        f"{item.variant_id}: {'loadable' if item.load_check.loadable else item.load_check.message}"
-        for item in job.checks
-    ]
-    cli.facts(
-        (
-            ("job", job.name),
-            ("state", _state(job)),
-            ("done", f"{job.progress:.0%}"),
-            ("node", job.node),
-            ("message", job.message),
-            ("error", job.error),
-            ("variants", ", ".join(job.variants)),
-            ("measured", "; ".join(measured)),
-            ("checked", "; ".join(checked)),
-        ),
-        job,
-    )
+        show(cli, client.jobs.cancel(job))
 
 
 def _finding(check: variant_pb.LoadCheck) -> str:
     if not check.loadable:
         return check.message
     return (
-        f"{check.runtime} on {_last(check.node)}, {check.load_seconds:.2f} s, {check.memory_bytes >> 20} MiB, "
+        f"{check.runtime} on {last(check.node)}, {check.load_seconds:.2f} s, {check.memory_bytes >> 20} MiB, "
         f"sandbox {check.sandbox}"
     )
 
 
-def _state(job: pb.Job) -> str:
-    return enum_word(type(job).State.Name(job.state), "STATE_")
-
-
-def _last(name: str) -> str:
-    return name.rpartition("/")[2]
+for _command in COMMANDS:
+    jobs.add_command(_command)
