@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from sealane.clock import Clock
 from sealane.errors import DataLoss, DeadlineExceeded, InvalidArgument, NotFound
 from sealane.names import parse
+from sealane.protocols.chunks import download_response
 from sealane.records.transactions import Transactions, actor
 from sealane.registry.v1 import artifact_service_pb2 as pb
 from sealane.rpc.call import Call
@@ -115,9 +116,10 @@ class ArtifactServicer:
         writer = ChunkWriter(lambda pieces: self._append(row, pieces))
         try:
             while request is not None:
-                if len(request.data) > CHUNK_BYTES:
+                data = request.data  # a copy each time it is asked for
+                if len(data) > CHUNK_BYTES:
                     raise InvalidArgument(f"a chunk has at most {CHUNK_BYTES} bytes", field="data")
-                await writer.add((request.offset, request.data))
+                await writer.add((request.offset, data))
                 request = await self._next(requests)
             offset = await writer.flush()
         finally:
@@ -146,9 +148,7 @@ class ArtifactServicer:
             await asyncio.to_thread(self._spool.discard, row.upload)
         return pb.Artifact(name=name, sha256=row.sha256, size_bytes=size)
 
-    async def DownloadArtifact(
-        self, request: pb.DownloadArtifactRequest, call: Call
-    ) -> AsyncIterator[pb.DownloadArtifactResponse]:
+    async def DownloadArtifact(self, request: pb.DownloadArtifactRequest, call: Call) -> AsyncIterator[bytes]:
         project, sha256 = parse(request.name, _ARTIFACT)
         check_digest(sha256, "name")
         await self._records.read(lambda store: self._access.check_download(store, call, project, sha256))
@@ -160,9 +160,9 @@ class ArtifactServicer:
         chunks = self._blobs.read(sha256, request.offset, request.length)
         reading = _ahead(chunks)  # one is read while another goes out; more of them leave the processor's cache
         try:
-            while (piece := await reading) is not None:
+            while (message := await reading) is not None:
                 reading = _ahead(chunks)
-                yield pb.DownloadArtifactResponse(offset=piece[0], data=piece[1])
+                yield message
         except DataLoss as error:
             if error.reason == CORRUPT:
                 await self._record_loss(call, project, sha256)
@@ -214,8 +214,13 @@ class ArtifactServicer:
         return self._locks.setdefault(upload, asyncio.Lock())
 
 
-def _ahead(chunks: Generator[Piece, None, None]) -> asyncio.Task[Piece | None]:
-    return asyncio.create_task(asyncio.to_thread(next, chunks, None))
+def _ahead(chunks: Iterator[Piece]) -> asyncio.Task[bytes | None]:
+    return asyncio.create_task(asyncio.to_thread(_next_response, chunks))
+
+
+def _next_response(chunks: Iterator[Piece]) -> bytes | None:
+    piece = next(chunks, None)
+    return None if piece is None else download_response(*piece)
 
 
 async def _settled(task: asyncio.Task[T] | None) -> None:
