@@ -129,9 +129,16 @@ def running(
     settings: Mapping[str, Mapping[str, str]] | None = None,
     others: tuple[plan.WorkerPlan, ...] = (),
     sample_ratio: float = 0.0,
+    environments: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Iterator[LightSite]:
-    """A suite on `data`, stopped at the end; `settings` are more of those of its services, `others` more workers."""
-    workers = (plan.CLOUD, replace(plan.EDGE, linked=linked), *others)
+    """A suite on `data`, stopped at the end.
+
+    `settings` are more of those of its services, `others` more workers, `environments` variables of workers by node.
+    """
+    workers = tuple(
+        replace(item, environment={**item.environment, **(environments or {}).get(item.node, {})})
+        for item in (plan.CLOUD, replace(plan.EDGE, linked=linked), *others)
+    )
     options = plan.Options(
         data, workers=workers, sample_ratio=sample_ratio, edge_lost_after=edge_lost_after, settings=settings or {}
     )

@@ -28,7 +28,7 @@ from sealane_registry.files import files_of
 from sealane_registry.inspector import Inspector
 from sealane_registry.store import Store
 from sealane_registry.store_sql import SqlStore
-from sealane_registry.upkeep import Collecting, Scrubbing
+from sealane_registry.upkeep import Collecting, Encrypting, Scrubbing
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -69,13 +69,16 @@ async def run(config: Config) -> None:
     sealing = asyncio.create_task(sealer.run())
     scrubbing = Scrubbing(files.blobs, records, clock, config.scrub_mib_per_second * (1 << 20))
     collecting = Collecting(files.blobs, records, clock, lambda: backups.holding)
+    encrypting = Encrypting(files.blobs, config.encrypt_mib_per_second * (1 << 20))
     upkeep = [
+        asyncio.create_task(encrypting.run()),
         asyncio.create_task(scrubbing.run(config.scrub_seconds)),
         asyncio.create_task(collecting.run(config.collect_seconds)),
     ]
     await host.until_terminated(server, lambda: host.announce(config.data_dir, ports), [sealing])
     host.withdraw(config.data_dir)
     scrubbing.stop()
+    encrypting.stop()
     await server.stop()
     for task in upkeep:
         task.cancel()

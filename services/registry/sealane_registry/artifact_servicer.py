@@ -16,6 +16,8 @@ from sealane.protocols.chunks import download_response
 from sealane.records.transactions import Transactions, actor
 from sealane.registry.v1 import artifact_service_pb2 as pb
 from sealane.rpc.call import Call
+from sealane.security import encrypted_blob
+from sealane.security.encrypted_blob import copy_size
 from sealane_registry.access import Access
 from sealane_registry.blobs import CORRUPT, Blobs, check_digest
 from sealane_registry.chunk_tags import CHUNK_BYTES
@@ -151,13 +153,13 @@ class ArtifactServicer:
     async def DownloadArtifact(self, request: pb.DownloadArtifactRequest, call: Call) -> AsyncIterator[bytes]:
         project, sha256 = parse(request.name, _ARTIFACT)
         check_digest(sha256, "name")
-        await self._records.read(lambda store: self._access.check_download(store, call, project, sha256))
-        size = await self._records.read(lambda store: store.artifact_size(project, sha256))
-        if size is None:
-            raise NotFound(f"artifact {sha256} does not exist; upload it first")
+        size = await self._readable(project, sha256, call)
+        if request.encrypted:
+            size = copy_size(size)
         if not 0 <= request.offset <= size or request.length < 0:
             raise InvalidArgument(f"the range must lie inside the artifact's {size} bytes", field="offset")
-        chunks = self._blobs.read(sha256, request.offset, request.length)
+        read = self._blobs.read_encrypted if request.encrypted else self._blobs.read
+        chunks = read(sha256, request.offset, request.length)
         reading = _ahead(chunks)  # one is read while another goes out; more of them leave the processor's cache
         try:
             while (message := await reading) is not None:
@@ -170,6 +172,25 @@ class ArtifactServicer:
         finally:
             await _settled(reading)
             await asyncio.to_thread(chunks.close)
+
+    async def ReleaseArtifactKey(self, request: pb.ReleaseArtifactKeyRequest, call: Call) -> pb.ReleasedArtifactKey:
+        project, sha256 = parse(request.name, _ARTIFACT)
+        check_digest(sha256, "name")
+        size = await self._readable(project, sha256, call)
+        key = self._blobs.key_of(sha256, size, request.header)
+        recipient = (request.suite, request.public_key)
+        wrapped = encrypted_blob.release(key, recipient, call.caller.subject, (project, sha256))
+        who, now = actor(call, project), self._clock.now()
+        await self._records.write(lambda store: store.record(who, "ReleaseArtifactKey", request.name, now))
+        return pb.ReleasedArtifactKey(wrapped_key=wrapped)
+
+    async def _readable(self, project: str, sha256: str, call: Call) -> int:
+        """Size of an artifact that the caller may read; raises NotFound for every other."""
+        await self._records.read(lambda store: self._access.check_download(store, call, project, sha256))
+        size = await self._records.read(lambda store: store.artifact_size(project, sha256))
+        if size is None:
+            raise NotFound(f"artifact {sha256} does not exist; upload it first")
+        return size
 
     async def _append(self, row: UploadRow, pieces: list[Piece]) -> int:
         def append() -> int:

@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 
+class Damaged(Exception):
+    """What lies in the store is not what was put there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """What lies under a key.

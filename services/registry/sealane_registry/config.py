@@ -47,6 +47,13 @@ class Config:
     the machine's own identity are taken."""
     artifact_store_allow_http: bool = False
     """Whether the endpoint may be plain HTTP."""
+    master_key_file: Path | None = None
+    """File of the master key, 32 bytes, on another medium than `data_dir`: artifacts and uploads are encrypted under
+    it, those of before too. Made where it is missing and nothing is encrypted yet; None leaves them in the clear."""
+    former_master_key_file: Path | None = None
+    """File of the master key before, for the one start that changes it."""
+    encrypt_mib_per_second: float = 64.0
+    """Most that is read in a second of artifacts from before there was a master key, to encrypt them."""
     scrub_seconds: float = 7 * 86_400.0
     """Wait between two rounds in which every stored artifact is read and checked; 0 for none."""
     scrub_mib_per_second: float = 16.0

@@ -6,8 +6,10 @@ from sealane.security.key_file import ensure_secret
 from sealane_registry.artifact_servicer import Files
 from sealane_registry.blob_folder import FolderStore
 from sealane_registry.blob_store import BlobStore
-from sealane_registry.blobs import Blobs
+from sealane_registry.blobs import Blobs, Encryption
 from sealane_registry.config import Config
+from sealane_registry.encrypted_copies import EncryptedForms
+from sealane_registry.root_secret import check_apart, root_secret
 from sealane_registry.spool import PlainForms, Spool
 
 #: Key of the tags of chunks. Where it is lost they are made again, which reads each artifact once.
@@ -18,10 +20,17 @@ def files_of(config: Config) -> Files:
     """Where this registry keeps its files.
 
     Raises:
-        InvalidArgument: an artifact store that cannot be used.
+        InvalidArgument: an artifact store that cannot be used, or a master key beside what it encrypts.
+        FailedPrecondition: what is encrypted does not open with the master key.
     """
-    key = ensure_secret(config.data_dir / CHUNK_KEY)
-    return Files(Spool(config.data_dir / "incoming", PlainForms(key)), Blobs(_store_of(config), key))
+    if config.master_key_file is not None:
+        check_apart(config.master_key_file, config.data_dir)
+    key, store = ensure_secret(config.data_dir / CHUNK_KEY), _store_of(config)
+    root = root_secret(store, config.master_key_file, config.former_master_key_file)
+    incoming = config.data_dir / "incoming"
+    if root is None:
+        return Files(Spool(incoming, PlainForms(key)), Blobs(store, key))
+    return Files(Spool(incoming, EncryptedForms(root)), Blobs(store, key, Encryption(root, incoming)))
 
 
 def _store_of(config: Config) -> BlobStore:

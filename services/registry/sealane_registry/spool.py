@@ -32,12 +32,12 @@ class Finished:
     Args:
         path: the file.
         key: where it goes in the store.
-        beside: key and content of what must be there before it.
+        beside: key and content of what must be there before it; None for nothing.
     """
 
     path: Path
     key: str
-    beside: tuple[str, bytes]
+    beside: tuple[str, bytes] | None = None
 
 
 class Writing(Protocol):
@@ -63,7 +63,7 @@ class Forms(Protocol):
     """Makes the form of an upload, and finds it again."""
 
     def begin(self, path: Path, row: UploadRow) -> None:
-        """Make the files of a new upload."""
+        """Make the file of a new upload."""
         ...
 
     def resume(self, path: Path, row: UploadRow) -> Writing:
@@ -163,13 +163,12 @@ class Spool:
         """Remove what an upload holds, if it holds anything."""
         with self._lock:
             self._kept.pop(upload, None)
-        for path in (self._folder / upload, self._folder / f"{upload}.key"):
-            path.unlink(missing_ok=True)
+        (self._folder / upload).unlink(missing_ok=True)
 
     def keep_only(self, uploads: set[str]) -> None:
         """Remove what all other uploads hold."""
         for path in self._folder.iterdir():
-            if path.name.partition(".")[0] not in uploads:
+            if path.name not in uploads:
                 path.unlink()
 
     def _writing(self, row: UploadRow) -> Writing:

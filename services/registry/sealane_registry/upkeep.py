@@ -1,4 +1,4 @@
-"""What the registry does by itself: the scrub of its artifacts, and the collection of what nothing refers to."""
+"""What the registry does by itself: scrub its artifacts, encrypt those of before, collect what nothing refers to."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sealane_registry.scrub import Scrub
 from sealane_registry.store import Store
 
 log = logging.getLogger("sealane.registry.upkeep")
+AGAIN_SECONDS = 60.0
 _ACTOR = "spiffe://sealane/service/registry"
 
 
@@ -59,6 +60,52 @@ class Scrubbing:
 
         assert self._loop is not None
         asyncio.run_coroutine_threadsafe(self._records.write(record), self._loop).result(timeout=30)
+
+
+class Encrypting:
+    """Encrypts what lies in the clear from before the registry had a master key, or came back from a backup.
+
+    Args:
+        blobs: the artifacts.
+        rate: most bytes per second.
+    """
+
+    def __init__(self, blobs: Blobs, rate: float) -> None:
+        self._blobs, self._rate = blobs, rate
+        self._stopping = threading.Event()
+
+    async def run(self, again: float = AGAIN_SECONDS) -> None:
+        """Encrypt until nothing is left, trying again after `again` seconds where the store is out of reach."""
+        while not self._stopping.is_set() and not await asyncio.to_thread(self.round):
+            await asyncio.sleep(again)
+
+    def stop(self) -> None:
+        """End the round that runs."""
+        self._stopping.set()
+
+    def round(self) -> bool:
+        """Encrypt everything once; whether nothing is left."""
+        count = failed = 0
+        for blob in self._blobs.in_the_clear():
+            try:
+                self._blobs.encrypt(blob.sha256, self._pace)
+                count += 1
+            except _Stopped:
+                return True
+            except (SealaneError, OSError) as error:
+                failed += 1
+                log.warning("an artifact was not encrypted", extra={"sha256": blob.sha256, "reason": str(error)})
+        if count:
+            log.info("encrypted", extra={"artifacts": count, "left": failed})
+        return not failed
+
+    def _pace(self, size: int) -> None:
+        if self._stopping.wait(size / self._rate):
+            raise _Stopped
+
+
+class _Stopped(Exception):
+    """The service ends."""
 
 
 class Collecting:

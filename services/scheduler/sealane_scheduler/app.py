@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
+from types import ModuleType
 
 from sealane import telemetry
 from sealane.auth.v1 import audit_service_pb2
@@ -47,6 +48,8 @@ from sealane_scheduler.served_model_servicer import ServedModelServicer
 from sealane_scheduler.served_models import ServedModels
 from sealane_scheduler.store import Store
 from sealane_scheduler.store_sql import SqlStore
+from sealane_scheduler.task_loop import TaskLoop
+from sealane_scheduler.tasks import TaskRules
 from sealane_scheduler.use_reports import UseReports
 from sealane_scheduler.versions import Versions
 
@@ -72,6 +75,14 @@ def _registry_loops(
     return Versions(controller, registry).run(), UseReports(records, registry, clock).run()
 
 
+def _services(served: Mapping[ModuleType, object]) -> list[Served]:
+    """The one service of each module, with what implements it."""
+    return [
+        Served(implementation, next(iter(module.DESCRIPTOR.services_by_name.values())))
+        for module, implementation in served.items()
+    ]
+
+
 async def run(config: Config) -> None:
     """Serve until terminated."""
     clock = SystemClock()
@@ -89,12 +100,13 @@ async def run(config: Config) -> None:
     await controller.load()
     chains = Ensembles(records, controller)
     await chains.load()
-    rules, gateways = JobRules(clock, config.task_lease), Gateways()
+    rules, tasks, gateways = JobRules(clock, config.task_lease), TaskRules(clock, config.task_lease), Gateways()
     loop = JobLoop(records, rules, controller, registry)
-    await loop.prepare()
+    task_loop = TaskLoop(records, (tasks, rules), controller, registry)
+    await asyncio.gather(loop.prepare(), task_loop.prepare())
     served_models = ServedModels(records, controller, chains, registry, clock)
     await served_models.recover()
-    desired = DesiredStates(controller, chains, loop, gateways, Grants(identity, clock))
+    desired = DesiredStates(controller, chains, loop, task_loop, gateways, Grants(identity, clock))
     served = {
         deployment_service_pb2: DeploymentServicer(records, controller, chains, registry, clock),
         placement_service_pb2: servicer.PlacementServicer(records, controller, registry, clock),
@@ -102,23 +114,25 @@ async def run(config: Config) -> None:
         routing_service_pb2: servicer.RoutingServicer(
             controller, chains, gateways, QuotaShares(clock.monotonic()), clock
         ),
-        job_service_pb2: JobServicer(records, rules, registry, controller.changes),
+        job_service_pb2: JobServicer(records, rules, registry, controller.changes, tasks=tasks, task_loop=task_loop),
         served_model_service_pb2: ServedModelServicer(served_models, member.keys, member.revocations, clock),
         audit_service_pb2: AuditServicer(sealer),
-        fleet_service_pb2: FleetServicer(controller, loop, desired, member.keys, clock),
+        fleet_service_pb2: FleetServicer(controller, (loop, task_loop), desired, member.keys, clock),
     }
-    services = [
-        Served(implementation, next(iter(module.DESCRIPTOR.services_by_name.values())))
-        for module, implementation in served.items()
-    ]
     telemetry_ = telemetry.configure(
         telemetry.TelemetryConfig("scheduler", config.trace_file, config.otlp_endpoint, config.sample_ratio)
     )
     chain = middleware.Chain(order.standard(telemetry_=telemetry_, guard=member.guard(clock)))
-    server = host.Host(services, chain, host.Listeners(config.listen, config.mesh_listen))
+    server = host.Host(_services(served), chain, host.Listeners(config.listen, config.mesh_listen))
     ports = await server.start(identity)
     member.start()
-    works = (controller.run(), loop.run(), sealer.run(), *_registry_loops(records, controller, registry, clock))
+    works = (
+        controller.run(),
+        loop.run(),
+        task_loop.run(),
+        sealer.run(),
+        *_registry_loops(records, controller, registry, clock),
+    )
     loops = [asyncio.create_task(work) for work in works]
     server.health.set(True)
     await host.until_terminated(server, lambda: host.announce(config.data_dir, ports), loops)

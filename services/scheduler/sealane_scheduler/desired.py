@@ -13,6 +13,7 @@ from sealane_scheduler.gateways import Gateways
 from sealane_scheduler.grants import Grants
 from sealane_scheduler.job_loop import JobLoop
 from sealane_scheduler.present import labels_of
+from sealane_scheduler.task_loop import TaskLoop
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class DesiredStates:
     _controller: Controller
     _chains: Ensembles
     _loop: JobLoop
+    _task_loop: TaskLoop
     _gateways: Gateways
     _grants: Grants
 
@@ -51,11 +53,11 @@ class DesiredStates:
         for chained in self._chains.served_by(item.deployment for item in message.assignments):
             row = chained.row
             message.ensembles.add(deployment=row.name, epoch=row.epoch, ensemble=chained.message)
-        for task in await self._loop.tasks_of(node):
+        for task in [*await self._loop.tasks_of(node), *self._task_loop.tasks_of(node)]:
             held = message.tasks.add()
             held.CopyFrom(task)
             for checked in held.check.variants:
                 checked.grant = self._grants.to_serve(node, checked.variant.name)
-            if held.HasField("optimise"):
+            if not held.HasField("check"):
                 held.grant = self._grants.to_work(node, task)
         return message

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from google.protobuf import empty_pb2
 
 from sealane.clock import Clock
-from sealane.errors import Aborted, InvalidArgument, PermissionDenied
+from sealane.errors import Aborted, InvalidArgument, NotFound, PermissionDenied
 from sealane.names import parse
 from sealane.rpc.call import Call
 from sealane.rpc.times import duration_of
@@ -25,6 +25,8 @@ from sealane_scheduler.desired import DesiredStates
 from sealane_scheduler.fleet import HEARTBEAT_SECONDS
 from sealane_scheduler.job_loop import JobLoop
 from sealane_scheduler.store import JobRow, PlacementRow
+from sealane_scheduler.task_loop import TaskLoop
+from sealane_scheduler.task_store import AttemptRow
 
 #: Pings whose echo is still waited for.
 _PINGS_KEPT = 10
@@ -34,10 +36,15 @@ class FleetServicer:
     """FleetService."""
 
     def __init__(
-        self, controller: Controller, loop: JobLoop, desired: DesiredStates, keys: KeySet, clock: Clock
+        self,
+        controller: Controller,
+        loops: tuple[JobLoop, TaskLoop],
+        desired: DesiredStates,
+        keys: KeySet,
+        clock: Clock,
     ) -> None:
         self._controller = controller
-        self._loop = loop
+        self._loop, self._task_loop = loops
         self._desired = desired
         self._keys = keys
         self._clock = clock
@@ -70,12 +77,18 @@ class FleetServicer:
 
     async def RenewTask(self, request: pb.RenewTaskRequest, call: Call) -> pb.RenewTaskResponse:
         row = _held(request.task, request.attempt, call.peer.node)
-        await self._loop.renew(row, request.progress, request.message)
+        if await self._loop.has_many(row):
+            await self._task_loop.renew(_attempt(request.task, row), request)
+        else:
+            await self._loop.renew(row, request.progress, request.message)
         return pb.RenewTaskResponse(lease=duration_of(self._loop.lease_seconds))
 
     async def FinishTask(self, request: pb.FinishTaskRequest, call: Call) -> empty_pb2.Empty:
         row = _held(request.task, request.attempt, call.peer.node)
-        await self._loop.finish(row, request)
+        if await self._loop.has_many(row):
+            await self._task_loop.finish(_attempt(request.task, row), request)
+        else:
+            await self._loop.finish(row, request)
         return empty_pb2.Empty()
 
     async def _verified(self, jws: str, node: str) -> statements.Statement:
@@ -139,9 +152,22 @@ class FleetServicer:
     def _changed(self) -> None:
         self._controller.changes.announce()
         self._controller.wake()
+        self._task_loop.wake()
 
 
 def _held(task: str, attempt: int, node: str) -> JobRow:
     """The row that a worker says it holds: only its keys, node and attempt count."""
     project, job, _ = parse(task, "projects/*/jobs/*/tasks/*", "task")
     return JobRow(project, job, "RUNNING", b"", 0.0, 0.0, "", attempt=attempt, node=node)
+
+
+def _attempt(task: str, row: JobRow) -> AttemptRow:
+    """The attempt that a worker says it holds.
+
+    Raises:
+        NotFound: a task that is no number.
+    """
+    number = task.rpartition("/")[2]
+    if not (number.isascii() and number.isdigit() and len(number) < 10):
+        raise NotFound(f"{task} does not exist")
+    return AttemptRow(row.project, row.job, int(number), row.attempt, row.node)

@@ -7,6 +7,7 @@ from sealane.scheduler.v1 import fleet_service_pb2 as pb
 from sealane.security import work_grants
 from sealane.security.tls import PeerIdentity
 from sealane.security.work_grants import WorkGrant
+from sealane_scheduler import task_kinds
 
 _RENEW_SECONDS = work_grants.LIFETIME_SECONDS / 2
 _CAPACITY = 4096
@@ -31,9 +32,12 @@ class Grants:
 
     def to_work(self, node: str, task: pb.TaskAssignment) -> str:
         """A grant to read what a task works on, and to store its results."""
-        spec = task.optimise.spec
-        digests = (spec.calibration_sha256, spec.test_sha256)
-        return self._sign(WorkGrant(node, task.task.split("/")[1], task.optimise.source.name, digests, upload=True))
+        if task.HasField("optimise"):
+            spec, variant = task.optimise.spec, task.optimise.source.name
+            digests: tuple[str, ...] = (spec.calibration_sha256, spec.test_sha256)
+        else:
+            variant, digests = task_kinds.variant_of(task).name, task_kinds.digests_of(task)
+        return self._sign(WorkGrant(node, task.task.split("/")[1], variant, digests, upload=True))
 
     def _sign(self, grant: WorkGrant) -> str:
         now, chain = self.clock.now(), self._identity.certificate_chain

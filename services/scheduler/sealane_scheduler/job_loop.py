@@ -5,14 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from sealane.errors import (
-    AlreadyExists,
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-    SealaneError,
-)
+from sealane.errors import SealaneError
 from sealane.records.transactions import Transactions
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.rpc.times import duration_of
@@ -22,16 +15,14 @@ from sealane_scheduler import present
 from sealane_scheduler.check_jobs import CheckJobs
 from sealane_scheduler.controller import Controller
 from sealane_scheduler.fleet import READY
-from sealane_scheduler.jobs import CHECK, PENDING, REGISTERING, RUNNING, JobRules, Outcome
-from sealane_scheduler.registry_port import RegistryPort, version_of
+from sealane_scheduler.jobs import CHECK, PENDING, REGISTERING, RUNNING, SINGLE, JobRules, Outcome
+from sealane_scheduler.registry_port import PERMANENT, RegistryPort, version_of
 from sealane_scheduler.store import JobRow, Store
 
 log = logging.getLogger("sealane.jobs")
 
 TICK_SECONDS = 0.3
 _RUNTIME = "tensorflow"
-#: What the registry says when it will never take the variants.
-_PERMANENT = (InvalidArgument, NotFound, AlreadyExists, FailedPrecondition, PermissionDenied)
 
 
 class JobLoop:
@@ -71,19 +62,24 @@ class JobLoop:
         if await self._records.write(self._rules.expire):
             self._changed()
         await self._sync()
-        waiting = await self._records.read(lambda store: store.jobs_in((PENDING,)))
+        waiting = await self._records.read(lambda store: store.jobs_of(SINGLE, (PENDING,)))
         self._checks.forget(row.name for row in waiting)
         for row in waiting:
             busy = {holder for holder, _ in self._tasks.values()}
             node = await self._checks.choose(row, busy) if row.kind == CHECK else self._choose(busy)
             if node:
                 await self._bind(row, node)
-        for row in await self._records.read(lambda store: store.jobs_in((REGISTERING,))):
+        for row in await self._records.read(lambda store: store.jobs_of(SINGLE, (REGISTERING,))):
             await self._register(row)
 
     async def tasks_of(self, node: str) -> list[fleet_pb.TaskAssignment]:
         """What a node is to work on."""
         return [task for holder, task in self._tasks.values() if holder == node]
+
+    async def has_many(self, row: JobRow) -> bool:
+        """Whether a job has tasks of their own, which another loop moves."""
+        found = await self._records.read(lambda store: store.jobs(row.project, "", 1, only=row.job))
+        return bool(found) and found[0].kind not in SINGLE
 
     async def renew(self, row: JobRow, progress: float, message: str) -> None:
         """Extend a lease; raises Aborted where the task is another attempt's."""
@@ -105,7 +101,7 @@ class JobLoop:
 
     async def _sync(self) -> None:
         """Tasks in memory are those that run by the records."""
-        running = {row.name: row for row in await self._records.read(lambda store: store.jobs_in((RUNNING,)))}
+        running = {row.name: row for row in await self._records.read(lambda store: store.jobs_of(SINGLE, (RUNNING,)))}
         gone = [name for name in self._tasks if name not in running]
         for name in gone:
             del self._tasks[name]
@@ -153,7 +149,7 @@ class JobLoop:
     async def _register(self, row: JobRow) -> None:
         try:
             await (self._checks.record(row) if row.kind == CHECK else self._register_variants(row))
-        except _PERMANENT as error:
+        except PERMANENT as error:
             why = error.message
             await self._records.write(lambda store: self._rules.not_registered(store, row, why))
         except SealaneError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 from sealane.errors import InvalidArgument, NotFound
 from sealane.names import parse
@@ -13,24 +14,38 @@ from sealane.registry.v1 import variant_service_pb2 as variant_pb
 from sealane.rpc.authorisation import absent, check_model, model_id
 from sealane.rpc.call import Call
 from sealane.scheduler.v1 import job_service_pb2 as pb
-from sealane_scheduler import present
+from sealane_scheduler import present, task_kinds
 from sealane_scheduler.changes import Changes
 from sealane_scheduler.jobs import CHECK, ENDED, OPTIMISE, JobRules
 from sealane_scheduler.registry_port import RegistryPort, version_of
 from sealane_scheduler.store import JobRow, Store
+from sealane_scheduler.task_loop import TaskLoop
+from sealane_scheduler.task_servicer import NewTasks, TaskServicer
+from sealane_scheduler.tasks import KINDS, TaskRules
 
 _NAME = "projects/*/jobs/*"
 _WAIT_SECONDS = 10.0
 
 
-class JobServicer:
+class JobServicer(TaskServicer):
     """JobService."""
 
-    def __init__(self, records: Transactions[Store], rules: JobRules, registry: RegistryPort, changes: Changes) -> None:
+    def __init__(
+        self,
+        records: Transactions[Store],
+        rules: JobRules,
+        registry: RegistryPort,
+        changes: Changes,
+        *,
+        tasks: TaskRules,
+        task_loop: TaskLoop,
+    ) -> None:
         self._records = records
         self._rules = rules
         self._registry = registry
         self._changes = changes
+        self._tasks = tasks
+        self._task_loop = task_loop
 
     async def CreateJob(self, request: pb.CreateJobRequest, call: Call) -> bytes:
         (project,) = parse(request.parent, "projects/*", "parent")
@@ -40,8 +55,13 @@ class JobServicer:
             spec = request.job.optimise.SerializeToString()
         elif kind == CHECK:
             spec = (await self._resolved(request.job.check, project, call)).SerializeToString()
+        elif kind in KINDS:
+            return await self._create_tasks(request, await self._new_tasks(kind, request.job, project, call), call)
         else:
-            raise InvalidArgument("a job needs what it is to do; set one of optimise, check", field="job.spec")
+            raise InvalidArgument(
+                "a job needs what it is to do; set one of optimise, check, batch, evaluate, benchmark",
+                field="job.spec",
+            )
         who = actor(call, project)
         return await self._records.once(
             call,
@@ -50,8 +70,20 @@ class JobServicer:
             lambda store: present.job(self._rules.create(store, who, spec, kind)),
         )
 
+    async def _create_tasks(self, request: pb.CreateJobRequest, new: NewTasks, call: Call) -> bytes:
+        who = actor(call, new.row.project)
+
+        def create(store: Store) -> pb.Job:
+            row = self._tasks.create(store, who, new.row, new.tasks)
+            # An empty dataset has no task to wait for.
+            return present.job(row if new.tasks else self._tasks.settle(store, row, partial(task_kinds.gather, row)))
+
+        made = await self._records.once(call, request, request.request_id, create)
+        self._task_loop.wake()
+        return made
+
     async def GetJob(self, request: pb.GetJobRequest, call: Call) -> pb.Job:
-        return present.job(await self._get(call, request.name))
+        return present.job(await self._get(call, request.name), self._tasks.now())
 
     async def ListJobs(self, request: pb.ListJobsRequest, call: Call) -> pb.ListJobsResponse:
         (project,) = parse(request.parent, "projects/*", "parent")
@@ -65,8 +97,12 @@ class JobServicer:
     async def CancelJob(self, request: pb.CancelJobRequest, call: Call) -> pb.Job:
         project, job = parse(request.name, _NAME)
         who = actor(call, project)
-        await self._get(call, request.name)
-        row = await self._records.write(lambda store: self._rules.cancel(store, who, job))
+        found = await self._get(call, request.name)
+        if found.kind in KINDS:
+            row = await self._records.write(lambda store: self._tasks.cancel(store, who, found))
+            await self._task_loop.stopped()
+        else:
+            row = await self._records.write(lambda store: self._rules.cancel(store, who, job))
         self._changes.announce()
         return present.job(row)
 
@@ -77,7 +113,7 @@ class JobServicer:
             row = await self._get(call, request.name)
             if row.etag != last:
                 last = row.etag
-                yield present.job(row)
+                yield present.job(row, self._tasks.now())
             if row.state in ENDED:
                 return
             await self._changes.after(revision, _WAIT_SECONDS)

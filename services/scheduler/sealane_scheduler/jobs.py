@@ -15,6 +15,8 @@ PENDING, RUNNING, REGISTERING = "PENDING", "RUNNING", "REGISTERING"
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "ABANDONED")
 #: Kinds, by the name of their spec in the contract.
 OPTIMISE, CHECK = "optimise", "check"
+#: Kinds with one task, which this module is about.
+SINGLE = frozenset({OPTIMISE, CHECK})
 MAX_ATTEMPTS = 3
 
 
@@ -134,7 +136,7 @@ class JobRules:
     def expire(self, store: Jobs) -> int:
         """Take back tasks whose lease is over; how many."""
         now, count = self._clock.now(), 0
-        for row in store.jobs_in((RUNNING,)):
+        for row in store.jobs_of(SINGLE, (RUNNING,)):
             if row.lease_until < now:
                 taken = self._failed(row, f"node {row.node} stopped renewing its lease", True, now)
                 count += int(store.advance(taken, (RUNNING,)))
@@ -142,11 +144,11 @@ class JobRules:
 
     def extend_all(self, store: Jobs) -> None:
         """Give every running task a whole lease: the scheduler was away, not the workers."""
-        for row in store.jobs_in((RUNNING,)):
+        for row in store.jobs_of(SINGLE, (RUNNING,)):
             store.advance(replace(row, lease_until=self._clock.now() + self.lease_seconds), (RUNNING,))
 
     def registered(self, store: Store, row: JobRow, results: bytes) -> None:
-        """The variants stand in the registry: the job has succeeded."""
+        """What it made or found stands in the registry: the job has succeeded."""
         now = self._clock.now()
         ended = replace(row, state="SUCCEEDED", message="done", results=results, update_time=now)
         store.advance(ended, (REGISTERING,))

@@ -22,6 +22,7 @@ from sealane_scheduler.filters import Demand, VariantView
 from sealane_scheduler.fleet import READY, Facts, Fleet, NodeState, RuntimeFacts
 from sealane_scheduler.placement import Decision
 from sealane_scheduler.store import DeploymentRow, EnsembleRow, JobRow
+from sealane_scheduler.tasks import estimated_end
 
 _TIERS = {pb.TIER_PREFERENCE_CLOUD: "cloud", pb.TIER_PREFERENCE_EDGE: "edge"}
 _CLASSES = {pb.DATA_CLASS_PUBLIC: "public", pb.DATA_CLASS_RESTRICTED: "restricted"}
@@ -247,8 +248,8 @@ def node(state: NodeState, now: float, monotonic: float) -> node_pb.Node:
     )
 
 
-def job(row: JobRow) -> job_pb.Job:
-    """A job."""
+def job(row: JobRow, now: float = 0.0) -> job_pb.Job:
+    """A job; with an estimate of its end where the time is told."""
     message = job_pb.Job(
         name=row.name,
         state=job_pb.Job.State.Value(f"STATE_{row.state}"),
@@ -261,10 +262,12 @@ def job(row: JobRow) -> job_pb.Job:
         update_time=time_of(row.update_time),
         etag=row.etag,
     )
-    if row.kind == "check":
-        message.check.MergeFromString(row.spec)
-    else:
-        message.optimise.MergeFromString(row.spec)
+    getattr(message, row.kind).MergeFromString(row.spec)
+    if row.tasks_total:
+        message.execution.MergeFromString(row.execution)
+        message.tasks.CopyFrom(_task_counts(row))
+        if now and (end := estimated_end(row, now)):
+            message.estimated_end_time.CopyFrom(time_of(end))
     stored = job_pb.Job.FromString(row.results)
     message.results.extend(stored.results)
     message.variants.extend(stored.variants)
@@ -272,6 +275,18 @@ def job(row: JobRow) -> job_pb.Job:
     return message
 
 
+def _task_counts(row: JobRow) -> job_pb.TaskCounts:
+    ended = row.tasks_running + row.tasks_succeeded + row.tasks_failed
+    return job_pb.TaskCounts(
+        total=row.tasks_total,
+        pending=row.tasks_total - ended,
+        running=row.tasks_running,
+        succeeded=row.tasks_succeeded,
+        failed=row.tasks_failed,
+    )
+
+
 def subject(message: job_pb.Job) -> str:
     """Resource name of what a job works on: a variant, or a version."""
-    return message.check.version or message.optimise.source_variant
+    spec = getattr(message, message.WhichOneof("spec") or "check")
+    return str(spec.source_variant if isinstance(spec, job_pb.OptimiseSpec) else spec.version)

@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterable
 
 import grpc
 
+from sealane.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from sealane.names import parse
+from sealane.registry.v1 import dataset_service_pb2 as dataset_pb
+from sealane.registry.v1 import dataset_service_pb2_grpc, model_service_pb2_grpc, variant_service_pb2_grpc
 from sealane.registry.v1 import model_service_pb2 as model_pb
-from sealane.registry.v1 import model_service_pb2_grpc, variant_service_pb2_grpc
 from sealane.registry.v1 import variant_service_pb2 as variant_pb
 from sealane.scheduler.v1 import job_service_pb2 as job_pb
 
+#: What the registry says when it will never take what it is told.
+PERMANENT = (InvalidArgument, NotFound, AlreadyExists, FailedPrecondition, PermissionDenied)
 _NAMESPACE = uuid.UUID("6b1f6a51-8f0e-4c53-9a53-5f0ad3a1d7c4")
 _SECONDS = 5.0
 
@@ -27,6 +31,11 @@ class RegistryPort:
         """A version with its variants; the name may end in an alias."""
         stub = model_service_pb2_grpc.ModelServiceStub(self._channel())
         return stub.GetVersion(model_pb.GetVersionRequest(name=name), timeout=_SECONDS)
+
+    def dataset(self, name: str) -> dataset_pb.Dataset:
+        """A dataset."""
+        stub = dataset_service_pb2_grpc.DatasetServiceStub(self._channel())
+        return stub.GetDataset(dataset_pb.GetDatasetRequest(name=name), timeout=_SECONDS)
 
     def latest(self, model: str, count: int) -> list[model_pb.Version]:
         """The latest versions of a model, the newest first."""
@@ -64,6 +73,20 @@ class RegistryPort:
                 timeout=_SECONDS,
             )
         return made
+
+    def record_measurements(self, job: job_pb.Job, version: str) -> model_pb.Version:
+        """Record what a job measured of variants of a version; safe to repeat. Returns the version as it is then."""
+        stub = variant_service_pb2_grpc.VariantServiceStub(self._channel())
+        for result in job.results:
+            stub.RecordMeasurement(
+                variant_pb.RecordMeasurementRequest(
+                    name=f"{version}/variants/{result.variant_id}",
+                    measurement=result.measurement,
+                    request_id=_request_id(job.name, "measure", result.variant_id),
+                ),
+                timeout=_SECONDS,
+            )
+        return self.version(version)
 
     def record_checks(self, job: job_pb.Job) -> None:
         """Record what came of loading variants; safe to repeat."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
 from sealane.records.tables import Actor
+from sealane_scheduler.task_store import Tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +82,11 @@ class DecisionRow:
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """A job with its one task. `spec` and `results` are serialized.
+    """A job. `spec`, `results` and `execution` are serialized; `kind` is the name of its spec in the contract.
 
-    `attempt` is the task's fencing token: it grows by one with every bind and is never used again. `kind` is the name
-    of its spec in the contract; `rounds` are the attempts that ended with a result.
+    Of a kind with one task, `attempt` is that task's fencing token: it grows by one with every bind and is never used
+    again, and `rounds` are the attempts that ended with a result. Of a kind with many, the tasks have rows of their
+    own (:class:`sealane_scheduler.task_store.TaskRow`), and are counted here; `begin_time` is the first attempt's.
     """
 
     project: str
@@ -102,6 +105,14 @@ class JobRow:
     results: bytes = b""
     kind: str = "optimise"
     rounds: int = 0
+    execution: bytes = b""
+    priority: int = 0
+    attempts_allowed: int = 0
+    begin_time: float = 0.0
+    tasks_total: int = 0
+    tasks_running: int = 0
+    tasks_succeeded: int = 0
+    tasks_failed: int = 0
 
     @property
     def name(self) -> str:
@@ -109,8 +120,13 @@ class JobRow:
         return f"projects/{self.project}/jobs/{self.job}"
 
     @property
+    def key(self) -> tuple[str, str]:
+        """Project and id."""
+        return self.project, self.job
+
+    @property
     def task(self) -> str:
-        """Name of its one task."""
+        """Name of the task of a job that has one."""
         return f"{self.name}/tasks/0"
 
 
@@ -181,8 +197,8 @@ class Jobs(Protocol):
         """Jobs of a project by name, strictly after `after`; just the one named `only`, if given."""
         ...
 
-    def jobs_in(self, states: tuple[str, ...]) -> list[JobRow]:
-        """Jobs of all projects in these states, oldest first."""
+    def jobs_of(self, kinds: Collection[str], states: tuple[str, ...]) -> list[JobRow]:
+        """Jobs of all projects of these kinds in these states, oldest first."""
         ...
 
     def jobs_since(self, ended: tuple[str, ...], since: float) -> list[JobRow]:
@@ -198,7 +214,7 @@ class Jobs(Protocol):
         ...
 
 
-class Store(Deployments, Ensembles, Jobs, Protocol):
+class Store(Deployments, Ensembles, Jobs, Tasks, Protocol):
     """All of it."""
 
     def record(self, actor: Actor, action: str, resource: str, now: float, **details: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from sealane.errors import AlreadyExists
 from sealane.records import tables
 from sealane.records.tables import Actor
+from sealane_scheduler import task_sql
 from sealane_scheduler.store import DecisionRow, DeploymentRow, EnsembleRow, JobRow, PlacementRow
 
 metadata = sa.MetaData()
@@ -88,6 +90,11 @@ jobs = sa.Table(
     _value("results", sa.LargeBinary),
     _value("kind"),
     _value("rounds", sa.BigInteger),
+    _value("execution", sa.LargeBinary),
+    _value("priority", sa.BigInteger),
+    _value("attempts_allowed", sa.BigInteger),
+    _value("begin_time", sa.Float),
+    *(_value(name, sa.BigInteger) for name in ("tasks_total", "tasks_running", "tasks_succeeded", "tasks_failed")),
 )
 
 
@@ -96,10 +103,10 @@ def _of(table: sa.Table, project: str, deployment: str) -> sa.ColumnElement[bool
 
 
 #: Tables of every noun.
-METADATA = (metadata,)
+METADATA = (metadata, task_sql.metadata)
 
 
-class SqlStore:
+class SqlStore(task_sql.TaskSql):
     """Implements :class:`sealane_scheduler.store.Store` on one connection."""
 
     def __init__(self, connection: sa.Connection) -> None:
@@ -193,9 +200,10 @@ class SqlStore:
         query = sa.select(jobs).where(wanted).order_by(jobs.c.job).limit(limit)
         return [JobRow(**row._mapping) for row in self._connection.execute(query)]
 
-    def jobs_in(self, states: tuple[str, ...]) -> list[JobRow]:
-        """Jobs of all projects in these states, oldest first."""
-        query = sa.select(jobs).where(jobs.c.state.in_(states)).order_by(jobs.c.create_time)
+    def jobs_of(self, kinds: Collection[str], states: tuple[str, ...]) -> list[JobRow]:
+        """Jobs of all projects of these kinds in these states, oldest first."""
+        wanted = jobs.c.state.in_(states) & jobs.c.kind.in_(sorted(kinds))
+        query = sa.select(jobs).where(wanted).order_by(jobs.c.create_time, jobs.c.job)
         return [JobRow(**row._mapping) for row in self._connection.execute(query)]
 
     def jobs_since(self, ended: tuple[str, ...], since: float) -> list[JobRow]:

@@ -28,6 +28,7 @@ from sealane.rpc.quota import QuotaLimits
 from sealane.rpc.quota_shares import SharedQuotas
 from sealane.rpc.reflection import Reflection, SyncReflectionServicer
 from sealane.security import enroll, suites, tls
+from sealane.security.key_file import KeyFile
 from sealane.security.membership import Membership, Place
 from sealane.security.opener import Opener
 from sealane.telemetry import Telemetry
@@ -35,7 +36,8 @@ from sealane_worker import front, front_tfserving, sealed
 from sealane_worker.agent import Agent, Hooks
 from sealane_worker.artifacts import Artifacts
 from sealane_worker.assignments import Assignments
-from sealane_worker.cache import ArtifactCache
+from sealane_worker.cache import ArtifactCache, Cache
+from sealane_worker.cache_encrypted import EncryptedCache, memory_folder
 from sealane_worker.check_task import CheckWork
 from sealane_worker.config import Config
 from sealane_worker.engine import Engine
@@ -110,7 +112,7 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
 
     identity, clock = member.identity, SystemClock()
     telemetry_ = _telemetry(config)
-    models_host, cache = _host(config), ArtifactCache(config.data_dir / "artifacts")
+    models_host, cache = _host(config), _cache(config)
     engine = Engine(host=models_host)
     sealing = SealingKey(_key_pair(config), dial("auth", config.auth_mesh), clock)
     member.revocations.subscribe(sealing.again)  # the key that signed the statement may be the one revoked
@@ -123,7 +125,8 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lane-call")
     dispatcher = _dispatcher(serving, sealed_, health, middleware.Chain(chain))
     work = LaneWork(dispatcher, engine, pool, MAX_IN_FLIGHT)
-    prepare = _preparation(config, cache, Artifacts(dial("registry", config.registry_mesh)), introduction)
+    artifacts = Artifacts(dial("registry", config.registry_mesh), identity.spiffe_id)
+    prepare = _preparation(config, cache, artifacts, introduction)
     assignments = Assignments(
         engine,
         prepare,
@@ -162,7 +165,20 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     return Worker(parts, agent), port
 
 
-def _preparation(config: Config, cache: ArtifactCache, artifacts: Artifacts, introduction: Introduction) -> Preparation:
+def _cache(config: Config) -> Cache:
+    """Where artifacts lie.
+
+    Raises:
+        FailedPrecondition: the folder for models in memory is none (NOT_IN_MEMORY), or the key file no key file.
+    """
+    root = config.data_dir / "artifacts"
+    if not config.encrypted_cache:
+        return ArtifactCache(root, config.data_dir / "scratch")
+    key_file = KeyFile.at(config.cache_key_file, create=True) if config.cache_key_file is not None else None
+    return EncryptedCache(root, memory_folder(config.memory_dir, root), key_file)
+
+
+def _preparation(config: Config, cache: Cache, artifacts: Artifacts, introduction: Introduction) -> Preparation:
     return Preparation(
         cache,
         artifacts,
@@ -175,7 +191,7 @@ def _preparation(config: Config, cache: ArtifactCache, artifacts: Artifacts, int
 
 def _work(config: Config, prepare: Preparation, introduction: Introduction, policy: HostPolicy | None) -> Work:
     """What is done for each kind of task."""
-    optimise = OptimiseWork(prepare.cache, prepare.artifacts, config.data_dir / "scratch", prepare.trusted)
+    optimise = OptimiseWork(prepare.cache, prepare.artifacts, prepare.trusted)
     return by_kind({"optimise": optimise, "check": CheckWork(prepare, introduction.runtimes, policy or HostPolicy())})
 
 

@@ -7,8 +7,10 @@ state lies on disk: a worker that starts while it is cut off serves it at once, 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -34,6 +36,8 @@ Tidy = Callable[[set[str]], None]
 RETRYABLE = (Unavailable, DataLoss, DeadlineExceeded, ResourceExhausted, Aborted)
 MAX_TRIES = 5
 RETRY_SECONDS = 1.0
+#: What was out of reach is tried again after so long, however often it was tried.
+LATER_SECONDS = 15.0
 WATCH_SECONDS = 1.0
 
 
@@ -67,6 +71,7 @@ class Assignments:
         self._tidy = tidy
         self._wanted: dict[str, fleet_service_pb2.Assignment] = {}
         self._tries: dict[tuple[str, int], int] = {}
+        self._later: dict[tuple[str, int], float] = {}
         self._standing: dict[tuple[str, int], tuple[bool, bool]] = {}
         self._generation = 0
         self._changed = threading.Event()
@@ -127,10 +132,11 @@ class Assignments:
         )
 
     def _run(self) -> None:
-        """Supervise: reconcile after every change, look after quarantined models in between."""
-        pause = 0.0
+        """Supervise: reconcile after every change and when something is due, look after what is loaded in between."""
+        due = math.inf
         while not self._stop.is_set():
-            if self._changed.wait(pause or WATCH_SECONDS) or pause:
+            changed = self._changed.wait(max(min(due - time.monotonic(), WATCH_SECONDS), 0.0))
+            if changed or time.monotonic() >= due:
                 self._changed.clear()
                 try:
                     pause = self._reconcile()
@@ -140,6 +146,7 @@ class Assignments:
                 except Exception:  # supervisor: one bad pass must not end the reconciling
                     log.exception("reconciling failed, trying again")
                     pause = RETRY_SECONDS
+                due = time.monotonic() + pause if pause else math.inf
             self._remove_forbidden()
             self._report_changes()
 
@@ -149,21 +156,21 @@ class Assignments:
         for model in self._engine.models():
             if model.assignment.deployment not in wanted:
                 self._engine.unload(model.assignment.deployment)
-        again = False
+        pauses = [0.0]
         for assignment in wanted.values():
             if self._generation != generation or self._stop.is_set():
                 break  # a newer state is there: what follows may be outdated
-            again |= self._bring_up(assignment)
-        return RETRY_SECONDS if again else 0.0
+            pauses.append(self._bring_up(assignment))
+        return min((pause for pause in pauses if pause), default=0.0)
 
-    def _bring_up(self, wanted: fleet_service_pb2.Assignment) -> bool:
-        """Load one assignment where it is not loaded; whether to try again."""
+    def _bring_up(self, wanted: fleet_service_pb2.Assignment) -> float:
+        """Load one assignment where it is not loaded; after how many seconds to try again, 0 for not at all."""
         key = (wanted.deployment, wanted.epoch)
         loaded = next((item for item in self._engine.models() if item.assignment.deployment == wanted.deployment), None)
         if loaded and _is_as_wanted(loaded.assignment, wanted):
-            return False
-        if self._tries.get(key, 0) >= MAX_TRIES:
-            return False
+            return 0.0
+        if self._tries.get(key, 0) >= MAX_TRIES and (left := self._later.get(key, 0.0) - time.monotonic()) > 0:
+            return left if left < math.inf else 0.0
         if loaded is None or loaded.assignment.digest != wanted.variant.digest:
             self._tell(wanted, State.STATE_PREPARING)
         try:
@@ -174,19 +181,25 @@ class Assignments:
             return self._failed(key, wanted, Internal(f"the worker's disk failed: {error.strerror}; free space on it"))
         self._tries.pop(key, None)
         self._report(_report(served))
-        return False
+        return 0.0
 
-    def _failed(self, key: tuple[str, int], wanted: fleet_service_pb2.Assignment, error: SealaneError) -> bool:
+    def _failed(self, key: tuple[str, int], wanted: fleet_service_pb2.Assignment, error: SealaneError) -> float:
+        """Take note of a failure; after how many seconds to try again, 0 for not at all.
+
+        The scheduler is told when it should wait no longer. What was out of reach is tried on after that: it may come
+        back, and a worker that is cut off has nobody else to place its work.
+        """
         tries = self._tries.get(key, 0) + 1 if isinstance(error, RETRYABLE) else MAX_TRIES
         self._tries[key] = tries
         log.warning(
             "assignment not loaded", extra={"deployment": wanted.deployment, "reason": error.reason, "tries": tries}
         )
         if tries < MAX_TRIES:
-            return True
+            return RETRY_SECONDS
+        self._later[key] = time.monotonic() + LATER_SECONDS if isinstance(error, Unavailable) else math.inf
         self._tell(wanted, State.STATE_FAILED, error.message)
         self._expect()
-        return False
+        return LATER_SECONDS if isinstance(error, Unavailable) else 0.0
 
     def _remove_forbidden(self) -> None:
         """Unload what was loaded before auth said where this worker stands, or stood elsewhere."""

@@ -17,11 +17,14 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 from sealane.errors import DataLoss, FailedPrecondition, InvalidArgument
 
@@ -34,6 +37,8 @@ MAX_DEPTH = 16
 MAX_UNANNOUNCED_BYTES = 1 << 30
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _HASH_CHUNK = 1 << 20
+#: Where encrypted copies lie.
+ENCRYPTED = "cas/encrypted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +49,92 @@ class Blob:
     size: int | None = None
 
 
-class ArtifactCache:
-    """A content-addressed folder. Several threads may fill it; one process owns it."""
+class Source(Protocol):
+    """Where blobs come from: called, it is a :data:`Fetch` of their content."""
 
-    def __init__(self, root: Path) -> None:
+    def __call__(self, blob: Blob) -> Iterator[bytes]:
+        """The content."""
+        ...
+
+    def encrypted(self, blob: Blob) -> Iterator[bytes]:
+        """The encrypted copy, :mod:`sealane.security.encrypted_blob`."""
+        ...
+
+    def key(self, blob: Blob, header: bytes) -> bytes:
+        """The key of the copy with this header."""
+        ...
+
+
+class Held:
+    """Files that are needed: implements :class:`sealane_worker.spec.Files`, and is given back at the end of a ``with``.
+
+    Args:
+        path: the file or folder.
+        take: has it there, verified.
+        give_back: told that it is not needed any more.
+    """
+
+    def __init__(self, path: Path, take: Callable[[], object], give_back: Callable[[], None]) -> None:
+        self.path = path
+        self._take, self._give_back = take, give_back
+        self._held = True
+        self._lock = threading.Lock()
+
+    def take(self) -> None:
+        """See :class:`Files`."""
+        with self._lock:
+            if not self._held:
+                self._take()
+                self._held = True
+
+    def give_back(self) -> None:
+        """See :class:`Files`."""
+        with self._lock:
+            if self._held:
+                self._held = False
+                self._give_back()
+
+    def __enter__(self) -> Path:
+        self.take()
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()
+
+
+class Cache(Protocol):
+    """The artifacts of a worker, in the clear or encrypted."""
+
+    @property
+    def scratch(self) -> Path:
+        """Folder for what is being made of them."""
+        ...
+
+    def hold(self, name: str, files: Mapping[str, Blob], source: Source) -> Held:
+        """The folder `name`, as :meth:`ArtifactCache.materialise` gives it, until it is given back."""
+        ...
+
+    def hold_file(self, blob: Blob, source: Source) -> Held:
+        """The file of one blob, as :meth:`ArtifactCache.read` gives it, until it is given back."""
+        ...
+
+    def keep_only(self, names: set[str], unused_seconds: float = 0.0) -> None:
+        """Remove what nobody has asked for during the last `unused_seconds`: folders not in `names`, free blobs."""
+        ...
+
+
+class ArtifactCache:
+    """A content-addressed folder. Several threads may fill it; one process owns it.
+
+    Args:
+        root: the folder.
+        scratch: folder for what is being made of its files.
+    """
+
+    def __init__(self, root: Path, scratch: Path | None = None) -> None:
         self._root = root
+        self.scratch = scratch or root / "scratch"
+        shutil.rmtree(root / ENCRYPTED, ignore_errors=True)  # of before: without its keys it is nothing
         for name in ("cas/sha256", "incoming", "corrupt", "models"):
             (root / name).mkdir(parents=True, exist_ok=True)
         for left_over in (root / "incoming").iterdir():  # a download that a crash cut off
@@ -56,6 +142,16 @@ class ArtifactCache:
                 shutil.rmtree(left_over)
             else:
                 left_over.unlink()
+
+    def hold(self, name: str, files: Mapping[str, Blob], source: Source) -> Held:
+        """See :class:`Cache`. What is given back stays for the next load, and is verified then."""
+        take = partial(self.materialise, name, files, source)
+        return Held(take(), take, _nothing)
+
+    def hold_file(self, blob: Blob, source: Source) -> Held:
+        """See :class:`Cache`."""
+        take = partial(self.read, blob, source)
+        return Held(take(), take, _nothing)
 
     def materialise(self, name: str, files: Mapping[str, Blob], fetch: Fetch) -> Path:
         """The folder `name` with these files, fetched where missing, every one verified.
@@ -85,7 +181,7 @@ class ArtifactCache:
             _link(self._path(blob), target)
         shutil.rmtree(folder, ignore_errors=True)
         staging.rename(folder)
-        _fsync_folder(folder.parent)
+        fsync_folder(folder.parent)
         return folder
 
     def read(self, blob: Blob, fetch: Fetch) -> Path:
@@ -98,7 +194,7 @@ class ArtifactCache:
         return self._path(blob).is_file()
 
     def keep_only(self, names: set[str], unused_seconds: float = 0.0) -> None:
-        """Remove what nobody has asked for during the last `unused_seconds`: folders not in `names`, free blobs."""
+        """See :class:`Cache`."""
         before = time.time() - unused_seconds
         for folder in (self._root / "models").iterdir():
             if folder.name not in names and folder.stat().st_mtime <= before:
@@ -138,9 +234,13 @@ class ArtifactCache:
             incoming.chmod(0o444)
             path.parent.mkdir(exist_ok=True)
             incoming.rename(path)
-            _fsync_folder(path.parent)
+            fsync_folder(path.parent)
         finally:
             incoming.unlink(missing_ok=True)
+
+
+def _nothing() -> None:
+    """What lies in the clear may stay."""
 
 
 def check_digest(digest: str) -> None:
@@ -242,7 +342,8 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Have the disk keep what was renamed into a folder."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

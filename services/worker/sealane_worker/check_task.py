@@ -63,11 +63,12 @@ class CheckWork:
                 raise FailedPrecondition(found, reason="SIGNATURES_DIFFER")
 
         try:
-            folder = self.prepare.fetch(variant, project, item.grant)
+            held = self.prepare.fetch(variant, project, item.grant)
         except (FailedPrecondition, InvalidArgument) as error:
             return LoadCheck(False, kind=error.kind, reason=error.reason, message=error.message)
         infos = {name: offer.info for name, offer in self.offers.items()}
-        return check(folder, _format_of(variant), variant.runtime, self.policy, runtimes=infos, accept=accept)
+        with held as folder:
+            return check(folder, _format_of(variant), variant.runtime, self.policy, runtimes=infos, accept=accept)
 
 
 def _format_of(variant: registry.Variant) -> str:

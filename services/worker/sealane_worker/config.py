@@ -63,6 +63,17 @@ class Config:
     trusted_signers: Path | None = None
     """Folder of public keys, PEM, of which one must have signed every model, whatever the registry says."""
 
+    encrypted_cache: bool = False
+    """Whether artifacts lie on the disk encrypted alone, and in the clear only in memory while they are used; the
+    registry has to encrypt them (SEALANE_REGISTRY_MASTER_KEY_FILE)."""
+
+    memory_dir: Path = Path("/dev/shm")  # noqa: S108  # a folder for this worker alone is made in it
+    """Folder in memory (tmpfs) for the models of an encrypted cache: those that are loaded have to fit."""
+
+    cache_key_file: Path | None = None
+    """File with 32 bytes, on a medium that a thief of the disk has not: keys of an encrypted cache are kept under it,
+    so that models load while the registry is out of reach. Without it keys are in memory alone."""
+
     sandbox: str = "none"
     """Lowest sandbox level to run models at: ``none``, ``partial`` or ``full``."""
 

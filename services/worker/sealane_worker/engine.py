@@ -42,6 +42,16 @@ class Engine:
                 what was served goes on being served.
             Unimplemented: its runtime is not installed.
         """
+        used = False
+        try:
+            served, used = self._load(assignment)
+        finally:
+            if not used and assignment.spec.files is not None:
+                assignment.spec.files.give_back()
+        return served
+
+    def _load(self, assignment: Assignment) -> tuple[Served, bool]:
+        """As :meth:`load`; and whether the assignment's own files are in use."""
         before = self._loaded.get(assignment.deployment)
         if before is not None:
             _refuse_older(before.model.assignment, assignment)
@@ -49,7 +59,7 @@ class Engine:
                 before.pooled.pinned = assignment.pinned
                 entry = replace(before, model=Model(assignment, before.model.signatures))
                 self._put(entry)
-                return _served(entry)
+                return _served(entry), False
         pooled = self._pool.add(assignment.spec, pinned=assignment.pinned)
         try:
             entry = entry_of(assignment, pooled)
@@ -59,7 +69,7 @@ class Engine:
         replaced = self._put(entry)
         if replaced is not None:
             replaced.pooled.close()
-        return _served(entry)
+        return _served(entry), True
 
     def unload(self, deployment: str) -> bool:
         """Stop serving a deployment after its running inference; false where it was not served."""

@@ -96,7 +96,11 @@ class OptimiseRun:
         self._cancelled = threading.Event()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "sealane_worker.optimise_process", str(spec_file)],
-            env={name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ} | {"LANG": "C.UTF-8"},
+            env={
+                **{name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ},
+                "LANG": "C.UTF-8",
+                "TMPDIR": str(self._out),  # the converter writes the model anew, which goes with the rest
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             start_new_session=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import threading
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from sealane.security.sealing_messages import message_of
 from sealane.security.sealing_policy import SealingPolicy
 from sealane.type.v1 import manifest_pb2
 from sealane_worker.artifacts import Artifacts
-from sealane_worker.cache import ArtifactCache, Blob
+from sealane_worker.cache import Blob, Cache
 from sealane_worker.machine import device_class
 from sealane_worker.manifest import MANIFEST, read_serving
 from sealane_worker.optimise import SOURCE_VARIANT, MeasuredVariant, OptimiseRun, OptimiseSpec, acceptable
@@ -37,20 +38,19 @@ class OptimiseWork:
     Attributes:
         cache: where inputs come to lie.
         artifacts: the registry's files.
-        scratch: folder for what is being made.
         trusted: keys of which one must have signed whatever is loaded here; empty where none has to.
     """
 
-    cache: ArtifactCache
+    cache: Cache
     artifacts: Artifacts
-    scratch: Path
     trusted: Keys = field(default_factory=dict)
 
     def __call__(self, task: pb.TaskAssignment, progress: Progress) -> Results:
         """Run one task; as :data:`sealane_worker.runner.Work` says."""
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            spec = self._fetch(task, Path(folder), progress)
+        scratch = self.cache.scratch
+        scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=scratch) as folder, contextlib.ExitStack() as held:
+            spec = self._fetch(task, Path(folder), progress, held)
             measured = _measure(spec, progress)
             _check_accuracy(measured, task.optimise.spec.max_accuracy_drop)
             progress.tell(0.98, "uploading")
@@ -59,14 +59,17 @@ class OptimiseWork:
             policy = read_serving(Path(spec.saved_model)).sealing
             return [self._result(task, variant, rows, policy) for variant in measured]
 
-    def _fetch(self, task: pb.TaskAssignment, folder: Path, progress: Progress) -> OptimiseSpec:
+    def _fetch(
+        self, task: pb.TaskAssignment, folder: Path, progress: Progress, held: contextlib.ExitStack
+    ) -> OptimiseSpec:
         progress.tell(0.01, "fetching model and data")
         wanted, source = task.optimise.spec, task.optimise.source
         check_signed(source, self.trusted)  # it is loaded, to be converted and measured
-        fetch = self.artifacts.fetcher(project_of(task.task), task.grant)
-        model = self.cache.materialise(source.digest.removeprefix("sha256:"), files_of(source), fetch)
-        calibration = self.cache.read(Blob(wanted.calibration_sha256), fetch)
-        test = self.cache.read(Blob(wanted.test_sha256), fetch)
+        fetcher = self.artifacts.fetcher(project_of(task.task), task.grant)
+        files = self.cache.hold(source.digest.removeprefix("sha256:"), files_of(source), fetcher)
+        model = held.enter_context(files)
+        calibration = held.enter_context(self.cache.hold_file(Blob(wanted.calibration_sha256), fetcher))
+        test = held.enter_context(self.cache.hold_file(Blob(wanted.test_sha256), fetcher))
         return OptimiseSpec(str(model), str(calibration), str(test), str(folder / "out"))
 
     def _result(

@@ -51,6 +51,7 @@ class PooledModel:
         self.loads = 0
         self._pool = pool
         self._lock = threading.Lock()
+        self._files_lock = threading.Lock()  # taken first; none is given back while it is taken for the next load
         self._box: Box | None = None
         self._loading: Future[Box] | None = None
         self._footprint = 0
@@ -133,10 +134,12 @@ class PooledModel:
 
     def give_way(self) -> None:
         """Leave memory; the next call loads it again."""
-        with self._lock:
-            box, self._box = self._box, None
-        if box is not None:
-            box.close()
+        with self._files_lock:
+            with self._lock:
+                box, self._box = self._box, None
+            if box is not None:
+                box.close()
+                self._give_back()
 
     def close(self) -> None:
         """Leave for good."""
@@ -146,8 +149,9 @@ class PooledModel:
 
     def _load(self, loading: Future[Box], deadline: float) -> None:
         try:
-            if self.loads and self.spec.verify is not None:
-                self.spec.verify()
+            if self.spec.files is not None:
+                with self._files_lock:
+                    self.spec.files.take()
             box = self._pool.start(self, deadline)
         except SealaneError as error:
             self._settle(None)
@@ -179,6 +183,12 @@ class PooledModel:
                 self.loads += 1
                 self.last_used = time.monotonic()
                 self._loaded, self._footprint = box.loaded, box.footprint_bytes()
+            else:
+                self._give_back()
+
+    def _give_back(self) -> None:
+        if self.spec.files is not None:
+            self.spec.files.give_back()
 
 
 class Pool:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from sealane.errors import FailedPrecondition, InvalidArgument
 from sealane.registry.v1 import variant_service_pb2 as registry
 from sealane.scheduler.v1 import fleet_service_pb2
 from sealane.security.sealing_policy import SealingPolicy
 from sealane_worker.artifacts import Artifacts
-from sealane_worker.cache import ArtifactCache, Blob
+from sealane_worker.cache import Blob, Cache, Held
 from sealane_worker.deployment import Assignment
 from sealane_worker.manifest import read_serving, read_warm_up
 from sealane_worker.runtimes import RuntimeInfo, runtime_for
@@ -33,7 +33,7 @@ class Preparation:
         trusted: keys of which one must have signed whatever is loaded here; empty where none has to.
     """
 
-    cache: ArtifactCache
+    cache: Cache
     artifacts: Artifacts
     threads: int
     runtimes: Mapping[str, RuntimeInfo]
@@ -49,17 +49,23 @@ class Preparation:
         if policy.refusal({}) and (facts := self.facts()):
             check_sealing([policy], lambda: facts)
 
-    def fetch(self, variant: registry.Variant, project: str, grant: str) -> Path:
+    def fetch(self, variant: registry.Variant, project: str, grant: str) -> Held:
         """The folder of a variant that may be loaded here, fetched where it is not here yet, every file verified.
+
+        Whoever asks gives it back.
 
         Raises:
             FailedPrecondition: not signed by whom it has to be (SIGNATURE_REQUIRED, SIGNER_NOT_TRUSTED), a digest that
                 is not that of its files, or forbidden here by its owner.
             SealaneError: what the cache and the registry raise.
         """
-        path = self._materialise(variant, project, grant)
-        self.check_policy(read_serving(path).sealing)
-        return path
+        check_manifest(variant)
+        check_signed(variant, self.trusted)
+        source = self.artifacts.fetcher(project, grant)
+        held = self.cache.hold(variant.digest.removeprefix("sha256:"), files_of(variant), source)
+        with given_back_on_failure(held):
+            self.check_policy(read_serving(held.path).sealing)
+        return held
 
     def __call__(self, wanted: fleet_service_pb2.Assignment) -> Assignment:
         """Fetch and verify; raises what :meth:`fetch` raises."""
@@ -68,7 +74,9 @@ class Preparation:
         runtime = runtime_for(
             registry.Format.Name(variant.format).removeprefix("FORMAT_"), self.runtimes, variant.runtime
         )
-        path = self.fetch(variant, project, wanted.grant)
+        held = self.fetch(variant, project, wanted.grant)
+        with given_back_on_failure(held):
+            serving, warm_up = read_serving(held.path), read_warm_up(held.path)
         return Assignment(
             deployment=wanted.deployment,
             model=model,
@@ -78,22 +86,28 @@ class Preparation:
             epoch=wanted.epoch,
             spec=ModelSpec(
                 runtime=runtime.name,
-                path=path,
+                path=held.path,
                 threads=self.threads,
-                serving=read_serving(path),
-                warm_up=read_warm_up(path),
-                verify=lambda: self._materialise(variant, project, wanted.grant),
+                serving=serving,
+                warm_up=warm_up,
+                files=held,
             ),
             pinned=wanted.pinned,
             served_name=wanted.served_name,
             labels=tuple(wanted.labels),
         )
 
-    def _materialise(self, variant: registry.Variant, project: str, grant: str) -> Path:
-        check_manifest(variant)
-        check_signed(variant, self.trusted)
-        fetch = self.artifacts.fetcher(project, grant)
-        return self.cache.materialise(variant.digest.removeprefix("sha256:"), files_of(variant), fetch)
+
+@contextlib.contextmanager
+def given_back_on_failure(held: Held) -> Iterator[None]:
+    """Give files back where what follows fails."""
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        if not done:
+            held.give_back()
 
 
 def check_sealing(policies: Iterable[SealingPolicy], facts: Callable[[], Mapping[str, str]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from sealane.security.sealing_policy import SealingPolicy
 from sealane.tensors import Array
@@ -62,6 +63,18 @@ class Serving:
     sealing: SealingPolicy = field(default_factory=SealingPolicy)
 
 
+class Files(Protocol):
+    """The files of a model on this machine, for as long as somebody needs them."""
+
+    def take(self) -> None:
+        """Have them there, every one verified, where they were given back; raises SealaneError."""
+        ...
+
+    def give_back(self) -> None:
+        """Nobody needs them any more: what must not stay is wiped. A repeat is no error."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """What to load.
@@ -72,7 +85,7 @@ class ModelSpec:
         threads: processor threads for one inference where the variant does not say.
         serving: how the variant wants to be served.
         warm_up: recorded requests, in order.
-        verify: checks the files again before they are loaded again; raises where they have changed.
+        files: taken already, given back when the model leaves memory, and taken before it is loaded again.
     """
 
     runtime: str
@@ -80,7 +93,7 @@ class ModelSpec:
     threads: int = 1
     serving: Serving = field(default_factory=Serving)
     warm_up: tuple[WarmRequest, ...] = field(default=(), compare=False)
-    verify: Callable[[], object] | None = field(default=None, compare=False)
+    files: Files | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

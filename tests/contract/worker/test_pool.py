@@ -198,19 +198,40 @@ def _kind(model: PooledModel) -> str:
 
 
 def test_files_are_verified_again_before_they_are_loaded_again(spec: ModelSpec) -> None:
-    verified: list[int] = []
-    model = Pool(Host(LIMITS)).add(replace(spec, verify=lambda: verified.append(1)))
+    files = Taken()
+    model = Pool(Host(LIMITS)).add(replace(spec, files=files))
     model.give_way()
-    assert (echo(model), verified) == ("done hi", [1])
+    assert (echo(model), files.said) == ("done hi", ["take", "give back", "take"])
     model.give_way()
-
-    def changed() -> None:
-        raise DataLoss("the file changed", reason="BLOB_CORRUPT")
-
-    object.__setattr__(model.spec, "verify", changed)
+    files.changed = True
     with pytest.raises(DataLoss):
         echo(model)
     model.close()
+    assert files.said[3:] == ["give back", "take", "give back"]
+
+
+def test_files_are_given_back_however_a_load_ends(spec: ModelSpec) -> None:
+    files = Taken()
+    wrong = replace(spec, files=files, warm_up=(WarmRequest({"picture": np.zeros((1, 8, 8, 1), np.float32)}),))
+    with pytest.raises(FailedPrecondition):
+        Pool(Host(LIMITS)).add(wrong)
+    assert files.said[0] == "take" and files.said[-1] == "give back"
+
+
+class Taken:
+    """Files that say what is asked of them."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.changed = False
+
+    def take(self) -> None:
+        self.said.append("take")
+        if self.changed:
+            raise DataLoss("the file changed", reason="BLOB_CORRUPT")
+
+    def give_back(self) -> None:
+        self.said.append("give back")
 
 
 def test_loading_and_leaving_over_and_over_keeps_nothing(spec: ModelSpec) -> None:

@@ -76,6 +76,9 @@ class Artifacts:
                 self.ended.set()
         raise InvalidArgument("enough", field="offset")
 
+    async def ReleaseArtifactKey(self, request: pb.ReleaseArtifactKeyRequest, call: Call) -> pb.ReleasedArtifactKey:
+        return pb.ReleasedArtifactKey()
+
 
 class Bearer:
     """A good token on every call; a later epoch once one was refused."""

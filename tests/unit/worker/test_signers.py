@@ -152,7 +152,7 @@ def test_what_is_not_signed_is_neither_fetched_nor_loaded(tmp_path: Path) -> Non
 def test_a_model_that_is_not_signed_is_not_optimised(tmp_path: Path) -> None:
     files = Files()
     trusted = {key_id_of(OURS.public_key()): OURS.public_key()}
-    work = OptimiseWork(ArtifactCache(tmp_path / "cache"), files, tmp_path / "scratch", trusted)
+    work = OptimiseWork(ArtifactCache(tmp_path / "cache"), files, trusted)
     task = pb.TaskAssignment(task="projects/p/jobs/j/tasks/0", attempt=1)
     task.optimise.source.CopyFrom(variant(OTHER, demanded=False))
     with pytest.raises(FailedPrecondition) as caught:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from sealane.type.v1 import access_pb2 as sealane_dot_type_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*sealane/registry/v1/artifact_service.proto\x12\x13sealane.registry.v1\x1a\x1csealane/type/v1/access.proto\"<\n\x08\x41rtifact\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"8\n\x06Upload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\"H\n\x12StartUploadRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"A\n\x13UploadChunksRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"#\n\x13\x46inishUploadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"G\n\x17\x44ownloadArtifactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0e\n\x06length\x18\x03 \x01(\x03\"8\n\x18\x44ownloadArtifactResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x32\xa3\x04\n\x0f\x41rtifactService\x12|\n\x0bStartUpload\x12\'.sealane.registry.v1.StartUploadRequest\x1a\x1b.sealane.registry.v1.Upload\"\'\x90\x02\x02\x8a\xe7\x18 \n\x0cmodels:write\x12\x06parent\x18\x02\"\x04node8\x01\x12x\n\x0cUploadChunks\x12(.sealane.registry.v1.UploadChunksRequest\x1a\x1b.sealane.registry.v1.Upload\"\x1f\x90\x02\x00\x8a\xe7\x18\x18\n\x0cmodels:write\x18\x02\"\x04node8\x01(\x01\x12~\n\x0c\x46inishUpload\x12(.sealane.registry.v1.FinishUploadRequest\x1a\x1d.sealane.registry.v1.Artifact\"%\x90\x02\x02\x8a\xe7\x18\x1e\n\x0cmodels:write\x12\x04name\x18\x02\"\x04node8\x01\x12\x97\x01\n\x10\x44ownloadArtifact\x12,.sealane.registry.v1.DownloadArtifactRequest\x1a-.sealane.registry.v1.DownloadArtifactResponse\"$\x90\x02\x01\x8a\xe7\x18\x1d\n\x0bmodels:read\x12\x04name\x18\x01\"\x04node8\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*sealane/registry/v1/artifact_service.proto\x12\x13sealane.registry.v1\x1a\x1csealane/type/v1/access.proto\"<\n\x08\x41rtifact\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"8\n\x06Upload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\"H\n\x12StartUploadRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"A\n\x13UploadChunksRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"#\n\x13\x46inishUploadRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Z\n\x17\x44ownloadArtifactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0e\n\x06length\x18\x03 \x01(\x03\x12\x11\n\tencrypted\x18\x04 \x01(\x08\"8\n\x18\x44ownloadArtifactResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\\\n\x19ReleaseArtifactKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06header\x18\x02 \x01(\x0c\x12\r\n\x05suite\x18\x03 \x01(\x05\x12\x12\n\npublic_key\x18\x04 \x01(\x0c\"*\n\x13ReleasedArtifactKey\x12\x13\n\x0bwrapped_key\x18\x01 \x01(\x0c\x32\xba\x05\n\x0f\x41rtifactService\x12|\n\x0bStartUpload\x12\'.sealane.registry.v1.StartUploadRequest\x1a\x1b.sealane.registry.v1.Upload\"\'\x90\x02\x02\x8a\xe7\x18 \n\x0cmodels:write\x12\x06parent\x18\x02\"\x04node8\x01\x12x\n\x0cUploadChunks\x12(.sealane.registry.v1.UploadChunksRequest\x1a\x1b.sealane.registry.v1.Upload\"\x1f\x90\x02\x00\x8a\xe7\x18\x18\n\x0cmodels:write\x18\x02\"\x04node8\x01(\x01\x12~\n\x0c\x46inishUpload\x12(.sealane.registry.v1.FinishUploadRequest\x1a\x1d.sealane.registry.v1.Artifact\"%\x90\x02\x02\x8a\xe7\x18\x1e\n\x0cmodels:write\x12\x04name\x18\x02\"\x04node8\x01\x12\x97\x01\n\x10\x44ownloadArtifact\x12,.sealane.registry.v1.DownloadArtifactRequest\x1a-.sealane.registry.v1.DownloadArtifactResponse\"$\x90\x02\x01\x8a\xe7\x18\x1d\n\x0bmodels:read\x12\x04name\x18\x01\"\x04node8\x01\x30\x01\x12\x94\x01\n\x12ReleaseArtifactKey\x12..sealane.registry.v1.ReleaseArtifactKeyRequest\x1a(.sealane.registry.v1.ReleasedArtifactKey\"$\x90\x02\x02\x8a\xe7\x18\x1d\n\x0bmodels:read\x12\x04name\x18\x03\"\x04node8\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +40,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ARTIFACTSERVICE'].methods_by_name['FinishUpload']._serialized_options = b'\220\002\002\212\347\030\036\n\014models:write\022\004name\030\002\"\004node8\001'
   _globals['_ARTIFACTSERVICE'].methods_by_name['DownloadArtifact']._loaded_options = None
   _globals['_ARTIFACTSERVICE'].methods_by_name['DownloadArtifact']._serialized_options = b'\220\002\001\212\347\030\035\n\013models:read\022\004name\030\001\"\004node8\001'
+  _globals['_ARTIFACTSERVICE'].methods_by_name['ReleaseArtifactKey']._loaded_options = None
+  _globals['_ARTIFACTSERVICE'].methods_by_name['ReleaseArtifactKey']._serialized_options = b'\220\002\002\212\347\030\035\n\013models:read\022\004name\030\003\"\004node8\001'
   _globals['_ARTIFACT']._serialized_start=97
   _globals['_ARTIFACT']._serialized_end=157
   _globals['_UPLOAD']._serialized_start=159
@@ -51,9 +53,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FINISHUPLOADREQUEST']._serialized_start=358
   _globals['_FINISHUPLOADREQUEST']._serialized_end=393
   _globals['_DOWNLOADARTIFACTREQUEST']._serialized_start=395
-  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_end=466
-  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_start=468
-  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_end=524
-  _globals['_ARTIFACTSERVICE']._serialized_start=527
-  _globals['_ARTIFACTSERVICE']._serialized_end=1074
+  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_end=485
+  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_start=487
+  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_end=543
+  _globals['_RELEASEARTIFACTKEYREQUEST']._serialized_start=545
+  _globals['_RELEASEARTIFACTKEYREQUEST']._serialized_end=637
+  _globals['_RELEASEDARTIFACTKEY']._serialized_start=639
+  _globals['_RELEASEDARTIFACTKEY']._serialized_end=681
+  _globals['_ARTIFACTSERVICE']._serialized_start=684
+  _globals['_ARTIFACTSERVICE']._serialized_end=1382
 # @@protoc_insertion_point(module_scope)

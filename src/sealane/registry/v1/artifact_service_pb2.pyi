@@ -167,22 +167,26 @@ class DownloadArtifactRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     LENGTH_FIELD_NUMBER: _builtins.int
+    ENCRYPTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the artifact."""
     offset: _builtins.int
     """First byte wanted."""
     length: _builtins.int
     """Most bytes wanted; 0 means all."""
+    encrypted: _builtins.bool
+    """Whether the encrypted copy is wanted; `offset` and `length` then count its bytes."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         offset: _builtins.int = ...,
         length: _builtins.int = ...,
+        encrypted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["length", b"length", "name", b"name", "offset", b"offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encrypted", b"encrypted", "length", b"length", "name", b"name", "offset", b"offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -199,7 +203,7 @@ class DownloadArtifactResponse(_message.Message):
     offset: _builtins.int
     """Where this chunk starts."""
     data: _builtins.bytes
-    """At most 1 MiB."""
+    """At most 1 MiB, and 64 bytes more of an encrypted copy."""
     def __init__(
         self,
         *,
@@ -213,3 +217,59 @@ class DownloadArtifactResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DownloadArtifactResponse: _TypeAlias = DownloadArtifactResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseArtifactKeyRequest(_message.Message):
+    """Request for ArtifactService.ReleaseArtifactKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HEADER_FIELD_NUMBER: _builtins.int
+    SUITE_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the artifact."""
+    header: _builtins.bytes
+    """First 20 bytes of the encrypted copy that is to be read: a copy has a key of its own."""
+    suite: _builtins.int
+    """HPKE suite of the key, as in sealed calls: 1 for ML-KEM-768 with X25519, 2 for X25519."""
+    public_key: _builtins.bytes
+    """Public key to seal to, made for this and kept in memory alone; 1216 or 32 bytes by its suite."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        header: _builtins.bytes = ...,
+        suite: _builtins.int = ...,
+        public_key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "name", b"name", "public_key", b"public_key", "suite", b"suite"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseArtifactKeyRequest: _TypeAlias = ReleaseArtifactKeyRequest  # noqa: Y015
+
+@_typing.final
+class ReleasedArtifactKey(_message.Message):
+    """A key that one caller alone can open."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRAPPED_KEY_FIELD_NUMBER: _builtins.int
+    wrapped_key: _builtins.bytes
+    """HPKE encapsulation and ciphertext of the 32 bytes of the key (AES-256-GCM)."""
+    def __init__(
+        self,
+        *,
+        wrapped_key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["wrapped_key", b"wrapped_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleasedArtifactKey: _TypeAlias = ReleasedArtifactKey  # noqa: Y015

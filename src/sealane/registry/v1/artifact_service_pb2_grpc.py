@@ -55,6 +55,11 @@ class ArtifactServiceStub(object):
                 request_serializer=sealane_dot_registry_dot_v1_dot_artifact__service__pb2.DownloadArtifactRequest.SerializeToString,
                 response_deserializer=sealane_dot_registry_dot_v1_dot_artifact__service__pb2.DownloadArtifactResponse.FromString,
                 _registered_method=True)
+        self.ReleaseArtifactKey = channel.unary_unary(
+                '/sealane.registry.v1.ArtifactService/ReleaseArtifactKey',
+                request_serializer=sealane_dot_registry_dot_v1_dot_artifact__service__pb2.ReleaseArtifactKeyRequest.SerializeToString,
+                response_deserializer=sealane_dot_registry_dot_v1_dot_artifact__service__pb2.ReleasedArtifactKey.FromString,
+                _registered_method=True)
 
 
 class ArtifactServiceServicer(object):
@@ -87,7 +92,16 @@ class ArtifactServiceServicer(object):
 
     def DownloadArtifact(self, request, context):
         """Streams an artifact, or a range of it. A stored file that no longer matches its digest answers
-        DATA_LOSS.
+        DATA_LOSS. `encrypted` gives it as a registry with a master key stores it (docs/encryption.md).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseArtifactKey(self, request, context):
+        """Releases the key of one encrypted copy of an artifact to the caller alone: sealed with HPKE (RFC 9180)
+        to the caller's fresh public key, bound to who asks, the project and the digest. A registry without a
+        master key answers FAILED_PRECONDITION (NOT_ENCRYPTED). Every release stands in the audit log.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,6 +129,11 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
                     servicer.DownloadArtifact,
                     request_deserializer=sealane_dot_registry_dot_v1_dot_artifact__service__pb2.DownloadArtifactRequest.FromString,
                     response_serializer=sealane_dot_registry_dot_v1_dot_artifact__service__pb2.DownloadArtifactResponse.SerializeToString,
+            ),
+            'ReleaseArtifactKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseArtifactKey,
+                    request_deserializer=sealane_dot_registry_dot_v1_dot_artifact__service__pb2.ReleaseArtifactKeyRequest.FromString,
+                    response_serializer=sealane_dot_registry_dot_v1_dot_artifact__service__pb2.ReleasedArtifactKey.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -226,6 +245,33 @@ class ArtifactService(object):
             '/sealane.registry.v1.ArtifactService/DownloadArtifact',
             sealane_dot_registry_dot_v1_dot_artifact__service__pb2.DownloadArtifactRequest.SerializeToString,
             sealane_dot_registry_dot_v1_dot_artifact__service__pb2.DownloadArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseArtifactKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.registry.v1.ArtifactService/ReleaseArtifactKey',
+            sealane_dot_registry_dot_v1_dot_artifact__service__pb2.ReleaseArtifactKeyRequest.SerializeToString,
+            sealane_dot_registry_dot_v1_dot_artifact__service__pb2.ReleasedArtifactKey.FromString,
             options,
             channel_credentials,
             insecure,

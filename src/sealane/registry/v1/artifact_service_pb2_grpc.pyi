@@ -47,7 +47,12 @@ class ArtifactServiceStub:
     """
     DownloadArtifact: _grpc.UnaryStreamMultiCallable[_artifact_service_pb2.DownloadArtifactRequest, _artifact_service_pb2.DownloadArtifactResponse]
     """Streams an artifact, or a range of it. A stored file that no longer matches its digest answers
-    DATA_LOSS.
+    DATA_LOSS. `encrypted` gives it as a registry with a master key stores it (docs/encryption.md).
+    """
+    ReleaseArtifactKey: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.ReleaseArtifactKeyRequest, _artifact_service_pb2.ReleasedArtifactKey]
+    """Releases the key of one encrypted copy of an artifact to the caller alone: sealed with HPKE (RFC 9180)
+    to the caller's fresh public key, bound to who asks, the project and the digest. A registry without a
+    master key answers FAILED_PRECONDITION (NOT_ENCRYPTED). Every release stands in the audit log.
     """
 
 @_typing.type_check_only
@@ -69,7 +74,12 @@ class ArtifactServiceAsyncStub(ArtifactServiceStub):
     """
     DownloadArtifact: _aio.UnaryStreamMultiCallable[_artifact_service_pb2.DownloadArtifactRequest, _artifact_service_pb2.DownloadArtifactResponse]  # type: ignore[assignment]
     """Streams an artifact, or a range of it. A stored file that no longer matches its digest answers
-    DATA_LOSS.
+    DATA_LOSS. `encrypted` gives it as a registry with a master key stores it (docs/encryption.md).
+    """
+    ReleaseArtifactKey: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.ReleaseArtifactKeyRequest, _artifact_service_pb2.ReleasedArtifactKey]  # type: ignore[assignment]
+    """Releases the key of one encrypted copy of an artifact to the caller alone: sealed with HPKE (RFC 9180)
+    to the caller's fresh public key, bound to who asks, the project and the digest. A registry without a
+    master key answers FAILED_PRECONDITION (NOT_ENCRYPTED). Every release stands in the audit log.
     """
 
 class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -112,7 +122,18 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_artifact_service_pb2.DownloadArtifactResponse], _abc.AsyncIterator[_artifact_service_pb2.DownloadArtifactResponse]]:
         """Streams an artifact, or a range of it. A stored file that no longer matches its digest answers
-        DATA_LOSS.
+        DATA_LOSS. `encrypted` gives it as a registry with a master key stores it (docs/encryption.md).
+        """
+
+    @_abc_1.abstractmethod
+    def ReleaseArtifactKey(
+        self,
+        request: _artifact_service_pb2.ReleaseArtifactKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_artifact_service_pb2.ReleasedArtifactKey, _abc.Awaitable[_artifact_service_pb2.ReleasedArtifactKey]]:
+        """Releases the key of one encrypted copy of an artifact to the caller alone: sealed with HPKE (RFC 9180)
+        to the caller's fresh public key, bound to who asks, the project and the digest. A registry without a
+        master key answers FAILED_PRECONDITION (NOT_ENCRYPTED). Every release stands in the audit log.
         """
 
 def add_ArtifactServiceServicer_to_server(servicer: ArtifactServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from sealane.registry.v1 import dataset_service_pb2 as _dataset_service_pb2
 from sealane.registry.v1 import variant_service_pb2 as _variant_service_pb2
 from sealane.scheduler.v1 import deployment_service_pb2 as _deployment_service_pb2
 from sealane.scheduler.v1 import job_service_pb2 as _job_service_pb2
@@ -498,6 +499,9 @@ class TaskAssignment(_message.Message):
     GRANT_FIELD_NUMBER: _builtins.int
     OPTIMISE_FIELD_NUMBER: _builtins.int
     CHECK_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    EVALUATE_FIELD_NUMBER: _builtins.int
+    BENCHMARK_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     """`projects/{project}/jobs/{job}/tasks/{task}`."""
     attempt: _builtins.int
@@ -518,6 +522,18 @@ class TaskAssignment(_message.Message):
     def check(self) -> Global___CheckTask:
         """Load variants."""
 
+    @_builtins.property
+    def batch(self) -> Global___BatchTask:
+        """Run a variant over rows."""
+
+    @_builtins.property
+    def evaluate(self) -> Global___EvaluateTask:
+        """Measure a variant over labelled rows."""
+
+    @_builtins.property
+    def benchmark(self) -> Global___BenchmarkTask:
+        """Measure how long a variant takes."""
+
     def __init__(
         self,
         *,
@@ -527,16 +543,187 @@ class TaskAssignment(_message.Message):
         grant: _builtins.str = ...,
         optimise: Global___OptimiseTask | None = ...,
         check: Global___CheckTask | None = ...,
+        batch: Global___BatchTask | None = ...,
+        evaluate: Global___EvaluateTask | None = ...,
+        benchmark: Global___BenchmarkTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "lease", b"lease", "optimise", b"optimise", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "benchmark", b"benchmark", "check", b"check", "evaluate", b"evaluate", "lease", b"lease", "optimise", b"optimise", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "check", b"check", "grant", b"grant", "lease", b"lease", "optimise", b"optimise", "spec", b"spec", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch", b"batch", "benchmark", b"benchmark", "check", b"check", "evaluate", b"evaluate", "grant", b"grant", "lease", b"lease", "optimise", b"optimise", "spec", b"spec", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["optimise", "check"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["optimise", "check", "batch", "evaluate", "benchmark"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
 Global___TaskAssignment: _TypeAlias = TaskAssignment  # noqa: Y015
+
+@_typing.final
+class RowRange(_message.Message):
+    """Some rows of a dataset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    FIRST_ROW_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    first_row: _builtins.int
+    """First row in the shard."""
+    rows: _builtins.int
+    """Rows."""
+    @_builtins.property
+    def shard(self) -> _dataset_service_pb2.Shard:
+        """Shard, a `.npz`."""
+
+    def __init__(
+        self,
+        *,
+        shard: _dataset_service_pb2.Shard | None = ...,
+        first_row: _builtins.int = ...,
+        rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["shard", b"shard"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_row", b"first_row", "rows", b"rows", "shard", b"shard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RowRange: _TypeAlias = RowRange  # noqa: Y015
+
+@_typing.final
+class BatchTask(_message.Message):
+    """Input of a batch task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class InputsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VARIANT_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    signature: _builtins.str
+    """Signature; empty for the default one."""
+    batch_size: _builtins.int
+    """Rows of one run."""
+    @_builtins.property
+    def variant(self) -> _variant_service_pb2.Variant:
+        """The variant with its files."""
+
+    @_builtins.property
+    def range(self) -> Global___RowRange:
+        """The rows."""
+
+    @_builtins.property
+    def inputs(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Input of the model to array of the shard, as in BatchSpec."""
+
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Outputs wanted; empty for all."""
+
+    def __init__(
+        self,
+        *,
+        variant: _variant_service_pb2.Variant | None = ...,
+        range: Global___RowRange | None = ...,
+        inputs: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        outputs: _abc.Iterable[_builtins.str] | None = ...,
+        signature: _builtins.str = ...,
+        batch_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range", "variant", b"variant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "inputs", b"inputs", "outputs", b"outputs", "range", b"range", "signature", b"signature", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchTask: _TypeAlias = BatchTask  # noqa: Y015
+
+@_typing.final
+class EvaluateTask(_message.Message):
+    """Input of an evaluate task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    RANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def spec(self) -> _job_service_pb2.EvaluateSpec:
+        """The job's spec, with the label by its name."""
+
+    @_builtins.property
+    def variant(self) -> _variant_service_pb2.Variant:
+        """The variant with its files."""
+
+    @_builtins.property
+    def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___RowRange]:
+        """All rows, in order."""
+
+    def __init__(
+        self,
+        *,
+        spec: _job_service_pb2.EvaluateSpec | None = ...,
+        variant: _variant_service_pb2.Variant | None = ...,
+        ranges: _abc.Iterable[Global___RowRange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec", "variant", b"variant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ranges", b"ranges", "spec", b"spec", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvaluateTask: _TypeAlias = EvaluateTask  # noqa: Y015
+
+@_typing.final
+class BenchmarkTask(_message.Message):
+    """Input of a benchmark task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def spec(self) -> _job_service_pb2.BenchmarkSpec:
+        """The job's spec, with its sizes and runs."""
+
+    @_builtins.property
+    def variant(self) -> _variant_service_pb2.Variant:
+        """The variant with its files."""
+
+    def __init__(
+        self,
+        *,
+        spec: _job_service_pb2.BenchmarkSpec | None = ...,
+        variant: _variant_service_pb2.Variant | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec", "variant", b"variant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BenchmarkTask: _TypeAlias = BenchmarkTask  # noqa: Y015
 
 @_typing.final
 class OptimiseTask(_message.Message):
@@ -642,6 +829,7 @@ class RenewTaskRequest(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     """Name of the task."""
     attempt: _builtins.int
@@ -650,6 +838,8 @@ class RenewTaskRequest(_message.Message):
     """Share done, 0 to 1."""
     message: _builtins.str
     """What it is doing."""
+    log: _builtins.str
+    """What it says since the last renewal, lines of text."""
     def __init__(
         self,
         *,
@@ -657,10 +847,11 @@ class RenewTaskRequest(_message.Message):
         attempt: _builtins.int = ...,
         progress: _builtins.float = ...,
         message: _builtins.str = ...,
+        log: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "message", b"message", "progress", b"progress", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "log", b"log", "message", b"message", "progress", b"progress", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -702,6 +893,8 @@ class FinishTaskRequest(_message.Message):
     RETRYABLE_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
     CHECKS_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     """Name of the task."""
     attempt: _builtins.int
@@ -710,6 +903,8 @@ class FinishTaskRequest(_message.Message):
     """Why it failed; empty where it succeeded."""
     retryable: _builtins.bool
     """Whether another attempt could succeed."""
+    log: _builtins.str
+    """What it says since the last renewal, lines of text."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[_job_service_pb2.VariantResult]:
         """What it made and measured; the files are uploaded before."""
@@ -717,6 +912,10 @@ class FinishTaskRequest(_message.Message):
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[_job_service_pb2.VariantCheck]:
         """What came of loading; node, job and time are the scheduler's to say."""
+
+    @_builtins.property
+    def output(self) -> _job_service_pb2.TaskOutput:
+        """The file that it made, of a batch task; it is uploaded before."""
 
     def __init__(
         self,
@@ -727,10 +926,12 @@ class FinishTaskRequest(_message.Message):
         retryable: _builtins.bool = ...,
         results: _abc.Iterable[_job_service_pb2.VariantResult] | None = ...,
         checks: _abc.Iterable[_job_service_pb2.VariantCheck] | None = ...,
+        output: _job_service_pb2.TaskOutput | None = ...,
+        log: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checks", b"checks", "error", b"error", "results", b"results", "retryable", b"retryable", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checks", b"checks", "error", b"error", "log", b"log", "output", b"output", "results", b"results", "retryable", b"retryable", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

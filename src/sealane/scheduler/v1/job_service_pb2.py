@@ -24,16 +24,21 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from sealane.registry.v1 import variant_service_pb2 as sealane_dot_registry_dot_v1_dot_variant__service__pb2
+from sealane.scheduler.v1 import deployment_service_pb2 as sealane_dot_scheduler_dot_v1_dot_deployment__service__pb2
 from sealane.type.v1 import access_pb2 as sealane_dot_type_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&sealane/scheduler/v1/job_service.proto\x12\x14sealane.scheduler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a)sealane/registry/v1/variant_service.proto\x1a\x1csealane/type/v1/access.proto\"r\n\x0cOptimiseSpec\x12\x16\n\x0esource_variant\x18\x01 \x01(\t\x12\x1a\n\x12\x63\x61libration_sha256\x18\x02 \x01(\t\x12\x13\n\x0btest_sha256\x18\x03 \x01(\t\x12\x19\n\x11max_accuracy_drop\x18\x04 \x01(\x01\".\n\tCheckSpec\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08variants\x18\x02 \x03(\t\"\xa1\x05\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x36\n\x08optimise\x18\x02 \x01(\x0b\x32\".sealane.scheduler.v1.OptimiseSpecH\x00\x12\x30\n\x05\x63heck\x18\x0e \x01(\x0b\x32\x1f.sealane.scheduler.v1.CheckSpecH\x00\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.sealane.scheduler.v1.Job.State\x12\x10\n\x08progress\x18\x04 \x01(\x01\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x03\x12\x0c\n\x04node\x18\x08 \x01(\t\x12\x10\n\x08variants\x18\t \x03(\t\x12\x34\n\x07results\x18\n \x03(\x0b\x32#.sealane.scheduler.v1.VariantResult\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\r \x01(\t\x12\x32\n\x06\x63hecks\x18\x0f \x03(\x0b\x32\".sealane.scheduler.v1.VariantCheck\"\xac\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x15\n\x11STATE_REGISTERING\x10\x03\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\x12\x13\n\x0fSTATE_ABANDONED\x10\x07\x42\x06\n\x04spec\"V\n\x0cVariantCheck\x12\x12\n\nvariant_id\x18\x01 \x01(\t\x12\x32\n\nload_check\x18\x02 \x01(\x0b\x32\x1e.sealane.registry.v1.LoadCheck\"\x89\x01\n\rVariantResult\x12\x12\n\nvariant_id\x18\x01 \x01(\t\x12-\n\x07variant\x18\x02 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12\x35\n\x0bmeasurement\x18\x03 \x01(\x0b\x32 .sealane.registry.v1.Measurement\"^\n\x10\x43reateJobRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12&\n\x03job\x18\x02 \x01(\x0b\x32\x19.sealane.scheduler.v1.Job\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"H\n\x0fListJobsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x10ListJobsResponse\x12\'\n\x04jobs\x18\x01 \x03(\x0b\x32\x19.sealane.scheduler.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1f\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xbf\x04\n\nJobService\x12p\n\tCreateJob\x12&.sealane.scheduler.v1.CreateJobRequest\x1a\x19.sealane.scheduler.v1.Job\" \x90\x02\x02\x8a\xe7\x18\x19\n\x0bjobs:submit\x12\x06parent\x18\x02\x38\x01\x12\x66\n\x06GetJob\x12#.sealane.scheduler.v1.GetJobRequest\x1a\x19.sealane.scheduler.v1.Job\"\x1c\x90\x02\x01\x8a\xe7\x18\x15\n\tjobs:read\x12\x04name\x18\x01\x38\x01\x12y\n\x08ListJobs\x12%.sealane.scheduler.v1.ListJobsRequest\x1a&.sealane.scheduler.v1.ListJobsResponse\"\x1e\x90\x02\x01\x8a\xe7\x18\x17\n\tjobs:read\x12\x06parent\x18\x01\x38\x01\x12n\n\tCancelJob\x12&.sealane.scheduler.v1.CancelJobRequest\x1a\x19.sealane.scheduler.v1.Job\"\x1e\x90\x02\x02\x8a\xe7\x18\x17\n\x0bjobs:cancel\x12\x04name\x18\x02\x38\x01\x12l\n\x08WatchJob\x12%.sealane.scheduler.v1.WatchJobRequest\x1a\x19.sealane.scheduler.v1.Job\"\x1c\x90\x02\x01\x8a\xe7\x18\x15\n\tjobs:read\x12\x04name\x18\x01\x38\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&sealane/scheduler/v1/job_service.proto\x12\x14sealane.scheduler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a)sealane/registry/v1/variant_service.proto\x1a-sealane/scheduler/v1/deployment_service.proto\x1a\x1csealane/type/v1/access.proto\"r\n\x0cOptimiseSpec\x12\x16\n\x0esource_variant\x18\x01 \x01(\t\x12\x1a\n\x12\x63\x61libration_sha256\x18\x02 \x01(\t\x12\x13\n\x0btest_sha256\x18\x03 \x01(\t\x12\x19\n\x11max_accuracy_drop\x18\x04 \x01(\x01\".\n\tCheckSpec\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08variants\x18\x02 \x03(\t\"\xfc\x01\n\tBatchSpec\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nvariant_id\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12;\n\x06inputs\x18\x04 \x03(\x0b\x32+.sealane.scheduler.v1.BatchSpec.InputsEntry\x12\x0f\n\x07outputs\x18\x05 \x03(\t\x12\x11\n\tsignature\x18\x06 \x01(\t\x12\x15\n\rrows_per_task\x18\x07 \x01(\x03\x12\x12\n\nbatch_size\x18\x08 \x01(\x05\x1a-\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe3\x01\n\x0c\x45valuateSpec\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08variants\x18\x02 \x03(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12>\n\x06inputs\x18\x04 \x03(\x0b\x32..sealane.scheduler.v1.EvaluateSpec.InputsEntry\x12\r\n\x05label\x18\x05 \x01(\t\x12\x0e\n\x06output\x18\x06 \x01(\t\x12\x11\n\tsignature\x18\x07 \x01(\t\x1a-\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"U\n\rBenchmarkSpec\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08variants\x18\x02 \x03(\t\x12\x13\n\x0b\x62\x61tch_sizes\x18\x03 \x03(\x05\x12\x0c\n\x04runs\x18\x04 \x01(\x05\"\xb4\x01\n\tExecution\x12\x10\n\x08priority\x18\x01 \x01(\x05\x12\x33\n\ndata_class\x18\x02 \x01(\x0e\x32\x1f.sealane.scheduler.v1.DataClass\x12\x11\n\tresidency\x18\x03 \x03(\t\x12\x14\n\x0cmax_parallel\x18\x04 \x01(\x05\x12\x0c\n\x04gang\x18\x05 \x01(\x05\x12\x14\n\x0cmax_attempts\x18\x06 \x01(\x05\x12\x13\n\x0bspeculative\x18\x07 \x01(\x08\"\xf4\x07\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x36\n\x08optimise\x18\x02 \x01(\x0b\x32\".sealane.scheduler.v1.OptimiseSpecH\x00\x12\x30\n\x05\x63heck\x18\x0e \x01(\x0b\x32\x1f.sealane.scheduler.v1.CheckSpecH\x00\x12\x30\n\x05\x62\x61tch\x18\x10 \x01(\x0b\x32\x1f.sealane.scheduler.v1.BatchSpecH\x00\x12\x36\n\x08\x65valuate\x18\x11 \x01(\x0b\x32\".sealane.scheduler.v1.EvaluateSpecH\x00\x12\x38\n\tbenchmark\x18\x12 \x01(\x0b\x32#.sealane.scheduler.v1.BenchmarkSpecH\x00\x12\x32\n\texecution\x18\x13 \x01(\x0b\x32\x1f.sealane.scheduler.v1.Execution\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.sealane.scheduler.v1.Job.State\x12\x10\n\x08progress\x18\x04 \x01(\x01\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x03\x12\x0c\n\x04node\x18\x08 \x01(\t\x12\x10\n\x08variants\x18\t \x03(\t\x12\x34\n\x07results\x18\n \x03(\x0b\x32#.sealane.scheduler.v1.VariantResult\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\r \x01(\t\x12\x32\n\x06\x63hecks\x18\x0f \x03(\x0b\x32\".sealane.scheduler.v1.VariantCheck\x12/\n\x05tasks\x18\x14 \x01(\x0b\x32 .sealane.scheduler.v1.TaskCounts\x12\x36\n\x12\x65stimated_end_time\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbe\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x15\n\x11STATE_REGISTERING\x10\x03\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x04\x12\x10\n\x0cSTATE_FAILED\x10\x05\x12\x13\n\x0fSTATE_CANCELLED\x10\x06\x12\x13\n\x0fSTATE_ABANDONED\x10\x07\x12\x10\n\x0cSTATE_PAUSED\x10\x08\x42\x06\n\x04spec\"`\n\nTaskCounts\x12\r\n\x05total\x18\x01 \x01(\x05\x12\x0f\n\x07pending\x18\x02 \x01(\x05\x12\x0f\n\x07running\x18\x03 \x01(\x05\x12\x11\n\tsucceeded\x18\x04 \x01(\x05\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x05\"\x92\x03\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .sealane.scheduler.v1.Task.State\x12\x11\n\tfirst_row\x18\x03 \x01(\x03\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12\x12\n\nvariant_id\x18\x05 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x03\x12\x10\n\x08\x66\x61ilures\x18\x07 \x01(\x05\x12\r\n\x05\x65rror\x18\x08 \x01(\t\x12\x30\n\x06output\x18\t \x01(\x0b\x32 .sealane.scheduler.v1.TaskOutput\x12/\n\x08\x61ttempts\x18\n \x03(\x0b\x32\x1d.sealane.scheduler.v1.Attempt\"\x80\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\">\n\nTaskOutput\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0c\n\x04rows\x18\x03 \x01(\x03\"\xe5\x02\n\x07\x41ttempt\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x03\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.sealane.scheduler.v1.Attempt.State\x12\x10\n\x08progress\x18\x04 \x01(\x01\x12.\n\nbegin_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65rror\x18\x07 \x01(\t\x12\x0b\n\x03log\x18\x08 \x01(\t\"{\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_RUNNING\x10\x01\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x0e\n\nSTATE_LOST\x10\x04\x12\x11\n\rSTATE_STOPPED\x10\x05\"V\n\x0cVariantCheck\x12\x12\n\nvariant_id\x18\x01 \x01(\t\x12\x32\n\nload_check\x18\x02 \x01(\x0b\x32\x1e.sealane.registry.v1.LoadCheck\"\x89\x01\n\rVariantResult\x12\x12\n\nvariant_id\x18\x01 \x01(\t\x12-\n\x07variant\x18\x02 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12\x35\n\x0bmeasurement\x18\x03 \x01(\x0b\x32 .sealane.registry.v1.Measurement\"^\n\x10\x43reateJobRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12&\n\x03job\x18\x02 \x01(\x0b\x32\x19.sealane.scheduler.v1.Job\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"H\n\x0fListJobsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x10ListJobsResponse\x12\'\n\x04jobs\x18\x01 \x03(\x0b\x32\x19.sealane.scheduler.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1f\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1f\n\x0fPauseJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\" \n\x10ResumeJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"I\n\x10ListTasksRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x11ListTasksResponse\x12)\n\x05tasks\x18\x01 \x03(\x0b\x32\x1a.sealane.scheduler.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x0eGetTaskRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\x86\x08\n\nJobService\x12p\n\tCreateJob\x12&.sealane.scheduler.v1.CreateJobRequest\x1a\x19.sealane.scheduler.v1.Job\" \x90\x02\x02\x8a\xe7\x18\x19\n\x0bjobs:submit\x12\x06parent\x18\x02\x38\x01\x12\x66\n\x06GetJob\x12#.sealane.scheduler.v1.GetJobRequest\x1a\x19.sealane.scheduler.v1.Job\"\x1c\x90\x02\x01\x8a\xe7\x18\x15\n\tjobs:read\x12\x04name\x18\x01\x38\x01\x12y\n\x08ListJobs\x12%.sealane.scheduler.v1.ListJobsRequest\x1a&.sealane.scheduler.v1.ListJobsResponse\"\x1e\x90\x02\x01\x8a\xe7\x18\x17\n\tjobs:read\x12\x06parent\x18\x01\x38\x01\x12n\n\tCancelJob\x12&.sealane.scheduler.v1.CancelJobRequest\x1a\x19.sealane.scheduler.v1.Job\"\x1e\x90\x02\x02\x8a\xe7\x18\x17\n\x0bjobs:cancel\x12\x04name\x18\x02\x38\x01\x12l\n\x08PauseJob\x12%.sealane.scheduler.v1.PauseJobRequest\x1a\x19.sealane.scheduler.v1.Job\"\x1e\x90\x02\x02\x8a\xe7\x18\x17\n\x0bjobs:submit\x12\x04name\x18\x02\x38\x01\x12n\n\tResumeJob\x12&.sealane.scheduler.v1.ResumeJobRequest\x1a\x19.sealane.scheduler.v1.Job\"\x1e\x90\x02\x02\x8a\xe7\x18\x17\n\x0bjobs:submit\x12\x04name\x18\x02\x38\x01\x12|\n\tListTasks\x12&.sealane.scheduler.v1.ListTasksRequest\x1a\'.sealane.scheduler.v1.ListTasksResponse\"\x1e\x90\x02\x01\x8a\xe7\x18\x17\n\tjobs:read\x12\x06parent\x18\x01\x38\x01\x12i\n\x07GetTask\x12$.sealane.scheduler.v1.GetTaskRequest\x1a\x1a.sealane.scheduler.v1.Task\"\x1c\x90\x02\x01\x8a\xe7\x18\x15\n\tjobs:read\x12\x04name\x18\x01\x38\x01\x12l\n\x08WatchJob\x12%.sealane.scheduler.v1.WatchJobRequest\x1a\x19.sealane.scheduler.v1.Job\"\x1c\x90\x02\x01\x8a\xe7\x18\x15\n\tjobs:read\x12\x04name\x18\x01\x38\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sealane.scheduler.v1.job_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_BATCHSPEC_INPUTSENTRY']._loaded_options = None
+  _globals['_BATCHSPEC_INPUTSENTRY']._serialized_options = b'8\001'
+  _globals['_EVALUATESPEC_INPUTSENTRY']._loaded_options = None
+  _globals['_EVALUATESPEC_INPUTSENTRY']._serialized_options = b'8\001'
   _globals['_JOBSERVICE'].methods_by_name['CreateJob']._loaded_options = None
   _globals['_JOBSERVICE'].methods_by_name['CreateJob']._serialized_options = b'\220\002\002\212\347\030\031\n\013jobs:submit\022\006parent\030\0028\001'
   _globals['_JOBSERVICE'].methods_by_name['GetJob']._loaded_options = None
@@ -42,32 +47,74 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBSERVICE'].methods_by_name['ListJobs']._serialized_options = b'\220\002\001\212\347\030\027\n\tjobs:read\022\006parent\030\0018\001'
   _globals['_JOBSERVICE'].methods_by_name['CancelJob']._loaded_options = None
   _globals['_JOBSERVICE'].methods_by_name['CancelJob']._serialized_options = b'\220\002\002\212\347\030\027\n\013jobs:cancel\022\004name\030\0028\001'
+  _globals['_JOBSERVICE'].methods_by_name['PauseJob']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['PauseJob']._serialized_options = b'\220\002\002\212\347\030\027\n\013jobs:submit\022\004name\030\0028\001'
+  _globals['_JOBSERVICE'].methods_by_name['ResumeJob']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['ResumeJob']._serialized_options = b'\220\002\002\212\347\030\027\n\013jobs:submit\022\004name\030\0028\001'
+  _globals['_JOBSERVICE'].methods_by_name['ListTasks']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['ListTasks']._serialized_options = b'\220\002\001\212\347\030\027\n\tjobs:read\022\006parent\030\0018\001'
+  _globals['_JOBSERVICE'].methods_by_name['GetTask']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['GetTask']._serialized_options = b'\220\002\001\212\347\030\025\n\tjobs:read\022\004name\030\0018\001'
   _globals['_JOBSERVICE'].methods_by_name['WatchJob']._loaded_options = None
   _globals['_JOBSERVICE'].methods_by_name['WatchJob']._serialized_options = b'\220\002\001\212\347\030\025\n\tjobs:read\022\004name\030\0018\001'
-  _globals['_OPTIMISESPEC']._serialized_start=170
-  _globals['_OPTIMISESPEC']._serialized_end=284
-  _globals['_CHECKSPEC']._serialized_start=286
-  _globals['_CHECKSPEC']._serialized_end=332
-  _globals['_JOB']._serialized_start=335
-  _globals['_JOB']._serialized_end=1008
-  _globals['_JOB_STATE']._serialized_start=828
-  _globals['_JOB_STATE']._serialized_end=1000
-  _globals['_VARIANTCHECK']._serialized_start=1010
-  _globals['_VARIANTCHECK']._serialized_end=1096
-  _globals['_VARIANTRESULT']._serialized_start=1099
-  _globals['_VARIANTRESULT']._serialized_end=1236
-  _globals['_CREATEJOBREQUEST']._serialized_start=1238
-  _globals['_CREATEJOBREQUEST']._serialized_end=1332
-  _globals['_GETJOBREQUEST']._serialized_start=1334
-  _globals['_GETJOBREQUEST']._serialized_end=1363
-  _globals['_LISTJOBSREQUEST']._serialized_start=1365
-  _globals['_LISTJOBSREQUEST']._serialized_end=1437
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1439
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1523
-  _globals['_CANCELJOBREQUEST']._serialized_start=1525
-  _globals['_CANCELJOBREQUEST']._serialized_end=1557
-  _globals['_WATCHJOBREQUEST']._serialized_start=1559
-  _globals['_WATCHJOBREQUEST']._serialized_end=1590
-  _globals['_JOBSERVICE']._serialized_start=1593
-  _globals['_JOBSERVICE']._serialized_end=2168
+  _globals['_OPTIMISESPEC']._serialized_start=217
+  _globals['_OPTIMISESPEC']._serialized_end=331
+  _globals['_CHECKSPEC']._serialized_start=333
+  _globals['_CHECKSPEC']._serialized_end=379
+  _globals['_BATCHSPEC']._serialized_start=382
+  _globals['_BATCHSPEC']._serialized_end=634
+  _globals['_BATCHSPEC_INPUTSENTRY']._serialized_start=589
+  _globals['_BATCHSPEC_INPUTSENTRY']._serialized_end=634
+  _globals['_EVALUATESPEC']._serialized_start=637
+  _globals['_EVALUATESPEC']._serialized_end=864
+  _globals['_EVALUATESPEC_INPUTSENTRY']._serialized_start=589
+  _globals['_EVALUATESPEC_INPUTSENTRY']._serialized_end=634
+  _globals['_BENCHMARKSPEC']._serialized_start=866
+  _globals['_BENCHMARKSPEC']._serialized_end=951
+  _globals['_EXECUTION']._serialized_start=954
+  _globals['_EXECUTION']._serialized_end=1134
+  _globals['_JOB']._serialized_start=1137
+  _globals['_JOB']._serialized_end=2149
+  _globals['_JOB_STATE']._serialized_start=1951
+  _globals['_JOB_STATE']._serialized_end=2141
+  _globals['_TASKCOUNTS']._serialized_start=2151
+  _globals['_TASKCOUNTS']._serialized_end=2247
+  _globals['_TASK']._serialized_start=2250
+  _globals['_TASK']._serialized_end=2652
+  _globals['_TASK_STATE']._serialized_start=2524
+  _globals['_TASK_STATE']._serialized_end=2652
+  _globals['_TASKOUTPUT']._serialized_start=2654
+  _globals['_TASKOUTPUT']._serialized_end=2716
+  _globals['_ATTEMPT']._serialized_start=2719
+  _globals['_ATTEMPT']._serialized_end=3076
+  _globals['_ATTEMPT_STATE']._serialized_start=2953
+  _globals['_ATTEMPT_STATE']._serialized_end=3076
+  _globals['_VARIANTCHECK']._serialized_start=3078
+  _globals['_VARIANTCHECK']._serialized_end=3164
+  _globals['_VARIANTRESULT']._serialized_start=3167
+  _globals['_VARIANTRESULT']._serialized_end=3304
+  _globals['_CREATEJOBREQUEST']._serialized_start=3306
+  _globals['_CREATEJOBREQUEST']._serialized_end=3400
+  _globals['_GETJOBREQUEST']._serialized_start=3402
+  _globals['_GETJOBREQUEST']._serialized_end=3431
+  _globals['_LISTJOBSREQUEST']._serialized_start=3433
+  _globals['_LISTJOBSREQUEST']._serialized_end=3505
+  _globals['_LISTJOBSRESPONSE']._serialized_start=3507
+  _globals['_LISTJOBSRESPONSE']._serialized_end=3591
+  _globals['_CANCELJOBREQUEST']._serialized_start=3593
+  _globals['_CANCELJOBREQUEST']._serialized_end=3625
+  _globals['_WATCHJOBREQUEST']._serialized_start=3627
+  _globals['_WATCHJOBREQUEST']._serialized_end=3658
+  _globals['_PAUSEJOBREQUEST']._serialized_start=3660
+  _globals['_PAUSEJOBREQUEST']._serialized_end=3691
+  _globals['_RESUMEJOBREQUEST']._serialized_start=3693
+  _globals['_RESUMEJOBREQUEST']._serialized_end=3725
+  _globals['_LISTTASKSREQUEST']._serialized_start=3727
+  _globals['_LISTTASKSREQUEST']._serialized_end=3800
+  _globals['_LISTTASKSRESPONSE']._serialized_start=3802
+  _globals['_LISTTASKSRESPONSE']._serialized_end=3889
+  _globals['_GETTASKREQUEST']._serialized_start=3891
+  _globals['_GETTASKREQUEST']._serialized_end=3921
+  _globals['_JOBSERVICE']._serialized_start=3924
+  _globals['_JOBSERVICE']._serialized_end=4954
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from sealane.registry.v1 import variant_service_pb2 as _variant_service_pb2
+from sealane.scheduler.v1 import deployment_service_pb2 as _deployment_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -86,6 +87,242 @@ class CheckSpec(_message.Message):
 Global___CheckSpec: _TypeAlias = CheckSpec  # noqa: Y015
 
 @_typing.final
+class BatchSpec(_message.Message):
+    """Runs a variant over all rows of a dataset: a task for each range of rows. What a task made is an artifact, a `.npz`
+    with an array for each output, whose first axis is the rows of the range in their order.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class InputsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    VARIANT_ID_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    ROWS_PER_TASK_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """Version, by its full name with its number."""
+    variant_id: _builtins.str
+    """Id of the variant; empty for the first that a worker can load when the job is created, which then stands here."""
+    dataset: _builtins.str
+    """Dataset of the registry, `projects/{project}/datasets/{dataset}`, of format `npz`."""
+    signature: _builtins.str
+    """Signature; empty for the default one."""
+    rows_per_task: _builtins.int
+    """Most rows of a task; 0 for 1024. At most 100,000 tasks."""
+    batch_size: _builtins.int
+    """Rows of one run; 0 for 64."""
+    @_builtins.property
+    def inputs(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Input of the model to array of the dataset; empty for those of the same names, or the only one of each."""
+
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Outputs wanted; empty for all."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        variant_id: _builtins.str = ...,
+        dataset: _builtins.str = ...,
+        inputs: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        outputs: _abc.Iterable[_builtins.str] | None = ...,
+        signature: _builtins.str = ...,
+        rows_per_task: _builtins.int = ...,
+        batch_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "dataset", b"dataset", "inputs", b"inputs", "outputs", b"outputs", "rows_per_task", b"rows_per_task", "signature", b"signature", "variant_id", b"variant_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchSpec: _TypeAlias = BatchSpec  # noqa: Y015
+
+@_typing.final
+class EvaluateSpec(_message.Message):
+    """Measures variants over a labelled dataset: a task for each. The registry keeps accuracy, latency and utilisation as
+    a measurement of the variant.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class InputsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    VARIANTS_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """Version, by its full name with its number."""
+    dataset: _builtins.str
+    """Dataset of the registry, of format `npz`, with one label."""
+    label: _builtins.str
+    """Array of the dataset with the right answers; empty for the one that its schema calls a label."""
+    output: _builtins.str
+    """Output that is compared: the place of its largest value in the last axis, or the value itself where it is an
+    integer for each row. Empty for the only one.
+    """
+    signature: _builtins.str
+    """Signature; empty for the default one."""
+    @_builtins.property
+    def variants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of its variants; empty for all that it has when the job is created."""
+
+    @_builtins.property
+    def inputs(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Input of the model to array of the dataset, as in BatchSpec."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        variants: _abc.Iterable[_builtins.str] | None = ...,
+        dataset: _builtins.str = ...,
+        inputs: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        label: _builtins.str = ...,
+        output: _builtins.str = ...,
+        signature: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "inputs", b"inputs", "label", b"label", "output", b"output", "signature", b"signature", "variants", b"variants", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvaluateSpec: _TypeAlias = EvaluateSpec  # noqa: Y015
+
+@_typing.final
+class BenchmarkSpec(_message.Message):
+    """Measures how long variants take: a task for each. The registry keeps the profile as a measurement."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    VARIANTS_FIELD_NUMBER: _builtins.int
+    BATCH_SIZES_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """Version, by its full name with its number."""
+    runs: _builtins.int
+    """Runs of each size; 0 for 100."""
+    @_builtins.property
+    def variants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of its variants; empty for all that it has when the job is created."""
+
+    @_builtins.property
+    def batch_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Rows per run to measure, ascending; empty for 1, 2, 4, 8, 16, 32."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        variants: _abc.Iterable[_builtins.str] | None = ...,
+        batch_sizes: _abc.Iterable[_builtins.int] | None = ...,
+        runs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_sizes", b"batch_sizes", "runs", b"runs", "variants", b"variants", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BenchmarkSpec: _TypeAlias = BenchmarkSpec  # noqa: Y015
+
+@_typing.final
+class Execution(_message.Message):
+    """How the tasks of a job are run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    DATA_CLASS_FIELD_NUMBER: _builtins.int
+    RESIDENCY_FIELD_NUMBER: _builtins.int
+    MAX_PARALLEL_FIELD_NUMBER: _builtins.int
+    GANG_FIELD_NUMBER: _builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    SPECULATIVE_FIELD_NUMBER: _builtins.int
+    priority: _builtins.int
+    """The higher goes first, -100 to 100."""
+    data_class: _deployment_service_pb2.DataClass.ValueType
+    """Class of the data: tasks go to workers that are cleared for it alone; unspecified is internal."""
+    max_parallel: _builtins.int
+    """Most tasks at the same time; 0 is without limit."""
+    gang: _builtins.int
+    """So many tasks begin together or none does; 0 for one after the other."""
+    max_attempts: _builtins.int
+    """Failed attempts after which a task is given up, and the job with it; 0 for 3."""
+    speculative: _builtins.bool
+    """Whether a task that takes far longer than the others is begun a second time elsewhere; the first to end counts."""
+    @_builtins.property
+    def residency(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Zones or regions where the data may be; empty for all."""
+
+    def __init__(
+        self,
+        *,
+        priority: _builtins.int = ...,
+        data_class: _deployment_service_pb2.DataClass.ValueType = ...,
+        residency: _abc.Iterable[_builtins.str] | None = ...,
+        max_parallel: _builtins.int = ...,
+        gang: _builtins.int = ...,
+        max_attempts: _builtins.int = ...,
+        speculative: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_class", b"data_class", "gang", b"gang", "max_attempts", b"max_attempts", "max_parallel", b"max_parallel", "priority", b"priority", "residency", b"residency", "speculative", b"speculative"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Execution: _TypeAlias = Execution  # noqa: Y015
+
+@_typing.final
 class Job(_message.Message):
     """Work that ends."""
 
@@ -113,6 +350,8 @@ class Job(_message.Message):
         """Cancelled by a caller."""
         STATE_ABANDONED: Job._State.ValueType  # 7
         """Given up after its last attempt."""
+        STATE_PAUSED: Job._State.ValueType  # 8
+        """Gives out no tasks until it is resumed."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """How it stands."""
@@ -133,10 +372,16 @@ class Job(_message.Message):
     """Cancelled by a caller."""
     STATE_ABANDONED: Job.State.ValueType  # 7
     """Given up after its last attempt."""
+    STATE_PAUSED: Job.State.ValueType  # 8
+    """Gives out no tasks until it is resumed."""
 
     NAME_FIELD_NUMBER: _builtins.int
     OPTIMISE_FIELD_NUMBER: _builtins.int
     CHECK_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    EVALUATE_FIELD_NUMBER: _builtins.int
+    BENCHMARK_FIELD_NUMBER: _builtins.int
+    EXECUTION_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
@@ -149,6 +394,8 @@ class Job(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     CHECKS_FIELD_NUMBER: _builtins.int
+    TASKS_FIELD_NUMBER: _builtins.int
+    ESTIMATED_END_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`projects/{project}/jobs/{job}`."""
     state: Global___Job.State.ValueType
@@ -174,6 +421,22 @@ class Job(_message.Message):
         """Load variants."""
 
     @_builtins.property
+    def batch(self) -> Global___BatchSpec:
+        """Run a variant over a dataset."""
+
+    @_builtins.property
+    def evaluate(self) -> Global___EvaluateSpec:
+        """Measure variants over a labelled dataset."""
+
+    @_builtins.property
+    def benchmark(self) -> Global___BenchmarkSpec:
+        """Measure how long variants take."""
+
+    @_builtins.property
+    def execution(self) -> Global___Execution:
+        """How its tasks are run; of batch, evaluate and benchmark."""
+
+    @_builtins.property
     def variants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Variants it registered, by full name; output only."""
 
@@ -193,12 +456,24 @@ class Job(_message.Message):
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___VariantCheck]:
         """What came of loading each variant so far; output only."""
 
+    @_builtins.property
+    def tasks(self) -> Global___TaskCounts:
+        """How its tasks stand; of batch, evaluate and benchmark; output only."""
+
+    @_builtins.property
+    def estimated_end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it will have ended if it goes on as it does; output only, absent where nothing is known yet."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         optimise: Global___OptimiseSpec | None = ...,
         check: Global___CheckSpec | None = ...,
+        batch: Global___BatchSpec | None = ...,
+        evaluate: Global___EvaluateSpec | None = ...,
+        benchmark: Global___BenchmarkSpec | None = ...,
+        execution: Global___Execution | None = ...,
         state: Global___Job.State.ValueType = ...,
         progress: _builtins.float = ...,
         message: _builtins.str = ...,
@@ -211,16 +486,272 @@ class Job(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         checks: _abc.Iterable[Global___VariantCheck] | None = ...,
+        tasks: Global___TaskCounts | None = ...,
+        estimated_end_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "create_time", b"create_time", "optimise", b"optimise", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "benchmark", b"benchmark", "check", b"check", "create_time", b"create_time", "estimated_end_time", b"estimated_end_time", "evaluate", b"evaluate", "execution", b"execution", "optimise", b"optimise", "spec", b"spec", "tasks", b"tasks", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "check", b"check", "checks", b"checks", "create_time", b"create_time", "error", b"error", "etag", b"etag", "message", b"message", "name", b"name", "node", b"node", "optimise", b"optimise", "progress", b"progress", "results", b"results", "spec", b"spec", "state", b"state", "update_time", b"update_time", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch", b"batch", "benchmark", b"benchmark", "check", b"check", "checks", b"checks", "create_time", b"create_time", "error", b"error", "estimated_end_time", b"estimated_end_time", "etag", b"etag", "evaluate", b"evaluate", "execution", b"execution", "message", b"message", "name", b"name", "node", b"node", "optimise", b"optimise", "progress", b"progress", "results", b"results", "spec", b"spec", "state", b"state", "tasks", b"tasks", "update_time", b"update_time", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["optimise", "check"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["optimise", "check", "batch", "evaluate", "benchmark"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class TaskCounts(_message.Message):
+    """How the tasks of a job stand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    SUCCEEDED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    """All."""
+    pending: _builtins.int
+    """Wait for a node."""
+    running: _builtins.int
+    """A node works on them."""
+    succeeded: _builtins.int
+    """Done."""
+    failed: _builtins.int
+    """Given up."""
+    def __init__(
+        self,
+        *,
+        total: _builtins.int = ...,
+        pending: _builtins.int = ...,
+        running: _builtins.int = ...,
+        succeeded: _builtins.int = ...,
+        failed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "pending", b"pending", "running", b"running", "succeeded", b"succeeded", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskCounts: _TypeAlias = TaskCounts  # noqa: Y015
+
+@_typing.final
+class Task(_message.Message):
+    """A part of a job that one node does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Task._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Task._State.ValueType  # 0
+        """Not said."""
+        STATE_PENDING: Task._State.ValueType  # 1
+        """Waits for a node."""
+        STATE_RUNNING: Task._State.ValueType  # 2
+        """A node works on it."""
+        STATE_SUCCEEDED: Task._State.ValueType  # 3
+        """Done."""
+        STATE_FAILED: Task._State.ValueType  # 4
+        """Given up after its last attempt."""
+        STATE_CANCELLED: Task._State.ValueType  # 5
+        """The job ended before it."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """How it stands."""
+
+    STATE_UNSPECIFIED: Task.State.ValueType  # 0
+    """Not said."""
+    STATE_PENDING: Task.State.ValueType  # 1
+    """Waits for a node."""
+    STATE_RUNNING: Task.State.ValueType  # 2
+    """A node works on it."""
+    STATE_SUCCEEDED: Task.State.ValueType  # 3
+    """Done."""
+    STATE_FAILED: Task.State.ValueType  # 4
+    """Given up after its last attempt."""
+    STATE_CANCELLED: Task.State.ValueType  # 5
+    """The job ended before it."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    FIRST_ROW_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    VARIANT_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`projects/{project}/jobs/{job}/tasks/{number}`."""
+    state: Global___Task.State.ValueType
+    """How it stands."""
+    first_row: _builtins.int
+    """First row of the dataset that it is about; of batch."""
+    rows: _builtins.int
+    """Rows that it is about; of batch."""
+    variant_id: _builtins.str
+    """Variant that it is about."""
+    attempt: _builtins.int
+    """Attempts so far."""
+    failures: _builtins.int
+    """Attempts that failed, or whose node was lost."""
+    error: _builtins.str
+    """Why the last one failed."""
+    @_builtins.property
+    def output(self) -> Global___TaskOutput:
+        """What it made; of batch."""
+
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
+        """Attempts, the oldest first; of GetTask alone."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: Global___Task.State.ValueType = ...,
+        first_row: _builtins.int = ...,
+        rows: _builtins.int = ...,
+        variant_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        error: _builtins.str = ...,
+        output: Global___TaskOutput | None = ...,
+        attempts: _abc.Iterable[Global___Attempt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempts", b"attempts", "error", b"error", "failures", b"failures", "first_row", b"first_row", "name", b"name", "output", b"output", "rows", b"rows", "state", b"state", "variant_id", b"variant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class TaskOutput(_message.Message):
+    """A file that a task made, an artifact of the project."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """SHA-256, 64 hexadecimal digits."""
+    size_bytes: _builtins.int
+    """Bytes."""
+    rows: _builtins.int
+    """Rows in it."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskOutput: _TypeAlias = TaskOutput  # noqa: Y015
+
+@_typing.final
+class Attempt(_message.Message):
+    """One node's try at a task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Attempt._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Attempt._State.ValueType  # 0
+        """Not said."""
+        STATE_RUNNING: Attempt._State.ValueType  # 1
+        """Under way."""
+        STATE_SUCCEEDED: Attempt._State.ValueType  # 2
+        """Ended with the result that counts."""
+        STATE_FAILED: Attempt._State.ValueType  # 3
+        """Ended without a result."""
+        STATE_LOST: Attempt._State.ValueType  # 4
+        """Its node stopped renewing its lease."""
+        STATE_STOPPED: Attempt._State.ValueType  # 5
+        """Stopped: another attempt was faster, or the job has ended."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """How it stands."""
+
+    STATE_UNSPECIFIED: Attempt.State.ValueType  # 0
+    """Not said."""
+    STATE_RUNNING: Attempt.State.ValueType  # 1
+    """Under way."""
+    STATE_SUCCEEDED: Attempt.State.ValueType  # 2
+    """Ended with the result that counts."""
+    STATE_FAILED: Attempt.State.ValueType  # 3
+    """Ended without a result."""
+    STATE_LOST: Attempt.State.ValueType  # 4
+    """Its node stopped renewing its lease."""
+    STATE_STOPPED: Attempt.State.ValueType  # 5
+    """Stopped: another attempt was faster, or the job has ended."""
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    BEGIN_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    """Its number in the task, from 1: the fencing token."""
+    node: _builtins.str
+    """`nodes/{node}`."""
+    state: Global___Attempt.State.ValueType
+    """How it stands."""
+    progress: _builtins.float
+    """Share done, 0 to 1."""
+    error: _builtins.str
+    """Why it failed."""
+    log: _builtins.str
+    """What it said, the last 16 KiB."""
+    @_builtins.property
+    def begin_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was given out."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended; absent while it runs."""
+
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.int = ...,
+        node: _builtins.str = ...,
+        state: Global___Attempt.State.ValueType = ...,
+        progress: _builtins.float = ...,
+        begin_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        error: _builtins.str = ...,
+        log: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "begin_time", b"begin_time", "end_time", b"end_time", "error", b"error", "log", b"log", "node", b"node", "progress", b"progress", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
 
 @_typing.final
 class VariantCheck(_message.Message):
@@ -439,3 +970,127 @@ class WatchJobRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchJobRequest: _TypeAlias = WatchJobRequest  # noqa: Y015
+
+@_typing.final
+class PauseJobRequest(_message.Message):
+    """Request for JobService.PauseJob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the job."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseJobRequest: _TypeAlias = PauseJobRequest  # noqa: Y015
+
+@_typing.final
+class ResumeJobRequest(_message.Message):
+    """Request for JobService.ResumeJob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the job."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeJobRequest: _TypeAlias = ResumeJobRequest  # noqa: Y015
+
+@_typing.final
+class ListTasksRequest(_message.Message):
+    """Request for JobService.ListTasks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Name of the job."""
+    page_size: _builtins.int
+    """Most tasks to return; 0 means 50, at most 1000."""
+    page_token: _builtins.str
+    """Token of the page, from the answer before."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTasksRequest: _TypeAlias = ListTasksRequest  # noqa: Y015
+
+@_typing.final
+class ListTasksResponse(_message.Message):
+    """Response of JobService.ListTasks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]:
+        """Tasks of this page."""
+
+    def __init__(
+        self,
+        *,
+        tasks: _abc.Iterable[Global___Task] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTasksResponse: _TypeAlias = ListTasksResponse  # noqa: Y015
+
+@_typing.final
+class GetTaskRequest(_message.Message):
+    """Request for JobService.GetTask."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the task."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTaskRequest: _TypeAlias = GetTaskRequest  # noqa: Y015

@@ -55,6 +55,26 @@ class JobServiceStub(object):
                 request_serializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.Job.FromString,
                 _registered_method=True)
+        self.PauseJob = channel.unary_unary(
+                '/sealane.scheduler.v1.JobService/PauseJob',
+                request_serializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.PauseJobRequest.SerializeToString,
+                response_deserializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.Job.FromString,
+                _registered_method=True)
+        self.ResumeJob = channel.unary_unary(
+                '/sealane.scheduler.v1.JobService/ResumeJob',
+                request_serializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.ResumeJobRequest.SerializeToString,
+                response_deserializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.Job.FromString,
+                _registered_method=True)
+        self.ListTasks = channel.unary_unary(
+                '/sealane.scheduler.v1.JobService/ListTasks',
+                request_serializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.ListTasksRequest.SerializeToString,
+                response_deserializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.ListTasksResponse.FromString,
+                _registered_method=True)
+        self.GetTask = channel.unary_unary(
+                '/sealane.scheduler.v1.JobService/GetTask',
+                request_serializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.GetTaskRequest.SerializeToString,
+                response_deserializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.Task.FromString,
+                _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/sealane.scheduler.v1.JobService/WatchJob',
                 request_serializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.WatchJobRequest.SerializeToString,
@@ -88,7 +108,36 @@ class JobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Cancels a job that waits or runs; one whose node is done is returned as it is.
+        """Cancels a job that waits, runs or is paused; one whose node is done is returned as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseJob(self, request, context):
+        """Gives out no more tasks of a job; those that run go on. A job of one task answers FAILED_PRECONDITION
+        (NOT_PAUSABLE), one that has ended is returned as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeJob(self, request, context):
+        """Goes on with a paused job; another one is returned as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTasks(self, request, context):
+        """Lists the tasks of a job by number, without their attempts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTask(self, request, context):
+        """Gets a task with its attempts and their logs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,6 +172,26 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.CancelJobRequest.FromString,
                     response_serializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.Job.SerializeToString,
+            ),
+            'PauseJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseJob,
+                    request_deserializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.PauseJobRequest.FromString,
+                    response_serializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.Job.SerializeToString,
+            ),
+            'ResumeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJob,
+                    request_deserializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.ResumeJobRequest.FromString,
+                    response_serializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.Job.SerializeToString,
+            ),
+            'ListTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTasks,
+                    request_deserializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.ListTasksRequest.FromString,
+                    response_serializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.ListTasksResponse.SerializeToString,
+            ),
+            'GetTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTask,
+                    request_deserializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.GetTaskRequest.FromString,
+                    response_serializer=sealane_dot_scheduler_dot_v1_dot_job__service__pb2.Task.SerializeToString,
             ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
@@ -239,6 +308,114 @@ class JobService(object):
             '/sealane.scheduler.v1.JobService/CancelJob',
             sealane_dot_scheduler_dot_v1_dot_job__service__pb2.CancelJobRequest.SerializeToString,
             sealane_dot_scheduler_dot_v1_dot_job__service__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.scheduler.v1.JobService/PauseJob',
+            sealane_dot_scheduler_dot_v1_dot_job__service__pb2.PauseJobRequest.SerializeToString,
+            sealane_dot_scheduler_dot_v1_dot_job__service__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.scheduler.v1.JobService/ResumeJob',
+            sealane_dot_scheduler_dot_v1_dot_job__service__pb2.ResumeJobRequest.SerializeToString,
+            sealane_dot_scheduler_dot_v1_dot_job__service__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.scheduler.v1.JobService/ListTasks',
+            sealane_dot_scheduler_dot_v1_dot_job__service__pb2.ListTasksRequest.SerializeToString,
+            sealane_dot_scheduler_dot_v1_dot_job__service__pb2.ListTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.scheduler.v1.JobService/GetTask',
+            sealane_dot_scheduler_dot_v1_dot_job__service__pb2.GetTaskRequest.SerializeToString,
+            sealane_dot_scheduler_dot_v1_dot_job__service__pb2.Task.FromString,
             options,
             channel_credentials,
             insecure,

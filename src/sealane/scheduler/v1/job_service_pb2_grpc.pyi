@@ -40,7 +40,17 @@ class JobServiceStub:
     ListJobs: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
     """Lists the jobs of a project by name."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.Job]
-    """Cancels a job that waits or runs; one whose node is done is returned as it is."""
+    """Cancels a job that waits, runs or is paused; one whose node is done is returned as it is."""
+    PauseJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.PauseJobRequest, _job_service_pb2.Job]
+    """Gives out no more tasks of a job; those that run go on. A job of one task answers FAILED_PRECONDITION
+    (NOT_PAUSABLE), one that has ended is returned as it is.
+    """
+    ResumeJob: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ResumeJobRequest, _job_service_pb2.Job]
+    """Goes on with a paused job; another one is returned as it is."""
+    ListTasks: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.ListTasksRequest, _job_service_pb2.ListTasksResponse]
+    """Lists the tasks of a job by number, without their attempts."""
+    GetTask: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.GetTaskRequest, _job_service_pb2.Task]
+    """Gets a task with its attempts and their logs."""
     WatchJob: _grpc.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.Job]
     """Sends the job now and after every change, until it has ended."""
 
@@ -56,7 +66,17 @@ class JobServiceAsyncStub(JobServiceStub):
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]  # type: ignore[assignment]
     """Lists the jobs of a project by name."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.Job]  # type: ignore[assignment]
-    """Cancels a job that waits or runs; one whose node is done is returned as it is."""
+    """Cancels a job that waits, runs or is paused; one whose node is done is returned as it is."""
+    PauseJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.PauseJobRequest, _job_service_pb2.Job]  # type: ignore[assignment]
+    """Gives out no more tasks of a job; those that run go on. A job of one task answers FAILED_PRECONDITION
+    (NOT_PAUSABLE), one that has ended is returned as it is.
+    """
+    ResumeJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ResumeJobRequest, _job_service_pb2.Job]  # type: ignore[assignment]
+    """Goes on with a paused job; another one is returned as it is."""
+    ListTasks: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListTasksRequest, _job_service_pb2.ListTasksResponse]  # type: ignore[assignment]
+    """Lists the tasks of a job by number, without their attempts."""
+    GetTask: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetTaskRequest, _job_service_pb2.Task]  # type: ignore[assignment]
+    """Gets a task with its attempts and their logs."""
     WatchJob: _aio.UnaryStreamMultiCallable[_job_service_pb2.WatchJobRequest, _job_service_pb2.Job]  # type: ignore[assignment]
     """Sends the job now and after every change, until it has ended."""
 
@@ -93,7 +113,41 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.Job, _abc.Awaitable[_job_service_pb2.Job]]:
-        """Cancels a job that waits or runs; one whose node is done is returned as it is."""
+        """Cancels a job that waits, runs or is paused; one whose node is done is returned as it is."""
+
+    @_abc_1.abstractmethod
+    def PauseJob(
+        self,
+        request: _job_service_pb2.PauseJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.Job, _abc.Awaitable[_job_service_pb2.Job]]:
+        """Gives out no more tasks of a job; those that run go on. A job of one task answers FAILED_PRECONDITION
+        (NOT_PAUSABLE), one that has ended is returned as it is.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeJob(
+        self,
+        request: _job_service_pb2.ResumeJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.Job, _abc.Awaitable[_job_service_pb2.Job]]:
+        """Goes on with a paused job; another one is returned as it is."""
+
+    @_abc_1.abstractmethod
+    def ListTasks(
+        self,
+        request: _job_service_pb2.ListTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.ListTasksResponse, _abc.Awaitable[_job_service_pb2.ListTasksResponse]]:
+        """Lists the tasks of a job by number, without their attempts."""
+
+    @_abc_1.abstractmethod
+    def GetTask(
+        self,
+        request: _job_service_pb2.GetTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.Task, _abc.Awaitable[_job_service_pb2.Task]]:
+        """Gets a task with its attempts and their logs."""
 
     @_abc_1.abstractmethod
     def WatchJob(

@@ -1,0 +1,303 @@
+"""What the kinds of jobs with many tasks have of their own: their tasks, what a node is told, what its answer means."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sealane.errors import FailedPrecondition, InvalidArgument, NotFound
+from sealane.registry.v1 import dataset_service_pb2 as dataset_pb
+from sealane.registry.v1 import model_service_pb2 as model_pb
+from sealane.registry.v1 import variant_service_pb2 as variant_pb
+from sealane.scheduler.v1 import deployment_service_pb2 as deployment_pb
+from sealane.scheduler.v1 import fleet_service_pb2 as fleet_pb
+from sealane.scheduler.v1 import job_service_pb2 as job_pb
+from sealane_scheduler.store import JobRow
+from sealane_scheduler.task_store import TaskRow
+from sealane_scheduler.tasks import BATCH, EVALUATE, MAX_TASKS, Execution, TaskOutcome
+
+ROWS_PER_TASK = 1024
+BATCH_SIZE = 64
+MAX_BATCH_SIZE = 4096
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+RUNS, MAX_RUNS = 100, 10_000
+#: Shards of an evaluation: the grant names each.
+MAX_SHARDS = 64
+_CLASSES = ("public", "internal", "restricted")
+
+Spec = job_pb.BatchSpec | job_pb.EvaluateSpec | job_pb.BenchmarkSpec
+
+
+class Registry(Protocol):
+    """What is asked of the registry."""
+
+    def version(self, name: str) -> model_pb.Version:
+        """A version with its variants."""
+        ...
+
+    def dataset(self, name: str) -> dataset_pb.Dataset:
+        """A dataset."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a job is about, as the registry has it."""
+
+    version: model_pb.Version
+    dataset: dataset_pb.Dataset | None = None
+
+    def variant(self, name: str) -> variant_pb.Variant | None:
+        """A variant by its id."""
+        return next((item for item in self.version.variants if _id(item.name) == name), None)
+
+    @property
+    def variants(self) -> list[str]:
+        """Ids of the variants."""
+        return [_id(item.name) for item in self.version.variants]
+
+
+def spec_of(kind: str, job: job_pb.Job) -> Spec:
+    """The spec of a job of one of these kinds."""
+    return job.batch if kind == BATCH else job.evaluate if kind == EVALUATE else job.benchmark
+
+
+def read_spec(kind: str, data: bytes) -> Spec:
+    """A stored spec."""
+    if kind == BATCH:
+        return job_pb.BatchSpec.FromString(data)
+    return job_pb.EvaluateSpec.FromString(data) if kind == EVALUATE else job_pb.BenchmarkSpec.FromString(data)
+
+
+def execution_of(message: job_pb.Execution) -> Execution:
+    """How tasks are run.
+
+    Raises:
+        InvalidArgument: a number out of its range.
+    """
+    if not -100 <= message.priority <= 100:
+        raise InvalidArgument("priority goes from -100 to 100", field="job.execution.priority")
+    for name, most in (("max_parallel", MAX_TASKS), ("gang", MAX_TASKS), ("max_attempts", 20)):
+        if not 0 <= getattr(message, name) <= most:
+            raise InvalidArgument(f"{name} goes from 0 to {most}", field=f"job.execution.{name}")
+    if message.max_parallel and message.gang > message.max_parallel:
+        raise InvalidArgument("a gang larger than max_parallel can never begin", field="job.execution.gang")
+    name = deployment_pb.DataClass.Name(message.data_class).removeprefix("DATA_CLASS_").lower()
+    return Execution(
+        priority=message.priority,
+        data_class=name if name in _CLASSES else "internal",
+        residency=tuple(message.residency),
+        max_parallel=message.max_parallel,
+        gang=message.gang,
+        max_attempts=message.max_attempts,
+        speculative=message.speculative,
+    )
+
+
+def resolved(spec: Spec, subject: Subject, loadable: Sequence[str]) -> Spec:
+    """The spec with all that it left open.
+
+    Args:
+        spec: as it was asked for.
+        subject: what it is about.
+        loadable: ids of variants that a worker can load now.
+
+    Raises:
+        InvalidArgument: a field that cannot be.
+        NotFound: a variant that the version has not.
+        FailedPrecondition: a dataset of another format, without a label, or in too many shards.
+    """
+    if isinstance(spec, job_pb.BatchSpec):
+        return _resolved_batch(spec, subject, loadable)
+    made = copy.deepcopy(spec)
+    made.version = subject.version.name
+    for name in spec.variants:
+        _known(subject, name)
+    wanted = set(spec.variants) or set(subject.variants)
+    del made.variants[:]
+    made.variants.extend(name for name in subject.variants if name in wanted)
+    if isinstance(made, job_pb.EvaluateSpec):
+        made.label = made.label or _label(subject)
+        if len(_shards(subject)) > MAX_SHARDS:
+            raise FailedPrecondition(f"an evaluation takes at most {MAX_SHARDS} shards; make larger ones")
+    else:
+        _resolve_benchmark(made)
+    return made
+
+
+def subject_in(registry: Registry, spec: Spec) -> Subject:
+    """What a job is about. Blocks; raises the registry's errors."""
+    dataset = "" if isinstance(spec, job_pb.BenchmarkSpec) else spec.dataset
+    return Subject(registry.version(spec.version), registry.dataset(dataset) if dataset else None)
+
+
+def tasks_of(spec: Spec, subject: Subject) -> list[TaskRow]:
+    """The tasks of a job, by number.
+
+    Raises:
+        InvalidArgument: more than there may be.
+    """
+    if isinstance(spec, job_pb.BatchSpec):
+        made = list(_ranges(spec, subject))
+        if len(made) > MAX_TASKS:
+            raise InvalidArgument(
+                f"{len(made)} tasks are too many, at most {MAX_TASKS}; take more rows_per_task",
+                field="job.batch.rows_per_task",
+            )
+        return made
+    data = b""
+    if isinstance(spec, job_pb.EvaluateSpec):
+        ranges = [fleet_pb.RowRange(shard=item, rows=item.rows) for item in _shards(subject)]
+        data = fleet_pb.EvaluateTask(ranges=ranges).SerializeToString()
+    return [TaskRow("", "", 0, variant=name, input=data) for name in spec.variants]
+
+
+def assignment(job: JobRow, task: TaskRow, subject: Subject) -> fleet_pb.TaskAssignment | None:
+    """What a node is told of a task; None where its variant is no more."""
+    spec, variant = read_spec(job.kind, job.spec), subject.variant(task.variant)
+    if variant is None:
+        return None
+    made = fleet_pb.TaskAssignment(task=task.name)
+    if isinstance(spec, job_pb.BatchSpec):
+        made.batch.CopyFrom(
+            fleet_pb.BatchTask(
+                variant=variant,
+                range=fleet_pb.RowRange.FromString(task.input),
+                inputs=spec.inputs,
+                outputs=spec.outputs,
+                signature=spec.signature,
+                batch_size=spec.batch_size,
+            )
+        )
+    elif isinstance(spec, job_pb.EvaluateSpec):
+        made.evaluate.CopyFrom(fleet_pb.EvaluateTask.FromString(task.input))
+        made.evaluate.spec.CopyFrom(spec)
+        made.evaluate.variant.CopyFrom(variant)
+    else:
+        made.benchmark.CopyFrom(fleet_pb.BenchmarkTask(spec=spec, variant=variant))
+    return made
+
+
+def outcome(job: JobRow, task: TaskRow, request: fleet_pb.FinishTaskRequest) -> TaskOutcome:
+    """What a node's answer means; one that is not of this task is a failure."""
+    if request.error:
+        return TaskOutcome(request.error, request.retryable, log=request.log)
+    if job.kind == BATCH:
+        made = request.output
+        if len(made.sha256) != 64 or made.rows != task.rows:
+            return TaskOutcome(f"the node made {made.rows} rows of {task.rows}", True, log=request.log)
+        return TaskOutcome(output=made.SerializeToString(), log=request.log)
+    if [item.variant_id for item in request.results] != [task.variant]:
+        return TaskOutcome(f"the node measured something else than {task.variant}", True, log=request.log)
+    return TaskOutcome(output=request.results[0].SerializeToString(), log=request.log)
+
+
+def gather(job: JobRow, outputs: Iterable[bytes]) -> bytes:
+    """The results of a job: what was measured; files stay with their tasks."""
+    if job.kind == BATCH:
+        return b""
+    return job_pb.Job(results=[job_pb.VariantResult.FromString(item) for item in outputs]).SerializeToString()
+
+
+def digests_of(task: fleet_pb.TaskAssignment) -> tuple[str, ...]:
+    """Files that a node needs for a task, beside those of the variant."""
+    if task.HasField("batch"):
+        return (task.batch.range.shard.sha256,)
+    return tuple(item.shard.sha256 for item in task.evaluate.ranges)
+
+
+def shards_of(inputs: Iterable[TaskRow]) -> set[str]:
+    """Digests of the shards that tasks read."""
+    found: set[str] = set()
+    for task in inputs:
+        if task.rows:
+            found.add(fleet_pb.RowRange.FromString(task.input).shard.sha256)
+        else:
+            found.update(item.shard.sha256 for item in fleet_pb.EvaluateTask.FromString(task.input).ranges)
+    return found
+
+
+def made_by(outputs: Iterable[bytes]) -> set[str]:
+    """Digests of what the tasks of a batch made."""
+    return {job_pb.TaskOutput.FromString(item).sha256 for item in outputs}
+
+
+def variant_of(task: fleet_pb.TaskAssignment) -> variant_pb.Variant:
+    """The variant that a task is about."""
+    kind = task.WhichOneof("spec")
+    return (
+        task.batch.variant if kind == BATCH else task.evaluate.variant if kind == EVALUATE else task.benchmark.variant
+    )
+
+
+def _resolved_batch(spec: job_pb.BatchSpec, subject: Subject, loadable: Sequence[str]) -> job_pb.BatchSpec:
+    made = copy.deepcopy(spec)
+    made.version = subject.version.name
+    if spec.variant_id:
+        _known(subject, spec.variant_id)
+    elif not subject.variants:
+        raise FailedPrecondition(f"{subject.version.name} has no variant; push one", reason="VARIANTS_ABSENT")
+    made.variant_id = spec.variant_id or next(iter([*loadable, *subject.variants]))
+    if not 0 <= spec.batch_size <= MAX_BATCH_SIZE:
+        raise InvalidArgument(f"batch_size goes from 0 to {MAX_BATCH_SIZE}", field="job.batch.batch_size")
+    if spec.rows_per_task < 0:
+        raise InvalidArgument("rows_per_task is a number from 0", field="job.batch.rows_per_task")
+    made.batch_size = spec.batch_size or BATCH_SIZE
+    made.rows_per_task = spec.rows_per_task or ROWS_PER_TASK
+    _shards(subject)
+    return made
+
+
+def _resolve_benchmark(spec: job_pb.BenchmarkSpec) -> None:
+    sizes = list(spec.batch_sizes) or list(BATCH_SIZES)
+    if sizes != sorted(set(sizes)) or not 1 <= sizes[0] <= sizes[-1] <= MAX_BATCH_SIZE:
+        raise InvalidArgument(
+            f"batch_sizes ascend from 1 to {MAX_BATCH_SIZE}, each once", field="job.benchmark.batch_sizes"
+        )
+    if not 0 <= spec.runs <= MAX_RUNS:
+        raise InvalidArgument(f"runs goes from 0 to {MAX_RUNS}", field="job.benchmark.runs")
+    spec.runs = spec.runs or RUNS
+    del spec.batch_sizes[:]
+    spec.batch_sizes.extend(sizes)
+
+
+def _ranges(spec: job_pb.BatchSpec, subject: Subject) -> Iterable[TaskRow]:
+    before = 0
+    for shard in _shards(subject):
+        for first in range(0, shard.rows, spec.rows_per_task):
+            rows = min(spec.rows_per_task, shard.rows - first)
+            data = fleet_pb.RowRange(shard=shard, first_row=first, rows=rows).SerializeToString()
+            yield TaskRow("", "", 0, first_row=before + first, rows=rows, variant=spec.variant_id, input=data)
+        before += shard.rows
+
+
+def _shards(subject: Subject) -> Sequence[dataset_pb.Shard]:
+    assert subject.dataset is not None
+    if subject.dataset.format != "npz":
+        raise FailedPrecondition(
+            f"{subject.dataset.name} has format {subject.dataset.format!r}, workers read npz; push it as npz",
+            reason="DATASET_FORMAT",
+        )
+    return subject.dataset.shards
+
+
+def _label(subject: Subject) -> str:
+    assert subject.dataset is not None
+    labels = [item.name for item in subject.dataset.schema if item.label]
+    if len(labels) != 1:
+        raise FailedPrecondition(
+            f"{subject.dataset.name} has {len(labels)} labels, not one; name the array in 'label'",
+            reason="DATASET_LABEL",
+        )
+    return labels[0]
+
+
+def _known(subject: Subject, name: str) -> None:
+    if name not in subject.variants:
+        raise NotFound(f"{subject.version.name} has no variant {name!r}; it has {subject.variants}")
+
+
+def _id(name: str) -> str:
+    return name.rpartition("/")[2]

@@ -1,0 +1,252 @@
+"""Moves jobs with many tasks along: gives tasks to free places, takes back what expired, has the registry told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+
+from sealane.errors import NotFound, SealaneError
+from sealane.records.transactions import Transactions
+from sealane.rpc.times import duration_of
+from sealane.scheduler.v1 import fleet_service_pb2 as fleet_pb
+from sealane.scheduler.v1 import job_service_pb2 as job_pb
+from sealane_scheduler import present, task_kinds, task_queue
+from sealane_scheduler.controller import Controller
+from sealane_scheduler.filters import NodeView
+from sealane_scheduler.fleet import READY
+from sealane_scheduler.jobs import PENDING, REGISTERING, RUNNING, JobRules
+from sealane_scheduler.registry_port import PERMANENT, RegistryPort
+from sealane_scheduler.store import JobRow, Store
+from sealane_scheduler.task_kinds import Subject
+from sealane_scheduler.task_queue import Given, Queued
+from sealane_scheduler.task_store import AttemptRow, TaskRow
+from sealane_scheduler.tasks import KINDS, PAUSED, TaskRules
+
+log = logging.getLogger("sealane.tasks")
+
+TICK_SECONDS = 0.25
+#: Tasks that a node has at the same time: while one runs, the next one is there.
+PLACES = 2
+#: Tasks of a job that are looked at in one round.
+_LOOK = 256
+#: A node that is away for so long may have died: its tasks are begun elsewhere too, and the first to end counts.
+AWAY_SECONDS = 1.0
+
+Key = tuple[str, str, int, int]
+
+
+class TaskLoop:
+    """The loop, and the ends of tasks as workers tell them."""
+
+    def __init__(
+        self,
+        records: Transactions[Store],
+        rules: tuple[TaskRules, JobRules],
+        controller: Controller,
+        registry: RegistryPort,
+    ) -> None:
+        self._records = records
+        self._rules, self._jobs = rules
+        self._controller = controller
+        self._registry = registry
+        self._under_way: dict[Key, tuple[AttemptRow, fleet_pb.TaskAssignment | None]] = {}
+        self._subjects: dict[str, Subject] = {}
+        self._wake = asyncio.Event()
+
+    async def prepare(self) -> None:
+        """Know the attempts under way before any worker asks: a task that it does not hear of it would stop."""
+        for attempt in await self._records.write(self._rules.extend_all):
+            self._under_way[attempt.key] = (attempt, None)
+        await self._fill_in()
+
+    async def run(self) -> None:
+        """Move tasks until cancelled."""
+        while True:
+            self._wake.clear()
+            try:
+                await self.step()
+            except SealaneError as error:
+                log.warning("tasks did not move, trying again", extra={"reason": error.reason})
+            try:
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def wake(self) -> None:
+        """Look now, not at the next tick."""
+        self._wake.set()
+
+    async def step(self) -> None:
+        """One round."""
+        lost = await self._records.write(self._expire)
+        if lost:
+            await self._sync()
+        jobs = await self._records.read(lambda store: store.jobs_of(KINDS, (PENDING, RUNNING, PAUSED, REGISTERING)))
+        self._subjects = {row.name: self._subjects[row.name] for row in jobs if row.name in self._subjects}
+        await self._fill_in()
+        for row in jobs:
+            if row.state == REGISTERING:
+                await self._register(row)
+        await self._give_out([row for row in jobs if row.state in (PENDING, RUNNING)])
+
+    def tasks_of(self, node: str) -> list[fleet_pb.TaskAssignment]:
+        """What a node is to work on."""
+        return [task for attempt, task in self._under_way.values() if attempt.node == node and task is not None]
+
+    async def renew(self, held: AttemptRow, request: fleet_pb.RenewTaskRequest) -> None:
+        """Extend a lease; raises Aborted where the task is another attempt's."""
+        await self._records.write(lambda store: self._rules.renew(store, held, request.progress, request.log))
+
+    async def finish(self, held: AttemptRow, request: fleet_pb.FinishTaskRequest) -> None:
+        """End an attempt; raises Aborted where the task is another attempt's. A repeat is no error."""
+
+        def finish(store: Store) -> JobRow | None:
+            task = store.task(held.project, held.job, held.task)
+            attempts = store.attempts(held.project, held.job, held.task)
+            mine = next((item for item in attempts if (item.attempt, item.node) == (held.attempt, held.node)), None)
+            if mine is not None and mine.state == "SUCCEEDED" and not request.error:
+                return None  # told again: the answer was lost
+            row = next(iter(store.jobs(held.project, "", 1, only=held.job)), None)
+            if task is None or row is None or row.kind not in KINDS:
+                raise NotFound(f"{held.task_name} does not exist")
+            outcome = task_kinds.outcome(row, task, request)
+            return self._rules.finish(store, held, outcome, partial(task_kinds.gather, row))
+
+        if await self._records.write(finish) is not None:
+            await self._sync()
+            self._changed()
+
+    def nodes(self) -> list[NodeView]:
+        """The nodes as they are now."""
+        return self._controller.nodes()
+
+    async def stopped(self) -> None:
+        """A job was cancelled or paused: its nodes are told."""
+        await self._sync()
+        self._changed()
+
+    def _expire(self, store: Store) -> list[AttemptRow]:
+        return self._rules.expire(store, lambda outputs: b"")
+
+    async def _sync(self) -> None:
+        """Forget attempts that are not under way any more by the records."""
+        running = {item.key for item in await self._records.read(lambda store: store.running())}
+        gone = [key for key in self._under_way if key not in running]
+        for key in gone:
+            del self._under_way[key]
+        if gone:
+            self._changed()
+
+    async def _fill_in(self) -> None:
+        """Make the assignments that are missing, after a start or while the registry was away."""
+        missing = [attempt for attempt, task in self._under_way.values() if task is None]
+        for attempt in missing:
+            found = await self._records.read(partial(_task_and_job, attempt=attempt))
+            if found is not None and await self._subject(found[1]) is not None:
+                self._remember(attempt, *found)
+        if missing:
+            self._changed()
+
+    def _remember(self, attempt: AttemptRow, task: TaskRow, job: JobRow) -> None:
+        made = task_kinds.assignment(job, task, self._subjects[job.name])
+        if made is not None:
+            made.attempt = attempt.attempt
+            made.lease.CopyFrom(duration_of(self._rules.lease_seconds))
+        self._under_way[attempt.key] = (attempt, made)
+
+    async def _subject(self, job: JobRow) -> Subject | None:
+        """What a job is about; None while the registry is away."""
+        if job.name not in self._subjects:
+            try:
+                spec = task_kinds.read_spec(job.kind, job.spec)
+                self._subjects[job.name] = await asyncio.to_thread(task_kinds.subject_in, self._registry, spec)
+            except NotFound as error:
+                why = error.message
+                await self._records.write(lambda store: self._rules.hopeless(store, job, why))
+                return None
+            except SealaneError as error:
+                log.warning("a job waits for the registry", extra={"job": job.name, "reason": error.reason})
+                return None
+        return self._subjects[job.name]
+
+    async def _give_out(self, jobs: Sequence[JobRow]) -> None:
+        nodes = self._controller.nodes()
+        busy = Counter(attempt.node for attempt, _ in self._under_way.values())
+        ready = {state.node for state in self._controller.fleet if state.state == READY}
+        places = {node.node: PLACES - busy[node.node] for node in nodes if node.node in ready}
+        if not jobs or not any(count > 0 for count in places.values()):
+            return
+        queue = [queued for job in jobs if (queued := await self._queued(job)) is not None]
+        by_job: dict[str, list[Given]] = {}
+        for given in task_queue.assign(queue, nodes, places):
+            by_job.setdefault(given.row.name, []).append(given)
+        for items in by_job.values():
+            await self._begin(items)
+
+    async def _queued(self, job: JobRow) -> Queued | None:
+        subject = await self._subject(job)
+        if subject is None:
+            return None
+        mine = [attempt for attempt, _ in self._under_way.values() if (attempt.project, attempt.job) == job.key]
+        execution = task_kinds.execution_of(job_pb.Execution.FromString(job.execution))
+        now = self._rules.now()
+        away = {item.node for item in mine if self._controller.fleet.absent_for(item.node) > AWAY_SECONDS}
+
+        def look(store: Store) -> tuple[list[TaskRow], list[TaskRow], dict[int, frozenset[str]]]:
+            waiting = store.waiting(job.project, job.job, now, _LOOK)
+            late = self._rules.slow(store, job, mine) if execution.speculative and len(waiting) < _LOOK else []
+            late += [item for item in mine if item.node in away and item not in late and _alone(item, mine)]
+            slow = [store.task(*item.key[:3]) for item in late]
+            tried = {item.task for item in waiting if item.failures} | {item.task for item in late}
+            failed_on = {
+                task: frozenset(item.node for item in store.attempts(job.project, job.job, task)) for task in tried
+            }
+            return waiting, [item for item in slow if item is not None and item.state == "RUNNING"], failed_on
+
+        waiting, slow, failed_on = await self._records.read(look)
+        variants = {view.variant: view for view in present.variants(subject.version)}
+        running = Counter(item.node for item in mine)
+        return Queued(job, execution, variants, waiting, slow, running, failed_on)
+
+    async def _begin(self, items: Sequence[Given]) -> None:
+        job = items[0].row
+        wanted = [(item.task, item.node) for item in items]
+        begun = await self._records.write(lambda store: self._rules.give_out(store, job, wanted))
+        tasks = {item.task.task: item.task for item in items}
+        for attempt in begun:
+            self._remember(attempt, tasks[attempt.task], job)
+        if begun:
+            self._changed()
+
+    async def _register(self, row: JobRow) -> None:
+        """Have the registry keep what was measured; safe to repeat."""
+        try:
+            subject = task_kinds.read_spec(row.kind, row.spec).version
+            version = await asyncio.to_thread(self._registry.record_measurements, present.job(row), subject)
+            await self._controller.refresh(version)
+            await self._records.write(lambda store: self._jobs.registered(store, row, row.results))
+        except PERMANENT as error:
+            why = error.message
+            await self._records.write(lambda store: self._jobs.not_registered(store, row, why))
+        except SealaneError as error:
+            log.warning("results wait for the registry", extra={"job": row.name, "reason": error.reason})
+            return
+        self._changed()
+
+    def _changed(self) -> None:
+        self._controller.changes.announce()
+        self.wake()
+
+
+def _task_and_job(store: Store, attempt: AttemptRow) -> tuple[TaskRow, JobRow] | None:
+    task = store.task(attempt.project, attempt.job, attempt.task)
+    rows = store.jobs(attempt.project, "", 1, only=attempt.job)
+    return (task, rows[0]) if task is not None and rows else None
+
+
+def _alone(attempt: AttemptRow, others: Sequence[AttemptRow]) -> bool:
+    return sum(item.task == attempt.task for item in others) == 1
