@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from sealane.clock import Clock
 from sealane.errors import DataLoss, DeadlineExceeded, InvalidArgument, NotFound
 from sealane.names import parse
-from sealane.protocols.chunks import download_response
+from sealane.protocols.chunks import Chunk, download_response, read_request
 from sealane.records.transactions import Transactions, actor
 from sealane.registry.v1 import artifact_service_pb2 as pb
 from sealane.rpc.call import Call
@@ -110,19 +110,18 @@ class ArtifactServicer:
             offset = await asyncio.to_thread(self._spool.open, row)
         return pb.Upload(name=f"projects/{project}/uploads/{row.upload}", offset=offset)
 
-    async def UploadChunks(self, requests: AsyncIterator[pb.UploadChunksRequest], call: Call) -> pb.Upload:
+    async def UploadChunks(self, requests: AsyncIterator[bytes], call: Call) -> pb.Upload:
         if (first := await self._next(requests)) is None:
             raise InvalidArgument("the stream held no chunk; the first message names the upload", field="name")
-        request: pb.UploadChunksRequest | None = first
+        chunk: Chunk | None = first
         row = await self._find(first.name, call)
         writer = ChunkWriter(lambda pieces: self._append(row, pieces))
         try:
-            while request is not None:
-                data = request.data  # a copy each time it is asked for
-                if len(data) > CHUNK_BYTES:
+            while chunk is not None:
+                if len(chunk.data) > CHUNK_BYTES:
                     raise InvalidArgument(f"a chunk has at most {CHUNK_BYTES} bytes", field="data")
-                await writer.add((request.offset, data))
-                request = await self._next(requests)
+                await writer.add((chunk.offset, chunk.data))
+                chunk = await self._next(requests)
             offset = await writer.flush()
         finally:
             await writer.settle()
@@ -206,15 +205,16 @@ class ArtifactServicer:
         name, now = f"projects/{project}/artifacts/{sha256}", self._clock.now()
         await self._records.write(lambda store: store.record(actor(call, project), "SetArtifactAside", name, now))
 
-    async def _next(self, requests: AsyncIterator[pb.UploadChunksRequest]) -> pb.UploadChunksRequest | None:
+    async def _next(self, requests: AsyncIterator[bytes]) -> Chunk | None:
         try:
             async with asyncio.timeout(self._stall):
-                return await anext(requests, None)
+                body = await anext(requests, None)
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"no chunk came for {self._stall:.0f} s; start the upload again, what arrived is kept",
                 reason="UPLOAD_STALLED",
             ) from error
+        return None if body is None else read_request(body)
 
     async def _stored(self, project: str, sha256: str) -> int | None:
         """Size of the project's artifact; None where it has none, or its file was lost."""

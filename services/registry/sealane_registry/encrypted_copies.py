@@ -68,7 +68,7 @@ class EncryptedWriting:
         self._hashed = 0
         self._writer: RecordWriter | None = None
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes | memoryview) -> None:
         """See :class:`Writing`."""
         view, index = memoryview(data), self.held // CHUNK_BYTES
         writer, pieces = self._writer or self._go_on(), []

@@ -46,7 +46,7 @@ class Writing(Protocol):
     held: int
     """Bytes of the content that are held."""
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes | memoryview) -> None:
         """Take the next bytes; raises OSError, and then holds what it held before."""
         ...
 
@@ -97,7 +97,7 @@ class Spool:
                 raise disk_error(error) from error
         return self._writing(row).held
 
-    def append(self, row: UploadRow, offset: int, data: bytes) -> int:
+    def append(self, row: UploadRow, offset: int, data: bytes | memoryview) -> int:
         """Append a chunk; returns the new offset.
 
         Args:
@@ -219,7 +219,7 @@ class _PlainWriting:
         self._tags = ChunkTags(key, row.sha256, row.size)
         self._hasher = ChunkHasher(self._tags)
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes | memoryview) -> None:
         """See :class:`Writing`."""
         append(self._path, self.held, data)
         if self._hasher.size == self.held:  # else it was begun before the process, and is read at its end
@@ -258,7 +258,7 @@ def create(path: Path, content: bytes) -> None:
             file.write(content)
 
 
-def append(path: Path, at: int, data: bytes) -> None:
+def append(path: Path, at: int, data: bytes | memoryview) -> None:
     """Write at the end of a file, all or nothing.
 
     Raises:

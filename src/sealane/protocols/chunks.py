@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import grpc
+from google.protobuf.message import DecodeError
 
+from sealane.errors import InvalidArgument
 from sealane.protocols.wire import length_delimited, split
 from sealane.registry.v1 import artifact_service_pb2 as pb
 
@@ -18,16 +20,22 @@ _UPLOADED = pb.UploadChunksRequest.DATA_FIELD_NUMBER
 _DOWNLOADED = pb.DownloadArtifactResponse.DATA_FIELD_NUMBER
 
 
+#: Bytes of a chunk, mostly where they lie in their message.
+Data = bytes | memoryview
+
+
 class Chunk(NamedTuple):
-    """A piece of an artifact, as :class:`pb.DownloadArtifactResponse` has it.
+    """A piece of an artifact.
 
     Args:
         offset: where it starts.
-        data: its bytes, where they lie in the message.
+        data: its bytes.
+        name: of the upload; empty in a download.
     """
 
     offset: int
-    data: memoryview | bytes
+    data: Data
+    name: str = ""
 
 
 class ChunkStub:
@@ -44,12 +52,12 @@ class ChunkStub:
         )
 
 
-def upload_request(name: str, offset: int, data: bytes) -> bytes:
+def upload_request(name: str, offset: int, data: Data) -> bytes:
     """A serialized UploadChunksRequest."""
     return _with_data(pb.UploadChunksRequest(name=name, offset=offset).SerializeToString(), _UPLOADED, data)
 
 
-def download_response(offset: int, data: bytes) -> bytes:
+def download_response(offset: int, data: Data) -> bytes:
     """A serialized DownloadArtifactResponse."""
     return _with_data(pb.DownloadArtifactResponse(offset=offset).SerializeToString(), _DOWNLOADED, data)
 
@@ -65,5 +73,19 @@ def read_response(body: bytes) -> Chunk:
     return Chunk(pb.DownloadArtifactResponse.FromString(rest).offset, found[0] if found else b"")
 
 
-def _with_data(rest: bytes, number: int, data: bytes) -> bytes:
+def read_request(body: bytes) -> Chunk:
+    """What a serialized UploadChunksRequest holds.
+
+    Raises:
+        InvalidArgument: it is none, or has its data twice.
+    """
+    try:
+        rest, found = split(body, _UPLOADED, 1)
+        request = pb.UploadChunksRequest.FromString(rest)
+    except (ValueError, DecodeError) as error:
+        raise InvalidArgument("malformed request; send an UploadChunksRequest", reason="MALFORMED") from error
+    return Chunk(request.offset, found[0] if found else b"", request.name)
+
+
+def _with_data(rest: bytes, number: int, data: Data) -> bytes:
     return b"".join((rest, length_delimited(number, len(data)), data))
