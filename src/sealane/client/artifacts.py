@@ -28,7 +28,6 @@ CHUNK_BYTES = 1 << 20
 PARALLEL = 4
 #: Chunks of a download that wait to be written, with the one that is being written.
 _WAITING = 2
-_KEPT_BYTES = 8 << 20
 _ATTEMPTS_WITHOUT_PROGRESS = 5
 _SLOWEST_BYTES_PER_SECOND = 64 * 1024
 _PATIENCE_SECONDS = 60.0
@@ -47,7 +46,6 @@ class Artifacts:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._sending = KeyedLocks()
-        _keep_buffers()
 
     def upload_all(self, files: Sequence[Path], *, progress: Progress = no_progress) -> list[str]:
         """Store files, four at a time; their SHA-256 in the same order. Raises as :meth:`upload`, and stops then.
@@ -241,14 +239,6 @@ class _Source:
 
     def _open(self) -> AbstractContextManager[BinaryIO]:
         return io.BytesIO(self._content) if isinstance(self._content, bytes) else self._content.open("rb")
-
-
-def _keep_buffers() -> None:
-    """Have the C library keep a few free megabytes, instead of giving each chunk back and asking for it anew.
-
-    glibc keeps twice what the largest block had that was given back. This one is never touched, so it costs nothing.
-    """
-    bytearray(_KEPT_BYTES // 2)
 
 
 def _allowance(size: int) -> float:
