@@ -59,7 +59,11 @@ async def run(config: Config) -> None:
     services = [
         Served(backups, backup_service_pb2.DESCRIPTOR.services_by_name["BackupService"]),
         *catalog_services(records, clock, Inspector(records, files.blobs), defaults_of(config)),
-        Served(artifacts, artifact_service_pb2.DESCRIPTOR.services_by_name["ArtifactService"]),
+        Served(
+            artifacts,
+            artifact_service_pb2.DESCRIPTOR.services_by_name["ArtifactService"],
+            raw=frozenset({"UploadChunks"}),  # a message would copy each chunk
+        ),
         Served(AuditServicer(sealer), audit_service_pb2.DESCRIPTOR.services_by_name["AuditService"]),
     ]
     server = host.Host(services, chain, host.Listeners(config.listen, config.mesh_listen))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from sealane.clock import Clock
 from sealane.errors import DataLoss, DeadlineExceeded, InvalidArgument, NotFound
 from sealane.names import parse
+from sealane.protocols.chunks import Chunk, download_response, read_request
 from sealane.records.transactions import Transactions, actor
 from sealane.registry.v1 import artifact_service_pb2 as pb
 from sealane.rpc.call import Call
@@ -109,18 +110,18 @@ class ArtifactServicer:
             offset = await asyncio.to_thread(self._spool.open, row)
         return pb.Upload(name=f"projects/{project}/uploads/{row.upload}", offset=offset)
 
-    async def UploadChunks(self, requests: AsyncIterator[pb.UploadChunksRequest], call: Call) -> pb.Upload:
+    async def UploadChunks(self, requests: AsyncIterator[bytes], call: Call) -> pb.Upload:
         if (first := await self._next(requests)) is None:
             raise InvalidArgument("the stream held no chunk; the first message names the upload", field="name")
-        request: pb.UploadChunksRequest | None = first
+        chunk: Chunk | None = first
         row = await self._find(first.name, call)
         writer = ChunkWriter(lambda pieces: self._append(row, pieces))
         try:
-            while request is not None:
-                if len(request.data) > CHUNK_BYTES:
+            while chunk is not None:
+                if len(chunk.data) > CHUNK_BYTES:
                     raise InvalidArgument(f"a chunk has at most {CHUNK_BYTES} bytes", field="data")
-                await writer.add((request.offset, request.data))
-                request = await self._next(requests)
+                await writer.add((chunk.offset, chunk.data))
+                chunk = await self._next(requests)
             offset = await writer.flush()
         finally:
             await writer.settle()
@@ -148,9 +149,7 @@ class ArtifactServicer:
             await asyncio.to_thread(self._spool.discard, row.upload)
         return pb.Artifact(name=name, sha256=row.sha256, size_bytes=size)
 
-    async def DownloadArtifact(
-        self, request: pb.DownloadArtifactRequest, call: Call
-    ) -> AsyncIterator[pb.DownloadArtifactResponse]:
+    async def DownloadArtifact(self, request: pb.DownloadArtifactRequest, call: Call) -> AsyncIterator[bytes]:
         project, sha256 = parse(request.name, _ARTIFACT)
         check_digest(sha256, "name")
         size = await self._readable(project, sha256, call)
@@ -162,9 +161,9 @@ class ArtifactServicer:
         chunks = read(sha256, request.offset, request.length)
         reading = _ahead(chunks)  # one is read while another goes out; more of them leave the processor's cache
         try:
-            while (piece := await reading) is not None:
+            while (message := await reading) is not None:
                 reading = _ahead(chunks)
-                yield pb.DownloadArtifactResponse(offset=piece[0], data=piece[1])
+                yield message
         except DataLoss as error:
             if error.reason == CORRUPT:
                 await self._record_loss(call, project, sha256)
@@ -206,15 +205,16 @@ class ArtifactServicer:
         name, now = f"projects/{project}/artifacts/{sha256}", self._clock.now()
         await self._records.write(lambda store: store.record(actor(call, project), "SetArtifactAside", name, now))
 
-    async def _next(self, requests: AsyncIterator[pb.UploadChunksRequest]) -> pb.UploadChunksRequest | None:
+    async def _next(self, requests: AsyncIterator[bytes]) -> Chunk | None:
         try:
             async with asyncio.timeout(self._stall):
-                return await anext(requests, None)
+                body = await anext(requests, None)
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"no chunk came for {self._stall:.0f} s; start the upload again, what arrived is kept",
                 reason="UPLOAD_STALLED",
             ) from error
+        return None if body is None else read_request(body)
 
     async def _stored(self, project: str, sha256: str) -> int | None:
         """Size of the project's artifact; None where it has none, or its file was lost."""
@@ -235,8 +235,13 @@ class ArtifactServicer:
         return self._locks.setdefault(upload, asyncio.Lock())
 
 
-def _ahead(chunks: Generator[Piece, None, None]) -> asyncio.Task[Piece | None]:
-    return asyncio.create_task(asyncio.to_thread(next, chunks, None))
+def _ahead(chunks: Iterator[Piece]) -> asyncio.Task[bytes | None]:
+    return asyncio.create_task(asyncio.to_thread(_next_response, chunks))
+
+
+def _next_response(chunks: Iterator[Piece]) -> bytes | None:
+    piece = next(chunks, None)
+    return None if piece is None else download_response(*piece)
 
 
 async def _settled(task: asyncio.Task[T] | None) -> None:

@@ -88,7 +88,7 @@ class ChunkHasher:
         self._tagging: _Tagging | None = None
         self.size = 0
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         """Take the next bytes."""
         self._whole.update(data)
         self.size += len(data)

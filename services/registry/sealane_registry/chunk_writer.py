@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-#: Chunk and its offset.
-Piece = tuple[int, bytes]
+#: Offset of a chunk, and its bytes.
+Piece = tuple[int, bytes | memoryview]
 #: Pieces that wait, beside those that are being written.
 MOST_WAITING = 4
 

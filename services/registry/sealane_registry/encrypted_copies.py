@@ -23,6 +23,7 @@ from sealane.security.encrypted_blob import (
     new_header,
     records_of,
 )
+from sealane_registry.beside import beside
 from sealane_registry.blob_store import Damaged, OpenBlob
 from sealane_registry.chunk_tags import regrouped
 from sealane_registry.spool import Finished, Writing, append, create
@@ -68,8 +69,13 @@ class EncryptedWriting:
         self._hashed = 0
         self._writer: RecordWriter | None = None
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes | memoryview) -> None:
         """See :class:`Writing`."""
+        with beside(lambda: self._hash(data)):
+            self._append(data)
+        self.held += len(data)
+
+    def _append(self, data: bytes | memoryview) -> None:
         view, index = memoryview(data), self.held // CHUNK_BYTES
         writer, pieces = self._writer or self._go_on(), []
         while view:
@@ -84,10 +90,11 @@ class EncryptedWriting:
         self._writer = None  # what is on the disk is the truth, should it fail
         append(self._path, self._position(self.held), b"".join(pieces))
         self._writer = writer
+
+    def _hash(self, data: bytes | memoryview) -> None:
         if self._hashed == self.held:  # else it was begun before the process, and is read at its end
             self._hasher.update(data)
             self._hashed += len(data)
-        self.held += len(data)
 
     def sha256(self) -> str:
         """See :class:`Writing`."""

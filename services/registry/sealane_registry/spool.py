@@ -16,6 +16,7 @@ from typing import Protocol
 
 from sealane.errors import Aborted, FailedPrecondition, InvalidArgument
 from sealane.failpoint import failpoint
+from sealane_registry.beside import beside
 from sealane_registry.blob_folder import disk_error, sync
 from sealane_registry.chunk_tags import ChunkHasher, ChunkTags
 from sealane_registry.store import UploadRow
@@ -46,8 +47,8 @@ class Writing(Protocol):
     held: int
     """Bytes of the content that are held."""
 
-    def append(self, data: bytes) -> None:
-        """Take the next bytes; raises OSError, and then holds what it held before."""
+    def append(self, data: bytes | memoryview) -> None:
+        """Take the next bytes; raises OSError, and then the disk holds what it held, and this is not used again."""
         ...
 
     def sha256(self) -> str:
@@ -97,7 +98,7 @@ class Spool:
                 raise disk_error(error) from error
         return self._writing(row).held
 
-    def append(self, row: UploadRow, offset: int, data: bytes) -> int:
+    def append(self, row: UploadRow, offset: int, data: bytes | memoryview) -> int:
         """Append a chunk; returns the new offset.
 
         Args:
@@ -126,6 +127,8 @@ class Spool:
         try:
             writing.append(data)
         except OSError as error:
+            # It may have hashed what the disk did not take: the next chunk finds what the disk holds.
+            self._forget(row.upload)
             raise disk_error(error) from error
         return writing.held
 
@@ -161,8 +164,7 @@ class Spool:
 
     def discard(self, upload: str) -> None:
         """Remove what an upload holds, if it holds anything."""
-        with self._lock:
-            self._kept.pop(upload, None)
+        self._forget(upload)
         (self._folder / upload).unlink(missing_ok=True)
 
     def keep_only(self, uploads: set[str]) -> None:
@@ -170,6 +172,10 @@ class Spool:
         for path in self._folder.iterdir():
             if path.name not in uploads:
                 path.unlink()
+
+    def _forget(self, upload: str) -> None:
+        with self._lock:
+            self._kept.pop(upload, None)
 
     def _writing(self, row: UploadRow) -> Writing:
         with self._lock:
@@ -219,11 +225,10 @@ class _PlainWriting:
         self._tags = ChunkTags(key, row.sha256, row.size)
         self._hasher = ChunkHasher(self._tags)
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes | memoryview) -> None:
         """See :class:`Writing`."""
-        append(self._path, self.held, data)
-        if self._hasher.size == self.held:  # else it was begun before the process, and is read at its end
-            self._hasher.update(data)
+        with beside(lambda: self._hash(data)):
+            append(self._path, self.held, data)
         self.held += len(data)
 
     def sha256(self) -> str:
@@ -234,6 +239,10 @@ class _PlainWriting:
                 while data := file.read(_PIECE):
                     self._hasher.update(data)
         return self._hasher.sha256()
+
+    def _hash(self, data: bytes | memoryview) -> None:
+        if self._hasher.size == self.held:  # else it was begun before the process, and is read at its end
+            self._hasher.update(data)
 
     def finish(self) -> Finished:
         """See :class:`Writing`."""
@@ -258,7 +267,7 @@ def create(path: Path, content: bytes) -> None:
             file.write(content)
 
 
-def append(path: Path, at: int, data: bytes) -> None:
+def append(path: Path, at: int, data: bytes | memoryview) -> None:
     """Write at the end of a file, all or nothing.
 
     Raises:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
@@ -16,6 +17,7 @@ from sealane.client import references
 from sealane.client.keyed_locks import KeyedLocks
 from sealane.client.session import Session
 from sealane.errors import Aborted, DataLoss, SealaneError, Unavailable
+from sealane.protocols.chunks import ChunkStub, upload_request
 from sealane.registry.v1 import artifact_service_pb2 as pb
 from sealane.registry.v1 import artifact_service_pb2_grpc
 
@@ -24,6 +26,8 @@ T = TypeVar("T")
 CHUNK_BYTES = 1 << 20
 #: Files that are under way at the same time.
 PARALLEL = 4
+#: Chunks of a download that wait to be written, with the one that is being written.
+_WAITING = 2
 _ATTEMPTS_WITHOUT_PROGRESS = 5
 _SLOWEST_BYTES_PER_SECOND = 64 * 1024
 _PATIENCE_SECONDS = 60.0
@@ -127,7 +131,8 @@ class Artifacts:
         return artifact_service_pb2_grpc.ArtifactServiceStub(self._session.channel("registry"))
 
     def _send(self, source: _Source, upload: pb.Upload, progress: Progress) -> None:
-        self._stub().UploadChunks(source.chunks(upload, progress), timeout=_allowance(source.size - upload.offset))
+        stub = ChunkStub(self._session.channel("registry"))
+        stub.UploadChunks(source.chunks(upload, progress), timeout=_allowance(source.size - upload.offset))
 
     def _receive(self, name: str, file: BinaryIO, progress: Callable[[int], None]) -> str:
         """Fetch all of it; returns the digest of what came, hex."""
@@ -136,7 +141,7 @@ class Artifacts:
             while True:
                 request = pb.DownloadArtifactRequest(name=name, offset=done)
                 try:
-                    for chunk in self._stub().DownloadArtifact(request):
+                    for chunk in ChunkStub(self._session.channel("registry")).DownloadArtifact(request):
                         if chunk.offset != done:
                             raise DataLoss("the registry sent an artifact with a gap; fetch it again")
                         sink.take(chunk.data)
@@ -152,13 +157,13 @@ class Artifacts:
 
 
 class _Sink:
-    """Hashes and writes one chunk while the next one comes in."""
+    """Hashes and writes chunks while the next ones come in."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._hasher = hashlib.sha256()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="download")
-        self._writing: Future[None] | None = None
+        self._writing: deque[Future[None]] = deque()
 
     def __enter__(self) -> _Sink:
         return self
@@ -166,21 +171,22 @@ class _Sink:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown()
 
-    def take(self, data: bytes) -> None:
+    def take(self, data: bytes | memoryview) -> None:
         """Take the next chunk; raises OSError for an earlier one."""
-        self._wait()
-        self._writing = self._pool.submit(self._write, data)
+        self._wait(_WAITING - 1)
+        self._writing.append(self._pool.submit(self._write, data))
 
     def sha256(self) -> str:
         """Digest of everything, hex, once it is written."""
-        self._wait()
+        self._wait(0)
         return self._hasher.hexdigest()
 
-    def _wait(self) -> None:
-        if self._writing is not None:
-            self._writing.result()
+    def _wait(self, most: int) -> None:
+        """Until at most so many chunks are not written."""
+        while len(self._writing) > most:
+            self._writing.popleft().result()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         self._hasher.update(data)
         self._file.write(data)
 
@@ -221,13 +227,13 @@ class _Source:
         with self._open() as file:
             return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # any readable
 
-    def chunks(self, upload: pb.Upload, progress: Progress) -> Iterator[pb.UploadChunksRequest]:
-        """Messages from the server's offset to the end."""
+    def chunks(self, upload: pb.Upload, progress: Progress) -> Iterator[bytes]:
+        """Serialized messages from the server's offset to the end."""
         offset = upload.offset
         with self._open() as file:
             file.seek(offset)
             while data := file.read(min(CHUNK_BYTES, self.size - offset)):
-                yield pb.UploadChunksRequest(name=upload.name, offset=offset, data=data)
+                yield upload_request(upload.name, offset, data)
                 offset += len(data)
                 progress(self.name, offset, self.size)
 

@@ -300,6 +300,23 @@ def test_a_full_disk_takes_no_part_of_a_chunk(site: Site, monkeypatch: pytest.Mo
     assert site.read() == CONTENT
 
 
+def test_what_a_full_disk_did_not_take_is_not_in_the_digest(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = site.send(until=CHUNK_BYTES)
+
+    def full(descriptor: int, data: bytes, offset: int) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(ResourceExhausted):
+            site.spool.append(row, CHUNK_BYTES, CONTENT[CHUNK_BYTES:])
+    rest = len(CONTENT) - CHUNK_BYTES
+    site.spool.append(row, CHUNK_BYTES, bytes(rest))  # as many bytes, and others
+    with pytest.raises(FailedPrecondition) as refused:
+        site.spool.finish(row)
+    assert refused.value.reason == "DIGEST_MISMATCH"
+
+
 def test_a_disk_that_fails_to_sync_has_the_upload_start_anew(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     row = site.send()
 

@@ -52,8 +52,8 @@ class Site:
         return await self.servicer.StartUpload(request, call(project))
 
     async def send(self, name: str, data: bytes = CONTENT, offset: int = 0, *, project: str = "p", hang: bool = False):
-        async def stream() -> AsyncIterator[pb.UploadChunksRequest]:
-            yield pb.UploadChunksRequest(name=name, offset=offset, data=data)
+        async def stream() -> AsyncIterator[bytes]:
+            yield pb.UploadChunksRequest(name=name, offset=offset, data=data).SerializeToString()
             if hang:
                 await asyncio.sleep(60)
 
