@@ -158,6 +158,10 @@ def _is_wanted(route: Route, target: Target) -> bool:
     return target.version in ("", route.version)
 
 
+#: Above so many endpoints, a sample of so many stands for all: more of it gains little (Mitzenmacher 2001).
+MOST_SCANNED, SAMPLE = 256, 8
+
+
 class Costs(Protocol):
     """What a call to a node is expected to cost."""
 
@@ -167,9 +171,14 @@ class Costs(Protocol):
 
 
 def pick(endpoints: Sequence[Endpoint], costs: Costs, choose: Callable[[Sequence[Endpoint]], Endpoint]) -> Endpoint:
-    """The cheapest endpoint; `choose` breaks ties, so that equals share the load."""
+    """The cheapest endpoint; `choose` breaks ties, so that equals share the load.
+
+    All are looked at while they are few; of very many, some that `choose` takes by chance.
+    """
     if len(endpoints) == 1:
         return endpoints[0]
+    if len(endpoints) > MOST_SCANNED:
+        endpoints = [choose(endpoints) for _ in range(SAMPLE)]
     priced = [(costs.of(endpoint.node), endpoint) for endpoint in endpoints]
     least = min(price for price, _ in priced)
     return choose([endpoint for price, endpoint in priced if price == least])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from random import Random
 
@@ -11,7 +12,7 @@ from sealane.clock import ManualClock
 from sealane.errors import FailedPrecondition
 from sealane.protocols.call import Target
 from sealane_inference.loads import DECAY_SECONDS, Loads
-from sealane_inference.routing import Endpoint, Route, RouteTable, pick, refusal, resolve
+from sealane_inference.routing import MOST_SCANNED, SAMPLE, Endpoint, Route, RouteTable, pick, refusal, resolve
 
 A = Route("p", "camera-a", "digits", "3", (Endpoint("edge", 1),))
 B = Route("p", "camera-b", "digits", "3", (Endpoint("edge", 2), Endpoint("cloud", 3)))
@@ -103,3 +104,20 @@ def test_what_a_caller_may_not_use_is_not_there_for_him() -> None:
     assert resolve(table, "p", Target("a"), may) is None
     found = resolve(table, "p", Target("n"), may)
     assert found is not None and found.version == "1"
+
+
+def test_of_very_many_endpoints_a_sample_is_looked_at() -> None:
+    endpoints, rng = [Endpoint(f"w{index}", 1) for index in range(1000)], random.Random(1)
+    asked: set[str] = set()
+
+    class Counting:
+        def of(self, node: str) -> float:
+            asked.add(node)
+            return float(int(node[1:]))
+
+    for _ in range(20):
+        asked.clear()
+        chosen = pick(endpoints, Counting(), rng.choice)
+        assert len(asked) <= SAMPLE and int(chosen.node[1:]) == min(int(name[1:]) for name in asked)
+    few = endpoints[:MOST_SCANNED]
+    assert pick(few, Counting(), rng.choice).node == "w0", "all of them are looked at"
