@@ -322,7 +322,7 @@ def _fenced() -> Aborted:
 
 
 def estimated_end(row: JobRow, now: float) -> float:
-    """When a job will have ended if it goes on as it does, seconds since 1970; 0 where that is not known, or it rests."""
+    """When a job will have ended if it goes on as it does, seconds since 1970; 0 where nobody knows, or it rests."""
     if row.state in (*ENDED, PAUSED) or not row.begin_time or not row.tasks_succeeded:
         return 0.0
     return now + (now - row.begin_time) / row.tasks_succeeded * (row.tasks_total - row.tasks_succeeded)
