@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sealane.errors import DataLoss, FailedPrecondition, InvalidArgument
-from sealane.security.encrypted_blob import copy_key, is_header
+from sealane.security.encrypted_blob import HEADER_BYTES, copy_key, is_header
 from sealane_registry.blob_folder import sync
 from sealane_registry.blob_store import BlobStore, Damaged, OpenBlob, Stored, read_all
 from sealane_registry.chunk_tags import CHUNK_BYTES, ChunkHasher, ChunkTags, regrouped
@@ -115,6 +115,12 @@ class Blobs:
     def in_the_clear(self) -> Iterator[Blob]:
         """Blobs that lie in the clear though the registry encrypts: those of before."""
         return (blob for blob in self._below("sha256/") if self._encryption is not None)
+
+    def drop_left_overs(self) -> None:
+        """Remove what lies set aside in the clear though the registry encrypts: it was kept to be looked at."""
+        for stored in list(self._store.list("corrupt/")) if self._encryption is not None else ():
+            if not self._is_encrypted(stored.key):
+                self._store.delete(stored.key)
 
     def encrypt(self, sha256: str, pace: Callable[[int], None] = lambda size: None) -> None:
         """Put an encrypted copy in the place of one in the clear.
@@ -314,8 +320,19 @@ class Blobs:
         self._store.put_bytes(key, made := hasher.encoded())
         return tags.decode(made) or b""
 
+    def _is_encrypted(self, key: str) -> bool:
+        opened = self._store.open(key)
+        if opened is None:
+            return True  # it is gone
+        try:
+            return is_header(b"".join(opened.read(0, min(HEADER_BYTES, opened.stored.size))))
+        finally:
+            opened.close()
+
     def _set_aside(self, sha256: str, stored: Stored) -> DataLoss:
-        moved = self._store.move(stored, f"corrupt/{sha256}.{secrets.token_hex(8)}")
+        moved = self._store.move(stored, place := f"corrupt/{sha256}.{secrets.token_hex(8)}")
+        if moved and self._encryption is not None and stored.key == plain_key(sha256):
+            self._store.delete(place)  # what is left of it is readable
         log.error("a stored artifact no longer matches its digest", extra={"sha256": sha256, "set_aside": moved})
         return DataLoss("the stored artifact no longer matches its digest; upload it again", reason=CORRUPT)
 

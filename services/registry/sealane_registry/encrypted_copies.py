@@ -134,6 +134,15 @@ class EncryptedWriting:
         return HEADER_BYTES + held + records_of(whole) * TAG_BYTES
 
 
+def drop_in_the_clear(folder: Path) -> None:
+    """Remove uploads that were begun before they were encrypted; their senders begin again."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with path.open("rb") as file:
+            encrypted = is_header(file.read(HEADER_BYTES))
+        if not encrypted:
+            path.unlink()
+
+
 def _header(path: Path) -> bytes:
     """The header of an upload; a new one where a crash left half of it."""
     with path.open("rb") as file:

@@ -8,7 +8,7 @@ from sealane_registry.blob_folder import FolderStore
 from sealane_registry.blob_store import BlobStore
 from sealane_registry.blobs import Blobs, Encryption
 from sealane_registry.config import Config
-from sealane_registry.encrypted_copies import EncryptedForms
+from sealane_registry.encrypted_copies import EncryptedForms, drop_in_the_clear
 from sealane_registry.root_secret import check_apart, root_secret
 from sealane_registry.spool import PlainForms, Spool
 
@@ -30,6 +30,7 @@ def files_of(config: Config) -> Files:
     incoming = config.data_dir / "incoming"
     if root is None:
         return Files(Spool(incoming, PlainForms(key)), Blobs(store, key))
+    drop_in_the_clear(incoming)
     return Files(Spool(incoming, EncryptedForms(root)), Blobs(store, key, Encryption(root, incoming)))
 
 

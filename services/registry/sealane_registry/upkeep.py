@@ -86,7 +86,13 @@ class Encrypting:
     def round(self) -> bool:
         """Encrypt everything once; whether nothing is left."""
         count = failed = 0
-        for blob in self._blobs.in_the_clear():
+        try:
+            self._blobs.drop_left_overs()
+            found = list(self._blobs.in_the_clear())
+        except SealaneError as error:
+            log.warning("what lies in the clear is not known, trying again", extra={"reason": error.reason})
+            return False
+        for blob in found:
             try:
                 self._blobs.encrypt(blob.sha256, self._pace)
                 count += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,6 +25,7 @@ MAX_BATCH_SIZE = 4096
 MAX_SECONDS = 60.0
 #: Shards of a measurement: the grant names each.
 MAX_SHARDS = 64
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _CLASSES = ("public", "internal", "restricted")
 
 Spec = job_pb.BatchSpec | job_pb.EvaluateSpec | job_pb.BenchmarkSpec
@@ -70,11 +72,11 @@ def read_spec(kind: str, data: bytes) -> Spec:
     return job_pb.EvaluateSpec.FromString(data) if kind == EVALUATE else job_pb.BenchmarkSpec.FromString(data)
 
 
-def execution_of(message: job_pb.Execution) -> Execution:
-    """How tasks are run.
+def check_execution(message: job_pb.Execution) -> None:
+    """Refuse what no job can be run by.
 
     Raises:
-        InvalidArgument: a number out of its range.
+        InvalidArgument: a number out of its range, a class that does not exist, or restricted data without a residency.
     """
     if not -100 <= message.priority <= 100:
         raise InvalidArgument("priority goes from -100 to 100", field="job.execution.priority")
@@ -83,6 +85,16 @@ def execution_of(message: job_pb.Execution) -> Execution:
             raise InvalidArgument(f"{name} goes from 0 to {most}", field=f"job.execution.{name}")
     if message.max_parallel and message.gang > message.max_parallel:
         raise InvalidArgument("a gang larger than max_parallel can never begin", field="job.execution.gang")
+    if message.data_class not in deployment_pb.DataClass.values():
+        raise InvalidArgument(f"data class {message.data_class} is unknown", field="job.execution.data_class")
+    if message.data_class == deployment_pb.DATA_CLASS_RESTRICTED and not message.residency:
+        raise InvalidArgument(
+            "restricted data needs the zones it must stay in; set execution.residency", field="job.execution.residency"
+        )
+
+
+def execution_of(message: job_pb.Execution) -> Execution:
+    """How the tasks of a job are run that was checked when it was created."""
     name = deployment_pb.DataClass.Name(message.data_class).removeprefix("DATA_CLASS_").lower()
     return Execution(
         priority=message.priority,
@@ -186,8 +198,11 @@ def outcome(job: JobRow, task: TaskRow, request: fleet_pb.FinishTaskRequest) -> 
         return TaskOutcome(request.error, request.retryable, log=request.log)
     if job.kind == BATCH:
         made = request.output
-        if len(made.sha256) != 64 or made.rows != task.rows:
+        if made.rows != task.rows:
             return TaskOutcome(f"the node made {made.rows} rows of {task.rows}", True, log=request.log)
+        # It becomes part of a name that the registry is told: one that it refuses would have it refuse all the others.
+        if not _DIGEST.fullmatch(made.sha256) or made.size_bytes < 0:
+            return TaskOutcome("the node named no file that it made", True, log=request.log)
         return TaskOutcome(output=made.SerializeToString(), log=request.log)
     if [item.variant_id for item in request.results] != [task.variant]:
         return TaskOutcome(f"the node measured something else than {task.variant}", True, log=request.log)

@@ -160,7 +160,8 @@ class TaskLoop:
         missing = [attempt for attempt, task in self._under_way.values() if task is None]
         for attempt in missing:
             found = await self._records.read(partial(_task_and_job, attempt=attempt))
-            if found is not None and await self._subject(found[1]) is not None:
+            known = found is not None and await self._subject(found[1]) is not None
+            if found is not None and known and attempt.key in self._under_way:  # it may have ended meanwhile
                 self._remember(attempt, *found)
         if missing:
             self._changed()

@@ -68,6 +68,8 @@ def assign(queue: Sequence[Queued], nodes: Sequence[NodeView], places: Mapping[s
         job = min(open_jobs, key=lambda item: _rank(item, used))
         wanted = _batch_of(job, left[job.row.name], begun[job.row.name])
         chosen = _choose(job, wanted, able[job.row.name], free)
+        if not chosen and len(wanted) == 1:
+            chosen = _first_fit(job, left[job.row.name][1:], able[job.row.name], free)
         if not chosen:
             open_jobs.remove(job)
             continue
@@ -104,6 +106,15 @@ def _able(item: Queued, nodes: Sequence[NodeView]) -> Mapping[str, list[NodeView
         ]
         for name, view in item.variants.items()
     }
+
+
+def _first_fit(
+    item: Queued, tasks: Sequence[TaskRow], able: Mapping[str, Sequence[NodeView]], places: Mapping[str, int]
+) -> list[tuple[TaskRow, str]]:
+    """The first of these tasks that finds a node: one that fits nowhere now holds up none behind it."""
+    open_ = {name for name, nodes in able.items() if any(places.get(node.node, 0) > 0 for node in nodes)}
+    found = (_choose(item, [task], able, places) for task in tasks if task.variant in open_)
+    return next((chosen for chosen in found if chosen), [])
 
 
 def _choose(

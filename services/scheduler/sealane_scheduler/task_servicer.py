@@ -56,7 +56,10 @@ class TaskServicer:
 
     async def ListTasks(self, request: pb.ListTasksRequest, call: Call) -> pb.ListTasksResponse:
         row, _ = await self._mine(call, request.parent)
-        size, after = page_of(request.page_size), int(read_token(request.page_token) or -1)
+        size, last = page_of(request.page_size), read_token(request.page_token)
+        if last and not _is_number(last):
+            raise InvalidArgument("page_token is not one of ours; start without it", field="page_token")
+        after = int(last or -1)
         found = await self._records.read(lambda store: store.tasks(row.project, row.job, after, size + 1))
         more = write_token(str(found[size - 1].task)) if len(found) > size else ""
         return pb.ListTasksResponse(
@@ -66,7 +69,7 @@ class TaskServicer:
     async def GetTask(self, request: pb.GetTaskRequest, call: Call) -> pb.Task:
         project, job, number = parse(request.name, "projects/*/jobs/*/tasks/*")
         row, _ = await self._mine(call, f"projects/{project}/jobs/{job}")
-        if not (number.isascii() and number.isdigit()):
+        if not _is_number(number):
             raise NotFound(f"{request.name} does not exist; list the job's tasks")
         found = await self._records.read(lambda store: store.task(project, job, int(number)))
         if found is None:
@@ -82,6 +85,7 @@ class TaskServicer:
             NotFound: what it is about does not exist, or is not the caller's to see.
             FailedPrecondition: a dataset that workers cannot read.
         """
+        task_kinds.check_execution(job.execution)
         spec, execution = task_kinds.spec_of(kind, job), task_kinds.execution_of(job.execution)
         owner, _, number = parse(spec.version, "projects/*/models/*/versions/*", f"job.{kind}.version")
         if not (number.isascii() and number.isdigit()):
@@ -126,3 +130,8 @@ class TaskServicer:
 
     async def _get(self, call: Call, name: str) -> JobRow:
         raise NotImplementedError
+
+
+def _is_number(text: str) -> bool:
+    """Whether it can be the number of a task; a database takes no larger ones."""
+    return text.isascii() and text.isdigit() and len(text) < 10

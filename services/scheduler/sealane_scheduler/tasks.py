@@ -136,10 +136,7 @@ class TaskRules:
         return _again(store, row)
 
     def give_out(self, store: Store, job: JobRow, given: Iterable[tuple[TaskRow, str]]) -> list[AttemptRow]:
-        """Begin attempts, each on a node; those whose task is in another state by now are left out.
-
-        A gang begins whole or not at all.
-        """
+        """Begin attempts, each on a node; those whose task is in another state by now are left out."""
         now = self._clock.now()
         if _again(store, job).state not in (PENDING, RUNNING):
             return []
@@ -253,11 +250,13 @@ class TaskRules:
         now, (error, retryable) = self._clock.now(), why
         failures = task.failures + 1
         failed = replace(task, failures=failures, error=error, update_time=now)
-        if not retryable or failures >= max_attempts(job):
+        if not retryable:
             return replace(failed, state="FAILED")
         others = [item for item in store.attempts(task.project, task.job, task.task) if item.state == "RUNNING"]
         if any(item.attempt != attempt.attempt for item in others):
-            return failed  # another node is at it
+            return failed  # another node is at it, and may succeed however often others failed
+        if failures >= max_attempts(job):
+            return replace(failed, state="FAILED")
         return replace(failed, state="PENDING", not_before=now + min(FIRST_WAIT * 2 ** (failures - 1), LAST_WAIT))
 
     def _turn(self, store: Store, actor: Actor, row: JobRow, action: str, states: tuple[str, ...], to: str) -> JobRow:
@@ -323,7 +322,7 @@ def _fenced() -> Aborted:
 
 
 def estimated_end(row: JobRow, now: float) -> float:
-    """When a job will have ended if it goes on as it does, seconds since 1970; 0 where nothing is known."""
-    if row.state in ENDED or not row.begin_time or not row.tasks_succeeded:
+    """When a job will have ended if it goes on as it does, seconds since 1970; 0 where nobody knows, or it rests."""
+    if row.state in (*ENDED, PAUSED) or not row.begin_time or not row.tasks_succeeded:
         return 0.0
     return now + (now - row.begin_time) / row.tasks_succeeded * (row.tasks_total - row.tasks_succeeded)

@@ -196,7 +196,8 @@ def _preparation(config: Config, cache: Cache, artifacts: Artifacts, introductio
 
 def _work(prepare: Preparation, introduction: Introduction, engine: Engine, policy: HostPolicy) -> Work:
     """What is done for each kind of task."""
-    models, shards, artifacts = TaskModels(prepare, engine.pool), ShardReader(prepare.cache), prepare.artifacts
+    shards, artifacts = ShardReader(prepare.cache), prepare.artifacts
+    models = TaskModels(prepare, engine.pool, shards.forget)
     return by_kind(
         {
             "optimise": OptimiseWork(prepare.cache, artifacts, prepare.trusted),

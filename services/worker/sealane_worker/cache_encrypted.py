@@ -28,7 +28,7 @@ from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 
-from sealane.errors import DataLoss, FailedPrecondition, ResourceExhausted
+from sealane.errors import DataLoss, FailedPrecondition, Internal, ResourceExhausted, SealaneError
 from sealane.security.encrypted_blob import (
     HEADER_BYTES,
     RECORD_BYTES,
@@ -153,7 +153,10 @@ class EncryptedCache:
         """Decrypt one copy into memory, every record and the whole verified."""
         copy = self._copy(blob.digest)
         if not copy.is_file():
-            self._download(blob, copy, source)
+            try:
+                self._download(blob, copy, source)
+            except OSError as error:
+                raise _disk_error(error, copy.parent.parent) from error
         os.utime(copy)
         try:
             with copy.open("rb") as file:
@@ -220,6 +223,13 @@ class EncryptedCache:
             return self._key_file.open(_key_name(blob, header), path.read_bytes())
         except FailedPrecondition:
             return None  # of another copy or key file: the registry is asked again
+
+
+def _disk_error(error: OSError, folder: Path) -> SealaneError:
+    """Of the disk, which is another place than the memory folder."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceExhausted(f"the disk of {folder} is full; free some of it", reason="DISK_FULL")
+    return Internal(f"the disk of {folder} fails: {error.strerror}; look at the machine")
 
 
 def _key_name(blob: Blob, header: bytes) -> str:

@@ -86,9 +86,10 @@ class Engine:
         return entry is not None
 
     def close(self) -> None:
-        """Unload everything."""
+        """Unload everything, also what no deployment but a task has loaded."""
         for deployment in list(self._loaded):
             self.unload(deployment)
+        self._pool.close()
 
     def served(self) -> tuple[Served, ...]:
         """All loaded deployments, in order of their names."""

@@ -233,6 +233,11 @@ class Pool:
             if model in self._models:
                 self._models.remove(model)
 
+    def close(self) -> None:
+        """Have all models leave for good."""
+        for model in list(self._models):
+            model.close()
+
     def resident_bytes(self) -> int:
         """Memory of all models now."""
         return sum(model.footprint_bytes() for model in list(self._models))

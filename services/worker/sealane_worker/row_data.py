@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from sealane.errors import FailedPrecondition, InvalidArgument
+from sealane.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from sealane.scheduler.v1 import fleet_service_pb2 as pb
 from sealane.tensors import NUMPY_OF, Array, Signature, TensorSpec
 from sealane_worker.cache import Blob, Cache, Source
@@ -35,7 +36,9 @@ class ShardReader:
             SealaneError: what the cache raises.
         """
         arrays = self._shard(item, source)
-        rows = {name: array[item.first_row : item.first_row + item.rows] for name, array in arrays.items()}
+        # An array of no axis has no rows; it is none of the fields.
+        fields = {name: array for name, array in arrays.items() if array.ndim}
+        rows = {name: array[item.first_row : item.first_row + item.rows] for name, array in fields.items()}
         if any(len(array) != item.rows for array in rows.values()):
             raise FailedPrecondition(
                 f"shard {item.shard.path!r} has not the rows that its dataset says; push it anew", reason="DATASET_ROWS"
@@ -65,9 +68,19 @@ def read_shard(path: Path) -> Shard:
         FailedPrecondition: it is none.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("one array by itself")
+        with archive:
+            arrays = {name: archive[name] for name in archive.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("a member that is no array")
+        return arrays
+    except MemoryError as error:
+        raise ResourceExhausted(
+            "a shard of the dataset is larger than this worker's memory; make smaller ones"
+        ) from error
+    except (OSError, EOFError, ValueError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise FailedPrecondition(
             "a shard of the dataset is no .npz of arrays; save it with numpy.savez", reason="DATASET_FORMAT"
         ) from error

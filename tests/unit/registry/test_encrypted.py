@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import pytest
 from cryptography.exceptions import InvalidTag
 
 from sealane.clock import ManualClock
-from sealane.errors import DataLoss, FailedPrecondition, InvalidArgument, SealaneError
+from sealane.errors import DataLoss, FailedPrecondition, InvalidArgument, SealaneError, Unavailable
 from sealane.security import encrypted_blob, suites
 from sealane.security.encrypted_blob import CHUNK_BYTES, HEADER_BYTES, RECORD_BYTES, Records
 from sealane_registry.blob_folder import FolderStore
+from sealane_registry.blob_store import Stored
 from sealane_registry.blobs import Blobs, Encryption
 from sealane_registry.collection import drop_blobs
-from sealane_registry.encrypted_copies import EncryptedForms, encrypted_key
+from sealane_registry.encrypted_copies import EncryptedForms, drop_in_the_clear, encrypted_key
 from sealane_registry.root_secret import PLACE, check_apart, root_secret
 from sealane_registry.scrub import Scrub
 from sealane_registry.spool import PlainForms, Spool, plain_key
@@ -270,13 +272,54 @@ def test_a_copy_that_is_asked_for_is_encrypted_at_once(site: Site) -> None:
     assert site.on_disk() == []
 
 
-def test_one_that_is_damaged_in_the_clear_is_set_aside(site: Site) -> None:
+def damage(site: Site, place: str) -> None:
+    data = (site.root / "cas" / place).read_bytes()
+    (site.root / "cas" / place).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def test_one_that_is_damaged_in_the_clear_goes_for_good(site: Site) -> None:
     site.put_in_the_clear()
-    path = site.root / "cas" / plain_key(SHA)
-    path.write_bytes(CONTENT[:-1] + b"!")
+    damage(site, plain_key(SHA))
     assert not Encrypting(site.blobs, 1e12).round()
-    assert not site.blobs.has(SHA) and list((site.root / "cas" / "corrupt").iterdir())
+    assert not site.blobs.has(SHA) and site.on_disk() == []
     assert Encrypting(site.blobs, 1e12).round()
+
+
+def test_what_was_set_aside_in_the_clear_before_goes_and_copies_stay(site: Site) -> None:
+    site.put_in_the_clear()
+    damage(site, plain_key(SHA))
+    with pytest.raises(DataLoss):
+        b"".join(data for _, data in site.before.read(SHA, 0, 0))
+    copied = site.put(b"another one")
+    damage(site, encrypted_key(copied))
+    with pytest.raises(DataLoss):
+        site.read(copied)
+    assert len(site.on_disk()) == 1
+    assert Encrypting(site.blobs, 1e12).round()
+    assert site.on_disk() == []
+    assert [path.name[:64] for path in (site.root / "cas" / "corrupt").iterdir()] == [copied]
+
+
+def test_an_upload_begun_in_the_clear_is_begun_again(site: Site) -> None:
+    old, row = site.row(name="old"), site.row(name="new")
+    site.old_spool.open(old)
+    site.old_spool.append(old, 0, CONTENT[:CHUNK_BYTES])
+    site.spool.open(row)
+    site.spool.append(row, 0, CONTENT[:CHUNK_BYTES])
+    drop_in_the_clear(site.root / "incoming")
+    assert site.on_disk() == []
+    assert (site.spool.open(old), site.spool.open(row)) == (0, CHUNK_BYTES)
+
+
+def test_a_store_out_of_reach_is_tried_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(prefix: str) -> Iterator[Stored]:
+        raise Unavailable("the store is out of reach")
+
+    site.put_in_the_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(site.store, "list", away)
+        assert not Encrypting(site.blobs, 1e12).round()
+    assert Encrypting(site.blobs, 1e12).round() and site.on_disk() == []
 
 
 def test_a_stop_leaves_the_clear_one_until_the_next_start(site: Site) -> None:

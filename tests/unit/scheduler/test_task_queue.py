@@ -90,6 +90,18 @@ def test_a_task_is_tried_again_elsewhere_where_there_is_an_elsewhere() -> None:
     assert [item.node for item in assign([failed], [node("a")], {"a": 1})] == ["a"], "there is no other one"
 
 
+def test_a_task_that_fits_nowhere_holds_up_none_behind_it() -> None:
+    other = VariantView("t", "TENSORRT", "INT8", 1000, "sha256:2")
+    measured = replace(
+        job("j", 0),
+        variants={"t": other, "v": VARIANT},
+        waiting=[TaskRow("p", "j", 0, variant="t"), TaskRow("p", "j", 1, variant="v")],
+    )
+    assert [item.task.task for item in assign([measured], NODES, {"a": 1, "b": 0})] == [1]
+    waits_for_b = job("j", 3, failed_on={0: frozenset({"a"})})
+    assert [item.task.task for item in assign([waits_for_b], NODES, {"a": 2, "b": 0})] == [1, 2]
+
+
 def test_a_second_copy_is_never_on_the_same_node() -> None:
     slow = TaskRow("p", "j", 7, "RUNNING", variant="v")
     wanted = job("j", 0, slow=[slow], running={"a": 1}, failed_on={7: frozenset({"a"})})

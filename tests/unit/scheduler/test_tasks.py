@@ -166,6 +166,24 @@ def test_the_failure_of_one_of_two_attempts_leaves_the_other(site: Site) -> None
     assert site.finish(second, b"good").state == "SUCCEEDED"
 
 
+def test_the_last_failure_that_is_allowed_leaves_an_attempt_that_is_under_way(site: Site) -> None:
+    job = site.job(1, attempts_allowed=1)
+    lost = site.give(job, "n1")
+    site.clock.advance(LEASE / 2)
+    copy = site.give(job, "n2")
+    site.clock.advance(LEASE * 0.6)
+    assert [item.key for item in site.expire()] == [lost.key]
+    assert (site.again(job).state, site.task(job).state) == ("RUNNING", "RUNNING")
+    assert site.finish(copy).state == "SUCCEEDED"
+
+
+def test_the_last_of_several_attempts_to_fail_ends_the_job(site: Site) -> None:
+    job = site.job(1, attempts_allowed=1)
+    first, second = site.give(job, "n1"), site.give(job, "n2")
+    assert site.finish(first, error="broken").state == "RUNNING"
+    assert site.finish(second, error="broken").state == "FAILED"
+
+
 def test_slow_ones_are_told_by_those_that_are_done(site: Site) -> None:
     job = site.job(5)
     for number in range(3):
@@ -193,6 +211,16 @@ def test_pause_and_resume(site: Site) -> None:
     assert site.rules.resume(site.store, WHO, job).state == "SUCCEEDED"
     with pytest.raises(FailedPrecondition):
         site.rules.pause(site.store, WHO, replace(job, kind="optimise"))
+
+
+def test_nobody_knows_when_a_paused_job_will_have_ended(site: Site) -> None:
+    job = site.job(2)
+    held = site.give(job)
+    site.clock.advance(1.0)
+    site.finish(held)
+    assert estimated_end(site.again(job), site.clock.now()) > 0
+    paused = site.rules.pause(site.store, WHO, site.again(job))
+    assert estimated_end(paused, site.clock.now()) == 0
 
 
 def test_a_paused_job_ends_with_what_was_under_way(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -194,6 +195,19 @@ def test_copies_that_nobody_wants_go(site: Site) -> None:
     assert len(list((site.disk / "cas/encrypted").glob("*/*"))) == 3
     site.cache.keep_only({NAME}, -1.0)
     assert {path.name for path in (site.disk / "cas/encrypted").glob("*/*")} == {blob.digest for blob in FILES.values()}
+
+
+def test_a_full_disk_is_not_called_a_full_memory_folder(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(ResourceExhausted) as told:
+            site.cache.hold(NAME, FILES, site.registry)
+    assert told.value.reason == "DISK_FULL"
+    assert list((site.disk / "incoming").iterdir()) == []
+    site.cache.hold(NAME, FILES, site.registry)
 
 
 def test_a_full_memory_folder_says_so_and_leaves_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,7 @@ class BatchSpec(_message.Message):
     signature: _builtins.str
     """Signature; empty for the default one."""
     rows_per_task: _builtins.int
-    """Most rows of a task; 0 for 1024. At most 100,000 tasks."""
+    """Most rows of a task; 0 for 1024. At most 10,000 tasks."""
     batch_size: _builtins.int
     """Rows of one run; 0 for 64."""
     @_builtins.property
