@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,3 +164,28 @@ def test_the_command(site: LightSite, tmp_path: Path, capsys: pytest.CaptureFixt
         assert arrays["probabilities"].shape == (ROWS, 10)
     assert main.run(["jobs", "batch", "digits@latest", "digits-test", "--input", "x", "--data", str(site.data)]) != 0
     assert "INPUT=ARRAY" in capsys.readouterr().err
+
+
+def test_what_a_job_reads_cannot_be_deleted_while_it_may_go_on(site: LightSite, tmp_path: Path) -> None:
+    np.savez(tmp_path / "kept.npz", image=site.rows[:50] + 1)
+    site.client.datasets.push(tmp_path / "kept.npz", "kept")
+    jobs, datasets = site.client.jobs, site.client.datasets
+    job = jobs.batch("digits@latest", "kept", rows_per_task=1, max_parallel=1)
+    jobs.pause(job.name)
+
+    def holds() -> bool:
+        """Whether the registry was told that the job uses something: it is told a moment after the change."""
+        records = sqlite3.connect(f"file:{site.data / 'registry' / 'registry.db'}?mode=ro", uri=True)
+        try:
+            query = "select count(*) from uses where holder = ? and kind = 'artifact'"
+            return bool(records.execute(query, (job.name,)).fetchone()[0])
+        finally:
+            records.close()
+
+    eventually(holds, "the registry knows what the job reads")
+    with pytest.raises(FailedPrecondition) as told:
+        datasets.delete("kept")
+    assert told.value.reason == "DATASET_IN_USE"
+    jobs.cancel(job.name)
+    eventually(lambda: not holds(), "an ended job holds what it made alone")
+    datasets.delete("kept")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from sealane.errors import Aborted
 from sealane.names import parse
 from sealane.records.transactions import Transactions
 from sealane.registry.v1 import model_service_pb2 as pb
@@ -26,6 +27,9 @@ class UseMethods:
         self._records = records
         self._watches = watches
         self._limits = limits
+        self._told: list[UseRow] = []
+        """What the report under way has told; one scheduler tells at a time."""
+        self._parts = 0
 
     async def WatchModels(self, request: pb.WatchModelsRequest, call: Call) -> AsyncIterator[pb.WatchModelsResponse]:
         (project,) = parse(request.parent, PROJECT, "parent")
@@ -36,8 +40,15 @@ class UseMethods:
                 yield _event(seen)
 
     async def ReportUse(self, request: pb.ReportUseRequest, call: Call) -> pb.ReportUseResponse:
-        rows = [row for use in request.uses for row in _rows(use)]
-        await self._records.write(lambda store: self._limits.report_uses(store, rows))
+        if request.part == 0:
+            self._told, self._parts = [], 0
+        if request.part != self._parts:
+            raise Aborted("this part belongs to a report that is not under way; begin again", reason="REPORT_LOST")
+        self._told += [row for use in request.uses for row in _rows(use)]
+        self._parts += 1
+        if not request.more:
+            rows, self._told, self._parts = self._told, [], 0
+            await self._records.write(lambda store: self._limits.report_uses(store, rows))
         return pb.ReportUseResponse()
 
 

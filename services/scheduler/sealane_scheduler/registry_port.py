@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import grpc
 
@@ -19,6 +19,8 @@ from sealane.scheduler.v1 import job_service_pb2 as job_pb
 PERMANENT = (InvalidArgument, NotFound, AlreadyExists, FailedPrecondition, PermissionDenied)
 _NAMESPACE = uuid.UUID("6b1f6a51-8f0e-4c53-9a53-5f0ad3a1d7c4")
 _SECONDS = 5.0
+#: A report of what is in use: time for one part, bytes of one, and artifacts of one holder in one.
+_REPORT_SECONDS, _PART_BYTES, _ARTIFACTS = 30.0, 1 << 20, 5000
 
 
 class RegistryPort:
@@ -104,7 +106,10 @@ class RegistryPort:
     def report_uses(self, uses: Iterable[model_pb.Use]) -> None:
         """Tell all that deployments and jobs refer to; it replaces what was told before."""
         stub = model_service_pb2_grpc.ModelServiceStub(self._channel())
-        stub.ReportUse(model_pb.ReportUseRequest(uses=uses), timeout=_SECONDS)
+        parts = list(_parts(uses)) or [[]]
+        for number, part in enumerate(parts):
+            request = model_pb.ReportUseRequest(uses=part, part=number, more=number < len(parts) - 1)
+            stub.ReportUse(request, timeout=_REPORT_SECONDS)
 
 
 def version_number(version: str) -> int:
@@ -116,6 +121,24 @@ def version_of(variant: str) -> str:
     """The version that a variant's name belongs to."""
     project, model, number, _ = parse(variant, "projects/*/models/*/versions/*/variants/*", "source_variant")
     return f"projects/{project}/models/{model}/versions/{number}"
+
+
+def _parts(uses: Iterable[model_pb.Use]) -> Iterator[list[model_pb.Use]]:
+    """Uses in messages that a server takes; one of many artifacts is told by several of its holder."""
+    part, size = list[model_pb.Use](), 0
+    for use in uses:
+        for first in range(0, max(len(use.artifacts), 1), _ARTIFACTS):
+            piece = model_pb.Use(holder=use.holder, artifacts=use.artifacts[first : first + _ARTIFACTS])
+            if first == 0:
+                piece.versions.extend(use.versions)
+                piece.aliases.extend(use.aliases)
+            if part and size + piece.ByteSize() > _PART_BYTES:
+                yield part
+                part, size = [], 0
+            part.append(piece)
+            size += piece.ByteSize()
+    if part:
+        yield part
 
 
 def _request_id(*parts: str) -> str:

@@ -31,8 +31,10 @@ log = logging.getLogger("sealane.tasks")
 TICK_SECONDS = 0.25
 #: Tasks that a node has at the same time: while one runs, the next one is there.
 PLACES = 2
-#: Tasks of a job that are looked at in one round.
-_LOOK = 256
+#: Most tasks of a job that are looked at in one round, and how many beyond twice the places that are free.
+_LOOK, _SPARE = 256, 16
+#: What a job is about is read again after so long: policies change.
+SUBJECT_SECONDS = 30.0
 #: A node that is away for so long may have died: its tasks are begun elsewhere too, and the first to end counts.
 AWAY_SECONDS = 1.0
 
@@ -54,7 +56,7 @@ class TaskLoop:
         self._controller = controller
         self._registry = registry
         self._under_way: dict[Key, tuple[AttemptRow, fleet_pb.TaskAssignment | None]] = {}
-        self._subjects: dict[str, Subject] = {}
+        self._subjects: dict[str, tuple[float, Subject]] = {}
         self._wake = asyncio.Event()
         self._dirty = False
         self._expire_due = 0.0
@@ -163,11 +165,10 @@ class TaskLoop:
             known = found is not None and await self._subject(found[1]) is not None
             if found is not None and known and attempt.key in self._under_way:  # it may have ended meanwhile
                 self._remember(attempt, *found)
-        if missing:
-            self._changed()
+                self._dirty = True
 
     def _remember(self, attempt: AttemptRow, task: TaskRow, job: JobRow) -> None:
-        made = task_kinds.assignment(job, task, self._subjects[job.name])
+        made = task_kinds.assignment(job, task, self._subjects[job.name][1])
         if made is not None:
             made.attempt = attempt.attempt
             made.lease.CopyFrom(duration_of(self._rules.lease_seconds))
@@ -175,18 +176,20 @@ class TaskLoop:
 
     async def _subject(self, job: JobRow) -> Subject | None:
         """What a job is about; None while the registry is away."""
-        if job.name not in self._subjects:
+        known = self._subjects.get(job.name)
+        if known is None or self._rules.now() - known[0] > SUBJECT_SECONDS:
             try:
                 spec = task_kinds.read_spec(job.kind, job.spec)
-                self._subjects[job.name] = await asyncio.to_thread(task_kinds.subject_in, self._registry, spec)
+                found = await asyncio.to_thread(task_kinds.subject_in, self._registry, spec)
+                self._subjects[job.name] = (self._rules.now(), found)
             except NotFound as error:
                 why = error.message
                 await self._records.write(lambda store: self._rules.hopeless(store, job, why))
                 return None
             except SealaneError as error:
                 log.warning("a job waits for the registry", extra={"job": job.name, "reason": error.reason})
-                return None
-        return self._subjects[job.name]
+                return known[1] if known is not None else None
+        return self._subjects[job.name][1]
 
     async def _give_out(self, jobs: Sequence[JobRow]) -> None:
         nodes = self._controller.nodes()
@@ -195,14 +198,24 @@ class TaskLoop:
         places = {node.node: PLACES - busy[node.node] for node in nodes if node.node in ready}
         if not jobs or not any(count > 0 for count in places.values()):
             return
-        queue = [queued for job in jobs if (queued := await self._queued(job)) is not None]
+        look = min(sum(max(count, 0) for count in places.values()) * 2 + _SPARE, _LOOK)
+        queue = [queued for job in jobs if (queued := await self._queued(job, look)) is not None]
+        for item in queue:
+            await self._explain(item, nodes)
         by_job: dict[str, list[Given]] = {}
         for given in task_queue.assign(queue, nodes, places):
             by_job.setdefault(given.row.name, []).append(given)
         for items in by_job.values():
             await self._begin(items)
 
-    async def _queued(self, job: JobRow) -> Queued | None:
+    async def _explain(self, item: Queued, nodes: Sequence[NodeView]) -> None:
+        """Have a job say what it lacks, where waiting alone will not do."""
+        why = task_queue.why_waiting(item, nodes, PLACES)
+        if why and why != item.row.message:
+            await self._records.write(lambda store: self._rules.waits(store, item.row, why))
+            self._dirty = True  # its watchers hear of it; there is nothing to look at again
+
+    async def _queued(self, job: JobRow, look_at: int) -> Queued | None:
         subject = await self._subject(job)
         if subject is None:
             return None
@@ -212,8 +225,9 @@ class TaskLoop:
         away = {item.node for item in mine if self._controller.fleet.absent_for(item.node) > AWAY_SECONDS}
 
         def look(store: Store) -> tuple[list[TaskRow], list[TaskRow], dict[int, frozenset[str]]]:
-            waiting = store.waiting(job.project, job.job, now, _LOOK)
-            late = self._rules.slow(store, job, mine) if execution.speculative and len(waiting) < _LOOK else []
+            most = max(look_at, execution.gang)
+            waiting = store.waiting(job.project, job.job, now, most)
+            late = self._rules.slow(store, job, mine) if execution.speculative and len(waiting) < most else []
             late += [item for item in mine if item.node in away and item not in late and _alone(item, mine)]
             slow = [store.task(*item.key[:3]) for item in late]
             tried = {item.task for item in waiting if item.failures} | {item.task for item in late}

@@ -64,13 +64,17 @@ def assign(queue: Sequence[Queued], nodes: Sequence[NodeView], places: Mapping[s
     able = {item.row.name: _able(item, nodes) for item in queue}
     given: list[Given] = []
     open_jobs = list(queue)
+    kept: list[tuple[int, set[str]]] = []  # nodes that a gang of some priority waits for
     while open_jobs:
         job = min(open_jobs, key=lambda item: _rank(item, used))
+        mine = _without(free, kept, job.execution.priority)
         wanted = _batch_of(job, left[job.row.name], begun[job.row.name])
-        chosen = _choose(job, wanted, able[job.row.name], free)
+        chosen = _choose(job, wanted, able[job.row.name], mine)
         if not chosen and len(wanted) == 1:
-            chosen = _first_fit(job, left[job.row.name][1:], able[job.row.name], free)
+            chosen = _first_fit(job, left[job.row.name][1:], able[job.row.name], mine)
         if not chosen:
+            if len(wanted) > 1:
+                kept.append((job.execution.priority, _nodes_of(able[job.row.name])))
             open_jobs.remove(job)
             continue
         for task, node in chosen:
@@ -90,9 +94,53 @@ def _batch_of(item: Queued, left: Sequence[TaskRow], begun: int) -> list[TaskRow
     """What the job begins next, all of it or nothing."""
     under_way = sum(item.running.values()) + begun
     room = item.execution.max_parallel - under_way if item.execution.max_parallel else len(left)
-    gang = 1 if under_way else max(item.execution.gang, 1)
-    count = min(gang, len(left))
-    return list(left[:count]) if count <= room else []
+    # A gang is as large as what there is left to do, also of what waits to be tried again.
+    gang = 1 if under_way else max(min(item.execution.gang, item.row.tasks_total - item.row.tasks_succeeded), 1)
+    return list(left[:gang]) if gang <= min(room, len(left)) else []
+
+
+def _nodes_of(able: Mapping[str, Sequence[NodeView]]) -> set[str]:
+    return {node.node for nodes in able.values() for node in nodes}
+
+
+def _without(free: Mapping[str, int], kept: Sequence[tuple[int, set[str]]], priority: int) -> dict[str, int]:
+    """Free places but for those that a gang of a higher priority waits for."""
+    held = {name for above, names in kept if above > priority for name in names}
+    return {name: count for name, count in free.items() if name not in held}
+
+
+def why_waiting(item: Queued, nodes: Sequence[NodeView], places: int) -> str:
+    """Why a job cannot go on whatever ends elsewhere; empty where it only has to wait its turn.
+
+    Args:
+        item: the job.
+        nodes: workers.
+        places: places of one worker.
+    """
+    able = _able(item, nodes)
+    for task in item.waiting:
+        if not able.get(task.variant):
+            return f"task {task.task} waits for a worker: {_lack(item, nodes, task.variant)}"
+    if not item.running and item.execution.gang > 1:
+        room = len(_nodes_of(able)) * places
+        gang = min(item.execution.gang, item.row.tasks_total - item.row.tasks_succeeded)
+        if gang > room:
+            return f"{gang} tasks are to begin together and its workers have {room} places; add workers"
+    return ""
+
+
+def _lack(item: Queued, nodes: Sequence[NodeView], variant: str) -> str:
+    """What the nearest worker lacks for a variant."""
+    view = item.variants.get(variant)
+    if view is None:
+        return f"the version has no variant {variant} any more"
+    demand = Demand(data_class=item.execution.data_class, residency=item.execution.residency)
+    alive = [node for node in nodes if node.alive]
+    if view.blocked or not alive:
+        return view.blocked or "none is there"
+    lacks = [(forbidden(demand, node, view) or unloadable(node, view), node.node) for node in alive]
+    why, node = min(lacks, key=lambda lack: (len(lack[0]), lack[1]))
+    return f"{variant}: {why} ({node})"
 
 
 def _able(item: Queued, nodes: Sequence[NodeView]) -> Mapping[str, list[NodeView]]:

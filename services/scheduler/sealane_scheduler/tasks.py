@@ -236,6 +236,11 @@ class TaskRules:
         if store.advance(replace(row, tasks_running=0, update_time=self._clock.now()), (PENDING, RUNNING, PAUSED)):
             self._stop_all(store, row)
 
+    def waits(self, store: Store, job: JobRow, why: str) -> None:
+        """A job says what it lacks; the next of its tasks that ends has it say how far it is again."""
+        row = replace(_again(store, job), message=why, update_time=self._clock.now())
+        store.advance(row, (PENDING, RUNNING))
+
     def slow(self, store: Tasks, job: JobRow, running: Sequence[AttemptRow]) -> list[AttemptRow]:
         """Attempts under way at a job that take far longer than those that are done, and are alone at their task."""
         known = store.durations(job.project, job.job, _DURATIONS)

@@ -99,7 +99,9 @@ class UseReports:
 
 
 def _files(store: Store, row: JobRow, *, made: bool) -> frozenset[str]:
-    found = task_kinds.shards_of(store.tasks(row.project, row.job, -1, MAX_TASKS))
+    found = set[str]()
+    if row.state not in ENDED:  # what it has read is its dataset's to keep
+        found |= task_kinds.shards_of(store.tasks(row.project, row.job, -1, MAX_TASKS))
     if made and row.kind == BATCH:
         found |= task_kinds.made_by(store.outputs(row.project, row.job))
     return frozenset(found)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sealane.errors import FailedPrecondition, InvalidArgument
+from sealane.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from sealane.scheduler.v1 import fleet_service_pb2 as pb
 from sealane.scheduler.v1 import job_service_pb2
 from sealane.tensors import Array, Signature
@@ -62,7 +62,13 @@ class BatchWork:
         scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
             path = Path(folder) / "outputs.npz"
-            np.savez(path, **outputs)  # type: ignore[arg-type]  # arrays by name
+            try:
+                np.savez(path, **outputs)  # type: ignore[arg-type]  # arrays by name
+            except OSError as error:
+                raise ResourceExhausted(
+                    f"the worker has no room for the outputs in {scratch}; take fewer rows_per_task, or enlarge it",
+                    reason="SCRATCH_FULL",
+                ) from error
             blob = self.artifacts.upload(project, path, task.grant)
             size = path.stat().st_size
         return job_service_pb2.TaskOutput(sha256=blob.digest, size_bytes=size, rows=task.batch.range.rows)

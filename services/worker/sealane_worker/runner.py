@@ -31,8 +31,9 @@ from sealane.scheduler.v1.fleet_service_pb2_grpc import FleetServiceStub
 
 log = logging.getLogger("sealane.worker.runner")
 
-FINISH_TRIES = 5
-RETRY_SECONDS = 0.5
+#: A scheduler that is away for longer has given the task to somebody else.
+FINISH_SECONDS = 600.0
+RETRY_SECONDS, LAST_RETRY_SECONDS = 0.5, 5.0
 TELL_SECONDS = 0.2
 #: Lines of an attempt's log that wait to be sent, and characters of one.
 MAX_LINES, MAX_LINE = 200, 500
@@ -140,6 +141,8 @@ class TaskRun:
         self._work = work
         self._progress = Progress()
         self._done = threading.Event()
+        self._working = threading.Event()  # until the result is there
+        self._working.set()
         # The lease runs from the moment the scheduler bound it, which is before this one.
         self._renewed = time.monotonic()
         self._lease = task.lease.ToNanoseconds() / 1e9
@@ -189,16 +192,19 @@ class TaskRun:
         self._progress.changed.set()
 
     def _finish(self, request: pb.FinishTaskRequest) -> None:
-        for attempt in range(FINISH_TRIES):
-            if self._progress.cancelled.is_set():
-                return
+        """Tell the result, for as long as it may still count: whether it does is the scheduler's to say."""
+        self._working.clear()
+        until, wait = time.monotonic() + FINISH_SECONDS, RETRY_SECONDS
+        while not self._progress.cancelled.is_set() and time.monotonic() < until:
             try:
                 FleetServiceStub(self._channel()).FinishTask(request, timeout=10.0)
-            except Aborted:
-                return  # fenced: somebody else has it now
-            except SealaneError as error:
+            except RETRYABLE as error:
                 log.warning("task not finished", extra={"task": request.task, "reason": error.reason})
-                time.sleep(RETRY_SECONDS * 2**attempt)
+                self._progress.cancelled.wait(wait)
+                wait = min(wait * 2, LAST_RETRY_SECONDS)
+            except SealaneError as error:  # fenced, or gone: it counts no more
+                log.info("result not taken", extra={"task": request.task, "reason": error.reason})
+                return
             else:
                 return
 
@@ -210,7 +216,7 @@ class TaskRun:
             self._progress.changed.clear()
             if self._done.is_set() or self._progress.cancelled.is_set():
                 return
-            if not self._renew() or time.monotonic() - self._renewed > self._lease * 2 / 3:
+            if self._working.is_set() and (not self._renew() or time.monotonic() - self._renewed > self._lease * 2 / 3):
                 log.warning("lease lost, stopping", extra={"task": self._task.task})
                 self.cancel()
                 return

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sealane_scheduler.filters import NodeView, VariantView
 from sealane_scheduler.store import JobRow
-from sealane_scheduler.task_queue import Given, Queued, assign
+from sealane_scheduler.task_queue import Given, Queued, assign, why_waiting
 from sealane_scheduler.task_store import TaskRow
 from sealane_scheduler.tasks import Execution
 
@@ -23,7 +23,7 @@ def node(name: str, tier: str = "cloud", zone: str = "eu", clearance: str = "int
 
 
 def job(name: str, tasks: int, project: str = "p", age: float = 0.0, **more: object) -> Queued:
-    row = JobRow(project, name, "PENDING", b"", age, age, "")
+    row = JobRow(project, name, "PENDING", b"", age, age, "", tasks_total=tasks)
     execution = more.pop("execution", Execution())
     waiting = [TaskRow(project, name, number, variant="v") for number in range(tasks)]
     return Queued(row, execution, {"v": VARIANT}, waiting, **more)  # type: ignore[arg-type]
@@ -128,3 +128,30 @@ def test_whatever_waits_no_place_is_taken_twice_and_none_is_left(
     able = sum(min(count, most or count) for count, _, _, most in wanted)
     assert len(found) == min(able, sum(places)), "a place stays free only where nothing fits"
     assert found == assign(list(reversed(queue)), nodes, free), "the order of asking does not matter"
+
+
+def test_a_gang_waits_for_those_of_it_that_are_to_be_tried_again() -> None:
+    gang = job("g", 4, execution=Execution(gang=4))
+    assert assign([replace(gang, waiting=gang.waiting[:1])], NODES, {"a": 4, "b": 4}) == []
+    left = replace(gang, row=replace(gang.row, tasks_succeeded=3), waiting=gang.waiting[:1])
+    assert len(assign([left], NODES, {"a": 4, "b": 4})) == 1, "one task is all that is left"
+
+
+def test_a_gang_gets_its_places_from_lower_jobs_as_they_become_free() -> None:
+    gang, low = job("g", 4, age=9, execution=Execution(gang=4, priority=50)), job("low", 9)
+    assert assign([low, gang], NODES, {"a": 2, "b": 1}) == [], "what is free is kept for the gang"
+    assert by_job(assign([low, gang], NODES, {"a": 2, "b": 2})) == {"g": 4}
+    elsewhere = [*NODES, node("c", runtimes={"litert": frozenset({"LITERT"})}, zone="site", clearance="restricted")]
+    bound = replace(gang, execution=Execution(gang=4, priority=50, residency=("site",)))
+    assert by_job(assign([low, bound], elsewhere, {"a": 1, "b": 0, "c": 2})) == {"low": 1}, "other nodes are free"
+
+
+def test_a_job_says_what_it_lacks() -> None:
+    assert why_waiting(job("j", 2), NODES, 2) == ""
+    assert "no runtime for LITERT" in why_waiting(job("j", 2), [node("bare", runtimes={})], 2)
+    assert "data must stay in site" in why_waiting(job("j", 2, execution=Execution(residency=("site",))), NODES, 2)
+    assert "none is there" in why_waiting(job("j", 2), [replace(node("a"), alive=False)], 2)
+    assert "5 tasks are to begin together" in why_waiting(job("j", 9, execution=Execution(gang=5)), NODES, 2)
+    assert why_waiting(job("j", 9, execution=Execution(gang=4)), NODES, 2) == ""
+    gone = replace(job("j", 1), variants={})
+    assert "no variant v any more" in why_waiting(gone, NODES, 2)

@@ -1298,18 +1298,26 @@ class ReportUseRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USES_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    part: _builtins.int
+    """Number of this part, from 0."""
+    more: _builtins.bool
+    """Whether more parts follow."""
     @_builtins.property
     def uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Use]:
-        """Everything that is referred to."""
+        """What is referred to."""
 
     def __init__(
         self,
         *,
         uses: _abc.Iterable[Global___Use] | None = ...,
+        part: _builtins.int = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["uses", b"uses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "part", b"part", "uses", b"uses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

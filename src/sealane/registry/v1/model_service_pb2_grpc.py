@@ -288,7 +288,9 @@ class ModelServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReportUse(self, request, context):
-        """Tells what deployments and jobs refer to; it replaces what was told before. What is in use is not collected.
+        """Tells what deployments and jobs refer to; it replaces what was told before. What is in use is not collected. Much is
+        told in parts: nothing is replaced before the last of them. A part of a report that is not under way, such as after
+        a restart, answers ABORTED (REPORT_LOST): begin again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -94,7 +94,10 @@ class ModelServiceStub:
     one that is no longer kept answers FAILED_PRECONDITION, reason REVISION_COMPACTED: list again and watch from there.
     """
     ReportUse: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ReportUseRequest, _model_service_pb2.ReportUseResponse]
-    """Tells what deployments and jobs refer to; it replaces what was told before. What is in use is not collected."""
+    """Tells what deployments and jobs refer to; it replaces what was told before. What is in use is not collected. Much is
+    told in parts: nothing is replaced before the last of them. A part of a report that is not under way, such as after
+    a restart, answers ABORTED (REPORT_LOST): begin again.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -160,7 +163,10 @@ class ModelServiceAsyncStub(ModelServiceStub):
     one that is no longer kept answers FAILED_PRECONDITION, reason REVISION_COMPACTED: list again and watch from there.
     """
     ReportUse: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ReportUseRequest, _model_service_pb2.ReportUseResponse]  # type: ignore[assignment]
-    """Tells what deployments and jobs refer to; it replaces what was told before. What is in use is not collected."""
+    """Tells what deployments and jobs refer to; it replaces what was told before. What is in use is not collected. Much is
+    told in parts: nothing is replaced before the last of them. A part of a report that is not under way, such as after
+    a restart, answers ABORTED (REPORT_LOST): begin again.
+    """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """Models, their immutable numbered versions and the aliases that point at them."""
@@ -343,6 +349,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.ReportUseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.ReportUseResponse, _abc.Awaitable[_model_service_pb2.ReportUseResponse]]:
-        """Tells what deployments and jobs refer to; it replaces what was told before. What is in use is not collected."""
+        """Tells what deployments and jobs refer to; it replaces what was told before. What is in use is not collected. Much is
+        told in parts: nothing is replaced before the last of them. A part of a report that is not under way, such as after
+        a restart, answers ABORTED (REPORT_LOST): begin again.
+        """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
