@@ -24,7 +24,7 @@ from sealane_scheduler.store import JobRow, Store
 from sealane_scheduler.task_kinds import Subject
 from sealane_scheduler.task_queue import Given, Queued
 from sealane_scheduler.task_store import AttemptRow, TaskRow
-from sealane_scheduler.tasks import KINDS, PAUSED, TaskRules
+from sealane_scheduler.tasks import BATCH, KINDS, PAUSED, TaskRules
 
 log = logging.getLogger("sealane.tasks")
 
@@ -60,6 +60,8 @@ class TaskLoop:
         self._wake = asyncio.Event()
         self._dirty = False
         self._expire_due = 0.0
+        self._only = ""
+        """The one open job, where there is but one."""
 
     async def prepare(self) -> None:
         """Know the attempts under way before any worker asks: a task that it does not hear of it would stop."""
@@ -120,7 +122,7 @@ class TaskLoop:
     async def finish(self, held: AttemptRow, request: fleet_pb.FinishTaskRequest) -> None:
         """End an attempt; raises Aborted where the task is another attempt's. A repeat is no error."""
 
-        def finish(store: Store) -> JobRow | None:
+        def finish(store: Store) -> tuple[JobRow, tuple[AttemptRow, TaskRow] | None] | None:
             task = store.task(held.project, held.job, held.task)
             attempts = store.attempts(held.project, held.job, held.task)
             mine = next((item for item in attempts if (item.attempt, item.node) == (held.attempt, held.node)), None)
@@ -130,11 +132,28 @@ class TaskLoop:
             if task is None or row is None or row.kind not in KINDS:
                 raise NotFound(f"{held.task_name} does not exist")
             outcome = task_kinds.outcome(row, task, request)
-            return self._rules.finish(store, held, outcome, partial(task_kinds.gather, row))
+            ended = self._rules.finish(store, held, outcome, partial(task_kinds.gather, row))
+            return ended, self._next(store, ended, task, held.node)
 
-        if await self._records.write(finish) is not None:
-            await self._sync()
-            self._changed()
+        done = await self._records.write(finish)
+        if done is None:
+            return
+        row, begun = done
+        if begun is not None:  # before anything else runs: the place is taken
+            self._remember(*begun, row)
+        await self._sync()
+        self._changed()
+
+    def _next(self, store: Store, job: JobRow, ended: TaskRow, node: str) -> tuple[AttemptRow, TaskRow] | None:
+        """The next task for the place that one leaves, in the same transaction, where no queue has to be asked.
+
+        That is so while one job alone is open, and its tasks are about one variant: the node has just run it.
+        """
+        if self._only != job.name or job.kind != BATCH or job.state != RUNNING or job.name not in self._subjects:
+            return None
+        waiting = [task for task in store.waiting(job.project, job.job, self._rules.now(), 1) if not task.failures]
+        given = self._rules.give_out(store, job, [(task, node) for task in waiting])
+        return (given[0], waiting[0]) if given else None
 
     def nodes(self) -> list[NodeView]:
         """The nodes as they are now."""
@@ -196,6 +215,7 @@ class TaskLoop:
         busy = Counter(attempt.node for attempt, _ in self._under_way.values())
         ready = {state.node for state in self._controller.fleet if state.state == READY}
         places = {node.node: PLACES - busy[node.node] for node in nodes if node.node in ready}
+        self._only = jobs[0].name if len(jobs) == 1 else ""
         if not jobs or not any(count > 0 for count in places.values()):
             return
         look = min(sum(max(count, 0) for count in places.values()) * 2 + _SPARE, _LOOK)
