@@ -119,3 +119,4 @@ class Decision:
     passed: int = 0
     """Candidates that passed every filter."""
     seen: Seen = Seen()
+    variant_digest: str = ""

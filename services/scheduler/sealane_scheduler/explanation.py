@@ -45,6 +45,7 @@ def explain(found: Scan) -> Decision:
         neighbours=front.neighbours(found, ranked[0], candidates[0]),
         passed=int(np.count_nonzero(np.isfinite(found.scores))),
         seen=seen,
+        variant_digest=found.question.variants[ranked[0][0]].digest,
     )
 
 

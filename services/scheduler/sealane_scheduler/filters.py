@@ -127,6 +127,11 @@ class VariantView:
     """Why workers do not load it, by the policy of its project."""
 
 
+def task(runtime: str = "") -> VariantView:
+    """A task of a job in the place of a variant: it brings its own program, and may need a runtime."""
+    return VariantView("task", "", "", 0, "", runtime=runtime)
+
+
 Filter = Callable[[Demand, NodeView, VariantView], str]
 """Returns why a candidate fails, or an empty string."""
 
@@ -180,11 +185,11 @@ def _accelerator(demand: Demand, node: NodeView, variant: VariantView) -> str:
 
 
 def _runtime(demand: Demand, node: NodeView, variant: VariantView) -> str:
-    able = [name for name, formats in node.runtimes.items() if variant.format in formats]
+    able = [name for name, formats in node.runtimes.items() if not variant.format or variant.format in formats]
     has = _join(sorted(node.runtimes)) or "none"
     if variant.runtime:
         return "" if variant.runtime in able else f"needs runtime {variant.runtime}, the node has {has}"
-    return "" if able else f"no runtime for {variant.format}, the node has {has}"
+    return "" if able or not variant.format else f"no runtime for {variant.format}, the node has {has}"
 
 
 def _sandbox(demand: Demand, node: NodeView, variant: VariantView) -> str:

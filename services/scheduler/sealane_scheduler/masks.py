@@ -135,8 +135,8 @@ def _accuracy(demand: Demand, nodes: Snapshot, variant: VariantView) -> Failing:
 
 def _runtime(demand: Demand, nodes: Snapshot, variant: VariantView) -> Failing:
     def unable(kit: dict[str, tuple[str, ...]]) -> bool:
-        able = [name for name, formats in kit.items() if variant.format in formats]
-        return variant.runtime not in able if variant.runtime else not able
+        able = [name for name, formats in kit.items() if not variant.format or variant.format in formats]
+        return variant.runtime not in able if variant.runtime else bool(variant.format) and not able
 
     verdicts = nodes.pools.kits.judged((variant.format, variant.runtime), unable)
     if not verdicts.any():

@@ -129,6 +129,18 @@ class Deployments:
         )
         return self._placements().Plan(request, timeout=self._session.timeout)
 
+    def plan_task(self, runtime: str = "", **demands: Unpack[DemandFields]) -> pb.Decision:
+        """Which node a task of a job would go to now.
+
+        Args:
+            runtime: what it needs there, such as ``tensorflow``; empty for any.
+            demands: see :class:`~sealane.client.demand.DemandFields`.
+        """
+        request = placement_service_pb2.PlanRequest(
+            parent=self._session.parent, runtime=runtime, demand=demand(demands)
+        )
+        return self._placements().Plan(request, timeout=self._session.timeout)
+
     def _name(self, deployment: str) -> str:
         return references.resource(self._session.project, "deployments", deployment)
 

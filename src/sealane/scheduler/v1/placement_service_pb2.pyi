@@ -28,10 +28,15 @@ class PlanRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     DEMAND_FIELD_NUMBER: _builtins.int
+    RUNTIME_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Project, `projects/{project}`."""
     model_version: _builtins.str
-    """Version, `projects/{project}/models/{model}/versions/{number or alias}`."""
+    """Version, `projects/{project}/models/{model}/versions/{number or alias}`. Empty for a task of a job, which brings its
+    own program; then `runtime` says what it needs.
+    """
+    runtime: _builtins.str
+    """Runtime that a task needs, such as `tensorflow`; empty for any. Only without `model_version`."""
     @_builtins.property
     def demand(self) -> _deployment_service_pb2.Demand:
         """What it would need and want."""
@@ -42,10 +47,11 @@ class PlanRequest(_message.Message):
         parent: _builtins.str = ...,
         model_version: _builtins.str = ...,
         demand: _deployment_service_pb2.Demand | None = ...,
+        runtime: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "model_version", b"model_version", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "model_version", b"model_version", "parent", b"parent", "runtime", b"runtime"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -53,7 +53,7 @@ class PlacementServiceServicer(object):
     """
 
     def Plan(self, request, context):
-        """Decides without doing: what CreateDeployment would choose now.
+        """Decides without doing: what CreateDeployment would choose now, or which node a task of a job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,7 @@ class PlacementServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PlacementServiceAsyncStub: ...
     Plan: _grpc.UnaryUnaryMultiCallable[_placement_service_pb2.PlanRequest, _deployment_service_pb2.Decision]
-    """Decides without doing: what CreateDeployment would choose now."""
+    """Decides without doing: what CreateDeployment would choose now, or which node a task of a job."""
     Explain: _grpc.UnaryUnaryMultiCallable[_placement_service_pb2.ExplainRequest, _placement_service_pb2.ExplainResponse]
     """Returns the decisions about a deployment, newest first, at most 50."""
 
@@ -45,7 +45,7 @@ class PlacementServiceAsyncStub(PlacementServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Plan: _aio.UnaryUnaryMultiCallable[_placement_service_pb2.PlanRequest, _deployment_service_pb2.Decision]  # type: ignore[assignment]
-    """Decides without doing: what CreateDeployment would choose now."""
+    """Decides without doing: what CreateDeployment would choose now, or which node a task of a job."""
     Explain: _aio.UnaryUnaryMultiCallable[_placement_service_pb2.ExplainRequest, _placement_service_pb2.ExplainResponse]  # type: ignore[assignment]
     """Returns the decisions about a deployment, newest first, at most 50."""
 
@@ -58,7 +58,7 @@ class PlacementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _placement_service_pb2.PlanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_deployment_service_pb2.Decision, _abc.Awaitable[_deployment_service_pb2.Decision]]:
-        """Decides without doing: what CreateDeployment would choose now."""
+        """Decides without doing: what CreateDeployment would choose now, or which node a task of a job."""
 
     @_abc_1.abstractmethod
     def Explain(
