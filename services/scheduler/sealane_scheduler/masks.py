@@ -31,6 +31,8 @@ Numbers = NDArray[np.float64]
 #: Who fails: an array, or the answer for all nodes alike.
 Failing = Mask | bool
 
+#: How far from passing is who lacks something of another kind, or what data is trusted to; see :func:`lack`.
+OF_KIND, OF_TRUST, MOST_TRUST = 2.0, 3.0, 8.0
 _FEW = 4
 _NAMES = tuple(name for name, _ in FILTERS)
 
@@ -252,8 +254,27 @@ def _array(failing: Failing, count: int) -> Mask | None:
     return failing if failing.any() else None
 
 
-def lack(name: str, demand: Demand, nodes: Snapshot, variant: VariantView, positions: Rows) -> Numbers | float | None:
-    """How far some nodes are from passing a filter, as a share of what is demanded; None where there is no measure."""
+def lack(name: str, demand: Demand, nodes: Snapshot, variant: VariantView, positions: Rows) -> Numbers | float:
+    """How far some nodes that fail a filter are from passing it.
+
+    What is measured counts as a share of what is demanded, OF_KIND at most; what is of another kind (a runtime, an
+    accelerator) OF_KIND; and what data is trusted to more than that, since it is the last that should give way.
+    """
+    match name:
+        case "memory" | "cpu" | "latency" | "price" | "accuracy":
+            return np.minimum(_share_lacking(name, demand, nodes, variant, positions), OF_KIND)
+        case "clearance":
+            return np.asarray(OF_TRUST + CLEARANCE[demand.data_class] - nodes["clearance"][positions])
+        case "sandbox":
+            return np.asarray(OF_TRUST - nodes["sandbox_gap"][positions])
+        case "residency" | "sealing" | "policy":
+            return MOST_TRUST
+    return OF_KIND
+
+
+def _share_lacking(
+    name: str, demand: Demand, nodes: Snapshot, variant: VariantView, positions: Rows
+) -> Numbers | float:
     match name:
         case "memory":
             return np.asarray(1 - nodes["free_memory"][positions] / memory_of(demand, variant))
@@ -263,9 +284,7 @@ def lack(name: str, demand: Demand, nodes: Snapshot, variant: VariantView, posit
             return (wire(demand, nodes, positions) + (variant.p99_ms or 0.0)) / demand.latency_ms - 1
         case "price":
             return np.asarray(nodes["price"][positions] / demand.max_price_per_hour - 1)
-        case "accuracy":
-            return 1 - (variant.accuracy or 0.0) / demand.min_accuracy
-    return None
+    return 1 - (variant.accuracy or 0.0) / demand.min_accuracy
 
 
 def origin_rtt(demand: Demand, nodes: Snapshot) -> float:

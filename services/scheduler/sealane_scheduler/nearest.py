@@ -26,7 +26,7 @@ class Miss:
         name: the filter.
         alone: how many fail it and nothing else.
         fewest: how many filters the nearest one fails.
-        by: by how much it fails this one, as a share of what is demanded; 1 where there is no measure.
+        by: how far it is from passing this one; see :func:`masks.lack`.
         pair: the nearest one.
     """
 
@@ -89,7 +89,7 @@ def _least(found: Scan, flat: Rows, names: Sequence[str]) -> tuple[float, Pair]:
             failing = found.sieve.failing[name][place][there]
             if failing.any():
                 by = lack(name, found.question.demand, found.nodes, view, there)
-                lacking[mine] += np.where(failing, 1.0 if by is None else by, 0.0)
+                lacking[mine] += np.where(failing, by, 0.0)
     least = lacking.min()
     equal = np.flatnonzero(lacking == least)
     nearest = equal[np.argmin(found.nodes["tie"][positions[equal]])]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from sealane_scheduler.columns import Snapshot
-from sealane_scheduler.filters import DEFAULT_RATE, DEFAULT_RESPONSE_BYTES, MIB, Demand, VariantView, cpu_of, memory_of
+from sealane_scheduler.filters import DEFAULT_RATE, DEFAULT_RESPONSE_BYTES, Demand, VariantView, cpu_of, memory_of
 from sealane_scheduler.masks import Numbers, wire
 
 #: What one unit costs, in units of currency per 1,000 inferences.
@@ -25,11 +25,14 @@ PER_IDLE_ACCELERATOR = 0.2
 PER_SHARED_ZONE = 0.1
 PER_LOST_ACCURACY = 2.0
 PER_UNFAITHFUL = 1.0
-EDGE_PER_MIB, CLOUD_PER_MIB = 1.0, 0.001
+#: For every time that a model is twice as large: halving it is worth 2.5 points of accuracy at the edge.
+EDGE_PER_DOUBLING, CLOUD_PER_DOUBLING = 0.05, 0.00005
 WRONG_TIER = 5.0
 EDGE_SCARCITY = 0.5
 
 UNMEASURED_ACCURACY = 0.5
+#: A model of this size has a footprint of one doubling.
+SMALL_BYTES = 1 << 16
 #: Bytes a second at which files become a loaded model.
 LOAD_BYTES_PER_SECOND = 200e6
 #: Hours of calls over which one start of a model is spread.
@@ -56,7 +59,7 @@ PRESETS: Mapping[str, Mapping[str, float]] = {
     "balanced": {"fidelity": 0.0},
     "latency": {"latency": 100.0, "lateness": 10.0, "price": 0.2, "accuracy": 0.5, "fidelity": 0.0},
     "cost": {"price": 20.0, "egress": 20.0, "latency": 0.1, "accuracy": 0.5, "fidelity": 0.0},
-    "green": {"energy": 2000.0, "price": 0.5, "latency": 0.5, "fidelity": 0.0},
+    "green": {"energy": 20000.0, "price": 0.5, "latency": 0.5, "fidelity": 0.0},
     "accuracy": {"accuracy": 50.0, "latency": 0.1, "price": 0.1, "footprint": 0.001},
 }
 
@@ -85,7 +88,7 @@ def costs(demand: Demand, nodes: Snapshot, variant: VariantView) -> Terms:
         "spread": _spread(demand, nodes),
         "accuracy": PER_LOST_ACCURACY * (1.0 - accuracy),
         "fidelity": PER_UNFAITHFUL * unfaithful(variant),
-        "footprint": np.where(nodes["edge"], EDGE_PER_MIB, CLOUD_PER_MIB) * (variant.size_bytes / MIB),
+        "footprint": np.where(nodes["edge"], EDGE_PER_DOUBLING, CLOUD_PER_DOUBLING) * _doublings(variant),
         "tier": _tier(demand, nodes),
     }
 
@@ -109,6 +112,10 @@ def unfaithful(variant: VariantView) -> float:
     if variant.precision == "INT8":
         return 1.0
     return 0.1 if variant.converted else 0.0
+
+
+def _doublings(variant: VariantView) -> float:
+    return math.log2(1 + variant.size_bytes / SMALL_BYTES)
 
 
 def _typical_ms(variant: VariantView) -> float:

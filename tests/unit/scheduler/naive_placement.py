@@ -10,7 +10,6 @@ from sealane_scheduler import terms
 from sealane_scheduler.filters import (
     ASSUMED_BYTES_PER_SECOND,
     FILTERS,
-    MIB,
     Demand,
     NodeView,
     VariantView,
@@ -71,7 +70,7 @@ def scored(demand: Demand, node: NodeView, variant: VariantView) -> dict[str, fl
         / max(len(demand.apart), 1),
         "accuracy": terms.PER_LOST_ACCURACY * (1 - accuracy),
         "fidelity": terms.unfaithful(variant),
-        "footprint": (terms.EDGE_PER_MIB if edge else terms.CLOUD_PER_MIB) * size / MIB,
+        "footprint": (terms.EDGE_PER_DOUBLING if edge else terms.CLOUD_PER_DOUBLING) * math.log2(1 + size / 65536),
         "tier": tier(demand, edge),
     }
     weights = terms.factors(demand)
