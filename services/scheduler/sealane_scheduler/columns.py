@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sealane_scheduler.filters import ASSUMED_BYTES_PER_SECOND, CLEARANCE, SANDBOX, NodeView
+from sealane_scheduler.filters import CLEARANCE, SANDBOX, NodeView, ms_per_byte
 from sealane_scheduler.transcript import canonical, of_node
 
 Rows = NDArray[np.int64]
@@ -39,9 +39,10 @@ _COLUMNS: dict[str, type[np.generic]] = {
     "free_cpu": np.int64,
     "per_memory": np.float64,
     "per_cpu": np.float64,
+    "left_over": np.float64,
     "rtt": np.float64,
-    "in_speed": np.float64,
-    "out_speed": np.float64,
+    "in_ms": np.float64,
+    "out_ms": np.float64,
     "price": np.float64,
     "egress": np.float64,
     "watts": np.float64,
@@ -90,6 +91,19 @@ class Pools:
     facts: Pool
 
 
+class Taken(dict[str, Column]):
+    """Some rows of columns, each taken when it is first asked for."""
+
+    def __init__(self, whole: Mapping[str, Column], positions: Rows) -> None:
+        super().__init__()
+        self._whole = whole
+        self._positions = positions
+
+    def __missing__(self, name: str) -> Column:
+        taken = self[name] = self._whole[name][self._positions]
+        return taken
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """All nodes at one moment, or some of them.
@@ -136,19 +150,7 @@ class Snapshot:
     def take(self, positions: Rows) -> Snapshot:
         """Only the nodes at these positions."""
         rows = positions if self.rows is None else self.rows[positions]
-        columns = {name: column[positions] for name, column in self.columns.items()}
-        return Snapshot(
-            self.version,
-            self.digest,
-            self.total,
-            columns,
-            self.pools,
-            self.index,
-            self.chunks,
-            self.holders,
-            self.avoided,
-            rows,
-        )
+        return replace(self, columns=Taken(self.columns, positions), rows=rows)
 
     def positions(self, rows: Iterable[int]) -> Rows:
         """Where rows of the whole table are in this snapshot; those that are not are left out."""
@@ -288,9 +290,10 @@ class NodeTable:
             "free_cpu": node.free_cpu_milli,
             "per_memory": 1 / node.memory if node.memory > 0 else 0.0,
             "per_cpu": 1 / node.cpu_milli if node.cpu_milli > 0 else 0.0,
+            "left_over": _left_over(node),
             "rtt": node.rtt_ms,
-            "in_speed": node.in_bytes_per_second or ASSUMED_BYTES_PER_SECOND,
-            "out_speed": node.out_bytes_per_second or ASSUMED_BYTES_PER_SECOND,
+            "in_ms": ms_per_byte(node.in_bytes_per_second),
+            "out_ms": ms_per_byte(node.out_bytes_per_second),
             "price": node.price_per_hour,
             "egress": node.egress_per_gib,
             "watts": node.watts,
@@ -312,6 +315,12 @@ class NodeTable:
             for key in after - before:
                 marks[key] = marks.get(key, frozenset()) | {row}
             setattr(self, field, marks)
+
+
+def _left_over(node: NodeView) -> float:
+    """Share of its processor that is free, less that of its memory: what of one is left when the other is used up."""
+    cpu = node.free_cpu_milli / node.cpu_milli if node.cpu_milli > 0 else 0.0
+    return cpu - (node.free_memory / node.memory if node.memory > 0 else 0.0)
 
 
 def tie_of(name: str) -> int:

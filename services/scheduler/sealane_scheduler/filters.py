@@ -298,9 +298,14 @@ def wire_ms(demand: Demand, node: NodeView) -> float:
     """
     if demand.origin and demand.origin == node.zone:
         return LOCAL_RTT_MS
-    there = (demand.request_bytes or DEFAULT_REQUEST_BYTES) / (node.in_bytes_per_second or ASSUMED_BYTES_PER_SECOND)
-    back = (demand.response_bytes or DEFAULT_RESPONSE_BYTES) / (node.out_bytes_per_second or ASSUMED_BYTES_PER_SECOND)
-    return node.rtt_ms + demand.origin_rtt_ms + (there + back) * 1000
+    there = (demand.request_bytes or DEFAULT_REQUEST_BYTES) * ms_per_byte(node.in_bytes_per_second)
+    back = (demand.response_bytes or DEFAULT_RESPONSE_BYTES) * ms_per_byte(node.out_bytes_per_second)
+    return node.rtt_ms + demand.origin_rtt_ms + (there + back)
+
+
+def ms_per_byte(speed: float) -> float:
+    """Milliseconds that a byte takes on a link of so many bytes a second; 0 is a link that was not measured."""
+    return 1000 / (speed or ASSUMED_BYTES_PER_SECOND)
 
 
 def expected_ms(demand: Demand, node: NodeView, variant: VariantView) -> float:

@@ -36,8 +36,11 @@ def neighbours(found: Scan, chosen: Pair, winner: Scored) -> tuple[Neighbour, ..
         chosen: who was chosen.
         winner: the same with its terms.
     """
-    latency = np.stack([np.asarray(costs["latency"]) for costs in found.costs]) / PER_MS
-    price = np.stack([np.asarray(sum(costs[name] for name in MONEY)) for costs in found.costs])
+    latency, price = np.empty_like(found.scores), np.empty_like(found.scores)
+    for place, costs in enumerate(found.costs):
+        np.multiply(costs["latency"], 1 / PER_MS, out=latency[place])
+        np.add(costs["price"], costs["egress"], out=price[place])
+        price[place] += costs["energy"]
     passed = np.isfinite(found.scores)
     faster = _first(passed & (latency < latency[chosen] - _MS), price, latency)
     cheaper = _first(passed & (price < price[chosen] * (1 - _SHARE)), latency, price)

@@ -33,15 +33,14 @@ Failing = Mask | bool
 
 #: How far from passing is who lacks something of another kind, or what data is trusted to; see :func:`lack`.
 OF_KIND, OF_TRUST, MOST_TRUST = 2.0, 3.0, 8.0
-_FEW = 4
 _NAMES = tuple(name for name, _ in FILTERS)
 
 
 def wire(demand: Demand, nodes: Snapshot, at: Rows | slice = slice(None)) -> Numbers:
     """:func:`filters.wire_ms` of every node, or of some."""
-    there = (demand.request_bytes or DEFAULT_REQUEST_BYTES) / nodes["in_speed"][at]
-    back = (demand.response_bytes or DEFAULT_RESPONSE_BYTES) / nodes["out_speed"][at]
-    far: Numbers = nodes["rtt"][at] + demand.origin_rtt_ms + (there + back) * 1000
+    there = (demand.request_bytes or DEFAULT_REQUEST_BYTES) * nodes["in_ms"][at]
+    back = (demand.response_bytes or DEFAULT_RESPONSE_BYTES) * nodes["out_ms"][at]
+    far: Numbers = nodes["rtt"][at] + demand.origin_rtt_ms + (there + back)
     if not demand.origin:
         return far
     return np.where(nodes["zone"][at] == nodes.pools.zones.known(demand.origin), LOCAL_RTT_MS, far)
@@ -49,12 +48,11 @@ def wire(demand: Demand, nodes: Snapshot, at: Rows | slice = slice(None)) -> Num
 
 def _outside(nodes: Snapshot, zones: Sequence[str]) -> Mask:
     codes = [nodes.pools.zones.known(zone) for zone in zones]
-    if len(codes) > _FEW:
-        return ~np.isin(nodes["zone"], codes)
-    outside: Mask = nodes["zone"] != codes[0]
-    for code in codes[1:]:
-        outside &= nodes["zone"] != code
-    return outside
+    if len(codes) == 1:
+        return np.asarray(nodes["zone"] != codes[0])
+    outside = np.ones(len(nodes.pools.zones.values), np.bool_)
+    outside[[code for code in codes if code >= 0]] = False
+    return np.asarray(outside[nodes["zone"]])
 
 
 def _residency(demand: Demand, nodes: Snapshot) -> Failing:

@@ -10,7 +10,7 @@ import numpy as np
 from sealane_scheduler.columns import Rows
 from sealane_scheduler.decision import FilterCount, Rejected
 from sealane_scheduler.filters import FILTERS
-from sealane_scheduler.masks import lack
+from sealane_scheduler.masks import Numbers, lack
 from sealane_scheduler.scan import Pair, Scan
 
 _WORDS = dict(FILTERS)
@@ -39,7 +39,8 @@ class Miss:
 
 def misses(found: Scan) -> tuple[Miss, ...]:
     """Of each filter that anybody fails: the pair that fails fewest others beside it, and it by least."""
-    return tuple(_miss(found, name) for name in found.sieve.failing)
+    levels: list[list[Rows]] = []
+    return tuple(_miss(found, name, levels) for name in found.sieve.failing)
 
 
 def count(found: Scan, miss: Miss) -> FilterCount:
@@ -62,35 +63,49 @@ def of_all(found: Scan) -> Pair:
     missed = found.sieve.misses
     if lost is not None and not lost[0].all():
         missed = np.where(lost, _LOST, missed)
-    _, pair = _least(found, np.flatnonzero(missed == missed.min()), tuple(found.sieve.failing))
+    fewest = missed.min()
+    _, pair = _least(found, [np.flatnonzero(row == fewest) for row in missed], tuple(found.sieve.failing))
     return pair
 
 
-def _miss(found: Scan, name: str) -> Miss:
-    failing, missed = found.sieve.failing[name], found.sieve.misses
-    level, alone = 1, np.flatnonzero(failing & (missed == 1))
-    nearest = alone
-    while not len(nearest):
+def _miss(found: Scan, name: str, levels: list[list[Rows]]) -> Miss:
+    """The nearest miss of one filter.
+
+    Args:
+        found: where.
+        name: the filter.
+        levels: for each number of misses from 1, for each variant, who misses so many; grown as far as is needed.
+    """
+    failing, level = found.sieve.failing[name], 0
+    while True:
+        if level == len(levels):
+            levels.append([np.flatnonzero(row == level + 1) for row in found.sieve.misses])
+        near = [there[mask[there]] for mask, there in zip(failing, levels[level], strict=True)]
+        if any(map(len, near)):
+            by, pair = _least(found, near, (name,))
+            return Miss(name, 0 if level else sum(map(len, near)), level + 1, by, pair)
         level += 1
-        nearest = np.flatnonzero(failing & (missed == level))
-    by, pair = _least(found, nearest, (name,))
-    return Miss(name, len(alone), level, by, pair)
 
 
-def _least(found: Scan, flat: Rows, names: Sequence[str]) -> tuple[float, Pair]:
-    """Of some pairs, by their number, the one that lacks least of some filters, and how much that is."""
-    width = len(found.nodes)
-    variants, positions = np.divmod(flat, width)
-    lacking = np.zeros(len(flat))
-    for place, view in enumerate(found.question.variants):
-        mine = slice(*np.searchsorted(variants, (place, place + 1)))
-        there = positions[mine]
-        for name in names if len(there) else ():
-            failing = found.sieve.failing[name][place][there]
-            if failing.any():
-                by = lack(name, found.question.demand, found.nodes, view, there)
-                lacking[mine] += np.where(failing, by, 0.0)
-    least = lacking.min()
-    equal = np.flatnonzero(lacking == least)
-    nearest = equal[np.argmin(found.nodes["tie"][positions[equal]])]
-    return float(least), (int(variants[nearest]), int(positions[nearest]))
+def _least(found: Scan, near: Sequence[Rows], names: Sequence[str]) -> tuple[float, Pair]:
+    """Of some nodes of each variant the one that lacks least of some filters, and how much that is."""
+    keys = []
+    for variant, positions in enumerate(near):
+        if len(positions):
+            by, position = _least_of(found, variant, positions, names)
+            keys.append((by, int(found.nodes["tie"][position]), variant, position))
+    by, _, variant, position = min(keys)
+    return by, (variant, position)
+
+
+def _least_of(found: Scan, variant: int, positions: Rows, names: Sequence[str]) -> tuple[float, int]:
+    lacking: Numbers | float = 0.0
+    for name in names:
+        by = lack(name, found.question.demand, found.nodes, found.question.variants[variant], positions)
+        if len(names) > 1:  # of one name all of them fail it
+            by = np.where(found.sieve.failing[name][variant][positions], by, 0.0)
+        lacking = lacking + by
+    least = float(np.min(lacking))
+    if isinstance(lacking, np.ndarray):
+        positions = positions[lacking == least]
+    return least, int(positions[np.argmin(found.nodes["tie"][positions])])

@@ -42,8 +42,9 @@ def decide(question: Question, nodes: Snapshot) -> Decision:
 
 def search(question: Question, nodes: Snapshot) -> Scan:
     """Look at the nodes: at all of few, at a sample of many, and at all of many where the sample has nothing."""
-    demand = replace(question.demand, origin_rtt_ms=origin_rtt(question.demand, nodes))
-    question = replace(question, demand=demand)
+    if question.demand.origin:
+        demand = replace(question.demand, origin_rtt_ms=origin_rtt(question.demand, nodes))
+        question = replace(question, demand=demand)
     if len(nodes) <= FULL_SCAN:
         return scan(question, nodes)
     some = scan(question, nodes.take(_sample(question, nodes)))

@@ -8,7 +8,7 @@ import numpy as np
 
 from sealane_scheduler.columns import Rows, Snapshot
 from sealane_scheduler.filters import Demand, VariantView
-from sealane_scheduler.masks import Numbers, Sieve, sieve
+from sealane_scheduler.masks import Numbers, Sieve, sieve, wire
 from sealane_scheduler.terms import Terms, costs, factors, weigh
 
 Pair = tuple[int, int]
@@ -66,7 +66,8 @@ def scan(question: Question, nodes: Snapshot) -> Scan:
     passed = found.passed
     fit = np.flatnonzero(passed.any(axis=0)) if variants else np.zeros(0, np.int64)
     fitting = nodes if len(fit) == len(nodes) else nodes.take(fit)
-    terms = tuple(costs(demand, fitting, variant) for variant in variants) if len(fit) else ()
+    network = wire(demand, fitting)
+    terms = tuple(costs(demand, fitting, variant, network) for variant in variants) if len(fit) else ()
     weights = factors(demand)
     scores = np.full((len(variants), len(fit)), np.inf)
     for place, of_variant in enumerate(terms):
@@ -90,7 +91,8 @@ def best(found: Scan, most: int) -> list[Pair]:
         equal = np.flatnonzero(scores == lowest)
         scores[equal] = np.inf
         variants, places = np.divmod(equal, len(found.fit))
-        for place in np.argsort(ties(found, variants, places))[: most - len(ranked)]:
+        order = np.argsort(ties(found, variants, places)) if len(equal) > 1 else np.zeros(1, np.int64)
+        for place in order[: most - len(ranked)]:
             ranked.append((int(variants[place]), int(places[place])))
     return ranked
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from sealane_scheduler.columns import Snapshot
 from sealane_scheduler.filters import DEFAULT_RATE, DEFAULT_RESPONSE_BYTES, Demand, VariantView, cpu_of, memory_of
-from sealane_scheduler.masks import Numbers, wire
+from sealane_scheduler.masks import Numbers
 
 #: What one unit costs, in units of currency per 1,000 inferences.
 PER_MS = 0.01
@@ -35,6 +35,8 @@ UNMEASURED_ACCURACY = 0.5
 SMALL_BYTES = 1 << 16
 #: Bytes a second at which files become a loaded model.
 LOAD_BYTES_PER_SECOND = 200e6
+#: So many means of an exponential tail away it has no weight.
+_NEVER = 40.0
 #: Hours of calls over which one start of a model is spread.
 HOURS_PER_START = 1.0
 
@@ -73,9 +75,15 @@ def factors(demand: Demand) -> dict[str, float]:
     return {name: given.get(name, preset.get(name, 1.0)) for name in TERMS}
 
 
-def costs(demand: Demand, nodes: Snapshot, variant: VariantView) -> Terms:
-    """Every term of a variant on each of the nodes, at the rates alone."""
-    network = wire(demand, nodes)
+def costs(demand: Demand, nodes: Snapshot, variant: VariantView, network: Numbers) -> Terms:
+    """Every term of a variant on each of the nodes, at the rates alone.
+
+    Args:
+        demand: what is wanted.
+        nodes: who is asked.
+        variant: what would run there.
+        network: milliseconds of a call on the wire, see :func:`masks.wire`.
+    """
     accuracy = UNMEASURED_ACCURACY if variant.accuracy is None else variant.accuracy
     return {
         "price": _share(demand, nodes, variant) * nodes["price"] * (1000 / uses_per_hour(demand)),
@@ -146,14 +154,17 @@ def _lateness(demand: Demand, network: Numbers, variant: VariantView) -> Numbers
         return 0.0
     typical = _typical_ms(variant)
     mean = max((variant.p99_ms or 0.0) - typical, 1e-6) / math.log(50)
-    over = network + typical - demand.latency_ms
-    late = np.where(over > 0, over + 0.5 * mean, 0.5 * mean * np.exp(np.minimum(over, 0.0) / mean))
+    over = network + (typical - demand.latency_ms)
+    late = np.zeros(len(over))
+    near = np.flatnonzero(over > -_NEVER * mean)  # further away it is never late
+    over = over[near]
+    late[near] = np.where(over > 0, over + 0.5 * mean, 0.5 * mean * np.exp(np.minimum(over, 0.0) / mean))
     return PER_LATE_MS * late
 
 
 def _cold_start(demand: Demand, nodes: Snapshot, variant: VariantView) -> Numbers:
     size = variant.size_bytes
-    milliseconds = (size / nodes["in_speed"] + size / LOAD_BYTES_PER_SECOND) * 1000
+    milliseconds = size * nodes["in_ms"] + size / LOAD_BYTES_PER_SECOND * 1000
     holders = nodes.holders.get(variant.digest)
     if holders:
         milliseconds[nodes.positions(holders)] = 0.0
@@ -162,10 +173,9 @@ def _cold_start(demand: Demand, nodes: Snapshot, variant: VariantView) -> Number
 
 def _fragmentation(demand: Demand, nodes: Snapshot, variant: VariantView) -> Numbers:
     """How much more of a node is left that fits nothing, and accelerators taken by who needs none."""
-    cpu, memory = nodes["free_cpu"] * nodes["per_cpu"], nodes["free_memory"] * nodes["per_memory"]
-    cpu_after = cpu - cpu_of(demand) * nodes["per_cpu"]
-    memory_after = memory - memory_of(demand, variant) * nodes["per_memory"]
-    growth = PER_FRAGMENT * (np.abs(cpu_after - memory_after) - np.abs(cpu - memory))
+    before = nodes["left_over"]
+    after = before - cpu_of(demand) * nodes["per_cpu"] + memory_of(demand, variant) * nodes["per_memory"]
+    growth = PER_FRAGMENT * (np.abs(after) - np.abs(before))
     if demand.accelerator:
         return np.asarray(growth)
     idle = nodes["accelerator"] != nodes.pools.accelerators.known("")
