@@ -31,6 +31,8 @@ class Copy:
     message: str = ""
     digest: str = ""
     told: Told = Told()
+    leaving: bool = False
+    """Whether another copy was placed for it to move to; the first to go when there are more than are wanted."""
 
 
 @dataclass(slots=True)

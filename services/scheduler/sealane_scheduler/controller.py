@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from sealane.clock import Clock
 from sealane.errors import Aborted, NotFound, SealaneError
 from sealane.records.tables import Actor
@@ -26,6 +28,7 @@ from sealane_scheduler.columns import Snapshot, tie_of
 from sealane_scheduler.decision import Decision
 from sealane_scheduler.filters import Demand, NodeView, VariantView, forbidden
 from sealane_scheduler.fleet import DEAD, READY, Fleet
+from sealane_scheduler.moves import Movable, Move
 from sealane_scheduler.placement import Question, decide
 from sealane_scheduler.replay import record
 from sealane_scheduler.stock import Stock
@@ -214,11 +217,43 @@ class Controller:
             await self._release(item, [copy for copy in item.copies if self._is_over(item, copy)])
             await self._release(item, self._surplus(item))
             ready = item.ready(self.fleet)
+            if len(ready) <= item.demand.replicas:
+                _stay(item.copies)
             if ready and item.refusal is not None:
                 item.refusal = None
                 self.changes.announce()
             if len(ready) < item.demand.replicas and not self._may_come_back(item):
                 await self._place(item)
+
+    async def move(self, move: Move) -> bool:
+        """Place a copy anew elsewhere; the old one goes once the new one serves. Whether that was begun."""
+        async with self._lock:
+            item = self._deployed.get(move.deployment)
+            source = None if item is None else next((c for c in item.copies if c.row.node == move.source), None)
+            nodes = self._stock.snapshot()
+            if item is None or source is None or source.state != cluster.SERVING or move.target not in nodes.index:
+                return False
+            variants = tuple(variant for variant in item.variants if variant.variant == move.variant)
+            others = (copy.row.node for copy in item.ready(self.fleet) if copy is not source)
+            demand = replace(item.demand, apart=tuple((node, self._zone(node)) for node in others))
+            there = nodes.take(np.array([nodes.index[move.target]]))
+            decision = decide(Question(demand, variants), there)
+            if not decision.node or move.target == move.source:
+                return False
+            reason = f"moved from {move.source}, which saves {move.saves:.3g} an hour"
+            source.leaving = True
+            await self._bind(item, replace(decision, reasons=(reason, *decision.reasons[1:])), b"")
+            return True
+
+    def movable(self, project: str) -> list[Movable]:
+        """Deployments of a project that all serve: what of them may move."""
+        found = []
+        for item in self.all():
+            serving = item.serving(self.fleet)
+            if item.row.project == project and serving and len(serving) == len(item.copies) == item.demand.replicas:
+                copies = tuple((copy.row.node, copy.row.variant) for copy in serving)
+                found.append(Movable(item.row.name, item.demand, item.variants, copies))
+        return found
 
     def _is_over(self, item: Deployed, copy: Copy) -> bool:
         state, variant = self.fleet.get(copy.row.node), item.variant(copy.row.variant)
@@ -228,8 +263,8 @@ class Controller:
         return state.state == READY and bool(forbidden(item.demand, cluster.place_of(state), variant))
 
     def _surplus(self, item: Deployed) -> list[Copy]:
-        """Copies beyond what is wanted, newest first: a node that came back serves again, its substitute goes."""
-        serving = item.serving(self.fleet)
+        """Copies beyond what is wanted: those that leave, then the newest: a node came back, its substitute goes."""
+        serving = sorted(item.serving(self.fleet), key=lambda copy: copy.leaving)
         return serving[item.demand.replicas :] if len(serving) > item.demand.replicas else []
 
     def _may_come_back(self, item: Deployed) -> bool:
@@ -249,10 +284,14 @@ class Controller:
             if taken:
                 return  # it serves, with fewer copies than wanted
             if item.refusal is None or item.refusal.unavailable_reason != decision.unavailable_reason:
-                item.refused = await self._note(item, present.decision(decision, 0, self._clock.now()), question, nodes)
+                refused = present.decision(decision, 0, self._clock.now())
+                item.refused = await self._note(item, refused, _recorded(question, nodes))
                 item.refusal = decision
                 self.changes.announce()
             return
+        await self._bind(item, decision, _recorded(question, nodes))
+
+    async def _bind(self, item: Deployed, decision: Decision, made_from: bytes) -> None:
         row = item.row
         wanted = PlacementRow(row.project, row.deployment, 0, decision.node, decision.variant)
         epoch = await self._records.write(lambda store: store.bind(wanted))
@@ -260,14 +299,13 @@ class Controller:
         item.copies.append(copy)
         self._stock.occupy(item, copy)
         message = present.decision(decision, epoch, self._clock.now())
-        item.placed, item.refusal = await self._note(item, message, question, nodes), None
+        item.placed, item.refusal = await self._note(item, message, made_from), None
         self.changes.announce()
 
-    async def _note(self, item: Deployed, decision: pb.Decision, question: Question, nodes: Snapshot) -> bytes:
+    async def _note(self, item: Deployed, decision: pb.Decision, made_from: bytes) -> bytes:
         """Keep a decision, with what it was made from; returns it without."""
         content = decision.SerializeToString()
-        if len(nodes) <= RECORDED_NODES:
-            decision.record = record(question, nodes)
+        decision.record = made_from
         note = DecisionRow(item.row.project, item.row.deployment, self._clock.now(), decision.SerializeToString())
         await self._records.write(lambda store: store.add_decision(note))
         return content
@@ -282,6 +320,17 @@ class Controller:
             item.copies.remove(copy)
             self._stock.vacate(item, [copy])
             self.changes.announce()
+
+
+def _recorded(question: Question, nodes: Snapshot) -> bytes:
+    """All that a decision is made from; nothing of large fleets."""
+    return record(question, nodes) if len(nodes) <= RECORDED_NODES else b""
+
+
+def _stay(copies: Iterable[Copy]) -> None:
+    """Nobody came in the place of these."""
+    for copy in copies:
+        copy.leaving = False
 
 
 def _deployed(row: DeploymentRow) -> Deployed:

@@ -15,10 +15,22 @@ from sealane.security import suites
 from sealane.security.statements import Statement
 from sealane_scheduler.cluster import Deployed
 from sealane_scheduler.fleet import READY, Facts, Fleet, NodeState, RuntimeFacts
-from sealane_scheduler.present_placement import decision, demand, variants
+from sealane_scheduler.present_placement import decision, demand, global_plan, variants
 from sealane_scheduler.store import DeploymentRow, EnsembleRow, JobRow
 
-__all__ = ["chain", "decision", "demand", "deployment", "facts", "job", "labels_of", "node", "subject", "variants"]
+__all__ = [
+    "chain",
+    "decision",
+    "demand",
+    "deployment",
+    "facts",
+    "global_plan",
+    "job",
+    "labels_of",
+    "node",
+    "subject",
+    "variants",
+]
 
 
 def labels_of(row: DeploymentRow) -> list[str]:

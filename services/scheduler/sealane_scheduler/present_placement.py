@@ -10,9 +10,11 @@ from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.registry.v1 import variant_service_pb2 as variant_pb
 from sealane.rpc.times import time_of
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
+from sealane.scheduler.v1 import placement_service_pb2 as placement_pb
 from sealane.security.sealing_messages import policy_of
 from sealane_scheduler.decision import Change, Decision, FilterCount, Neighbour, Rejected, Scored, Seen
 from sealane_scheduler.filters import Demand, VariantView
+from sealane_scheduler.moves import GlobalPlan
 from sealane_scheduler.terms import TERMS
 
 _TIERS = {pb.TIER_PREFERENCE_CLOUD: "cloud", pb.TIER_PREFERENCE_EDGE: "edge"}
@@ -162,6 +164,28 @@ def decision(plain: Decision, epoch: int, now: float) -> pb.Decision:
         passed=plain.passed,
         snapshot=_snapshot(plain.seen),
         variant_digest=plain.variant_digest,
+    )
+
+
+def global_plan(plain: GlobalPlan, begun: Sequence[bool]) -> placement_pb.OptimizeResponse:
+    """What there is to gain by moves, and which of them were begun."""
+    return placement_pb.OptimizeResponse(
+        moves=[
+            placement_pb.OptimizeResponse.Move(
+                deployment=move.deployment,
+                source=_node(move.source),
+                target=_node(move.target),
+                variant=move.variant,
+                saves=move.saves,
+                applied=applied,
+            )
+            for move, applied in zip(plain.moves, begun, strict=True)
+        ],
+        cost=plain.cost,
+        planned_cost=plain.planned,
+        bound=plain.bound,
+        gap=plain.gap,
+        copies=plain.copies,
     )
 
 

@@ -20,16 +20,25 @@ from sealane_scheduler import present, quota_present, routes
 from sealane_scheduler.controller import Controller
 from sealane_scheduler.deployment_names import check_version, find, may_see, may_see_chain
 from sealane_scheduler.ensembles import Ensembles
-from sealane_scheduler.filters import VariantView, task
+from sealane_scheduler.filters import NodeView, VariantView, task
 from sealane_scheduler.gateways import Gateways
+from sealane_scheduler.moves import GlobalPlan, Movable
 from sealane_scheduler.quota_shares import QuotaShares
 from sealane_scheduler.registry_port import RegistryPort
 from sealane_scheduler.store import Store
 
 REFRESH_SECONDS = 10.0
 HOLD_SECONDS = 24 * 3600.0
+OPTIMIZE_SECONDS = 2.0
+DEFAULT_MOVES, MOST_MOVES = 10, 1000
 _NAME = "projects/*/deployments/*"
 _VERSION = "projects/*/models/*/versions/*"
+
+
+def _plan(movable: Sequence[Movable], nodes: Sequence[NodeView], most: int) -> GlobalPlan:
+    from sealane_scheduler import global_plan  # the solver takes 50 MB that most schedulers never need
+
+    return global_plan.plan(movable, nodes, most, OPTIMIZE_SECONDS)
 
 
 class PlacementServicer:
@@ -48,6 +57,16 @@ class PlacementServicer:
         demand = present.demand(request.demand)
         variants, name = await self._variants(request, project)
         return present.decision(self._controller.plan(demand, variants, name), 0, self._clock.now())
+
+    async def Optimize(self, request: placement_pb.OptimizeRequest, call: Call) -> placement_pb.OptimizeResponse:
+        (project,) = names.parse(request.parent, "projects/*", "parent")
+        if not 0 <= request.max_moves <= MOST_MOVES:
+            raise InvalidArgument(f"max_moves must be 1 to {MOST_MOVES}", field="max_moves")
+        movable, nodes = self._controller.movable(project), self._controller.nodes()
+        most = request.max_moves or DEFAULT_MOVES
+        found = await asyncio.to_thread(_plan, movable, nodes, most)
+        begun = [request.apply and await self._controller.move(move) for move in found.moves]
+        return present.global_plan(found, begun)
 
     async def Explain(self, request: placement_pb.ExplainRequest, call: Call) -> placement_pb.ExplainResponse:
         project, deployment = names.parse(request.deployment, _NAME, "deployment")

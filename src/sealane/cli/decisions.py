@@ -1,4 +1,4 @@
-"""``sealane explain`` and ``sealane plan``: why something runs where it does, and where it would."""
+"""``sealane explain``, ``plan`` and ``optimize``: why something runs where it does, and where else it could."""
 
 from __future__ import annotations
 
@@ -51,6 +51,33 @@ def plan(cli: Cli, version: str, task: str | None, **options: Unpack[Demand]) ->
         cli.facts((), decision)
         return
     show(decision)
+
+
+@click.command()
+@click.option("--moves", type=int, default=0, metavar="N", help="Most copies that may move; 10 if not given.")
+@click.option("--apply", is_flag=True, help="Move them. Else it is only said what would be moved.")
+@common
+def optimize(cli: Cli, moves: int, apply: bool) -> None:
+    """Look for better places for all serving copies at once.
+
+    Nothing moves without --apply; a copy that moves stops once its successor serves.
+    """
+    with cli.client() as client:
+        found = client.deployments.optimize(moves, apply=apply)
+    if cli.output == "json":
+        cli.facts((), found)
+        return
+    saved = found.cost - found.planned_cost
+    click.echo(
+        f"{found.copies} copies cost {found.cost:.4g} an hour, {saved:.4g} less after {len(found.moves)} moves; "
+        f"at most {found.gap:.1%} above the least possible"
+    )
+    for move in found.moves:
+        how = " (begun)" if move.applied else " (fits no more)" if apply else ""
+        where = f"{_last(move.source)} to {_last(move.target)} as {move.variant}"
+        click.echo(f"  {_last(move.deployment)} from {where} saves {move.saves:.3g}{how}")
+    if found.moves and not apply:
+        click.echo("run it with --apply to move them")
 
 
 def show(decision: pb.Decision) -> None:

@@ -43,6 +43,7 @@ COMMANDS = {
     "introspect": ("login:introspect", "Whether a token is good, and what it says."),
     "revoke": ("login:revoke", "Take tokens back."),
     "explain": ("decisions:explain", "Why a deployment runs where it does."),
+    "optimize": ("decisions:optimize", "Better places for all that serves, found at once."),
     "plan": ("decisions:plan", "Where one would run, without running it."),
 }
 EXIT_CODES = {

@@ -7,6 +7,7 @@ import pytest
 from sealane.cli import main
 from sealane.client.demand import demand
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
+from sealane.scheduler.v1 import placement_service_pb2 as placement_pb
 
 FAR = pb.Rejection(node="nodes/edge-7", variant="int8", filter="memory", detail="needs 85 MiB, the node lacks 212 MiB")
 DECISION = pb.Decision(
@@ -59,6 +60,17 @@ class Asked:
     def plan_task(self, runtime: str, **demands: object) -> pb.Decision:
         self.what, self.demand = f"task {runtime}", demand(demands)  # type: ignore[arg-type]
         return DECISION
+
+    def optimize(self, max_moves: int, *, apply: bool) -> placement_pb.OptimizeResponse:
+        move = placement_pb.OptimizeResponse.Move(
+            deployment="projects/p/deployments/camera",
+            source="nodes/cloud-1",
+            target="nodes/edge-1",
+            variant="int8",
+            saves=3.0,
+            applied=apply,
+        )
+        return placement_pb.OptimizeResponse(moves=[move], cost=40.0, planned_cost=37.0, gap=0.005, copies=12)
 
 
 @pytest.fixture
@@ -118,3 +130,12 @@ def test_a_plan_is_for_a_version_or_for_a_task(asked: Asked, capsys: pytest.Capt
     assert main.run(["plan", "digits@3", "--task", "tensorflow", "--data", "d"]) == 2
     assert "give a VERSION" in capsys.readouterr().err
     assert main.run(["plan", "digits@3", "--weight", "energy", "--data", "d"]) != 0
+
+
+def test_moves_are_told_and_that_nothing_was_moved(asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["optimize", "--moves", "3", "--data", "d"]) == 0
+    text = capsys.readouterr().out
+    assert "12 copies cost 40 an hour, 3 less after 1 moves; at most 0.5% above the least possible" in text
+    assert "camera from cloud-1 to edge-1 as int8 saves 3\n" in text and "--apply" in text
+    assert main.run(["optimize", "--apply", "--data", "d"]) == 0
+    assert "saves 3 (begun)" in capsys.readouterr().out
