@@ -27,7 +27,7 @@ from sealane.scheduler.v1 import (
     served_model_service_pb2,
 )
 from sealane.security.membership import Membership, Place
-from sealane_scheduler import servicer
+from sealane_scheduler import heap, servicer
 from sealane_scheduler.config import Config
 from sealane_scheduler.controller import Controller
 from sealane_scheduler.deployment_servicer import DeploymentServicer
@@ -74,6 +74,7 @@ def _registry_loops(
 
 async def run(config: Config) -> None:
     """Serve until terminated."""
+    heap.keep_freed()
     clock = SystemClock()
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     place = Place(config.data_dir, config.auth, config.auth_mesh, config.trust_bundle, config.join_token)
