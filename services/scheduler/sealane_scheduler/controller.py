@@ -245,12 +245,12 @@ class Controller:
             await self._bind(item, replace(decision, reasons=(reason, *decision.reasons[1:])), b"")
             return True
 
-    def movable(self, project: str) -> list[Movable]:
-        """Deployments of a project that all serve: what of them may move."""
+    def movable(self, allowed: Callable[[DeploymentRow], bool]) -> list[Movable]:
+        """What of the allowed deployments may move: those all of whose copies serve."""
         found = []
         for item in self.all():
             serving = item.serving(self.fleet)
-            if item.row.project == project and serving and len(serving) == len(item.copies) == item.demand.replicas:
+            if allowed(item.row) and serving and len(serving) == len(item.copies) == item.demand.replicas:
                 copies = tuple((copy.row.node, copy.row.variant) for copy in serving)
                 found.append(Movable(item.row.name, item.demand, item.variants, copies))
         return found
@@ -283,7 +283,7 @@ class Controller:
         if not decision.node:
             if taken:
                 return  # it serves, with fewer copies than wanted
-            if item.refusal is None or item.refusal.unavailable_reason != decision.unavailable_reason:
+            if item.refusal is None or item.refusal.kind != decision.kind:
                 refused = present.decision(decision, 0, self._clock.now())
                 item.refused = await self._note(item, refused, _recorded(question, nodes))
                 item.refusal = decision

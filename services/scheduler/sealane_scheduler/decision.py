@@ -120,3 +120,8 @@ class Decision:
     """Candidates that passed every filter."""
     seen: Seen = Seen()
     variant_digest: str = ""
+
+    @property
+    def kind(self) -> tuple[str, tuple[tuple[str, int], ...]]:
+        """What binds, and how many each filter rejects: refusals of one kind differ in measured numbers alone."""
+        return self.binding_constraint, tuple((item.name, item.rejected) for item in self.filters)

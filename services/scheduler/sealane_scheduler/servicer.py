@@ -25,7 +25,7 @@ from sealane_scheduler.gateways import Gateways
 from sealane_scheduler.moves import GlobalPlan, Movable
 from sealane_scheduler.quota_shares import QuotaShares
 from sealane_scheduler.registry_port import RegistryPort
-from sealane_scheduler.store import Store
+from sealane_scheduler.store import DeploymentRow, Store
 
 REFRESH_SECONDS = 10.0
 HOLD_SECONDS = 24 * 3600.0
@@ -62,7 +62,11 @@ class PlacementServicer:
         (project,) = names.parse(request.parent, "projects/*", "parent")
         if not 0 <= request.max_moves <= MOST_MOVES:
             raise InvalidArgument(f"max_moves must be 1 to {MOST_MOVES}", field="max_moves")
-        movable, nodes = self._controller.movable(project), self._controller.nodes()
+
+        def allowed(row: DeploymentRow) -> bool:
+            return row.project == project and may_see(call, row.model_version)
+
+        movable, nodes = self._controller.movable(allowed), self._controller.nodes()
         most = request.max_moves or DEFAULT_MOVES
         found = await asyncio.to_thread(_plan, movable, nodes, most)
         begun = [request.apply and await self._controller.move(move) for move in found.moves]

@@ -175,3 +175,14 @@ async def test_a_refused_load_is_forgiven_after_a_while(world: World) -> None:
 def test_a_demand_that_cannot_be_is_refused(demand: dict[str, object]) -> None:
     with pytest.raises(InvalidArgument):
         present.demand(pb.Demand(**demand))  # type: ignore[arg-type]
+
+
+async def test_a_refusal_is_kept_once_however_its_numbers_change(world: World) -> None:
+    await world.create(row("d", latency_ms=1.0, request_bytes=100_000))
+    for rtt in (5.0, 9.0, 14.0):
+        world.fleet.heartbeat("edge-1", rtt, "")
+        await world.settle()
+    assert len(await explained(world)) == 1
+    world.fleet.disconnect("edge-1", world.fleet.get("edge-1").session, evicted=True)  # type: ignore[union-attr]
+    await world.settle()
+    assert len(await explained(world)) == 2

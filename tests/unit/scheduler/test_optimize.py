@@ -84,6 +84,12 @@ def test_a_copy_where_it_may_not_be_moves_first() -> None:
     assert (move.deployment, move.target) == ("late", "cheap")
 
 
+CALL = SimpleNamespace(
+    caller=SimpleNamespace(may_use=lambda permission, model: True),
+    method=SimpleNamespace(access=SimpleNamespace(permission="deploy")),
+)
+
+
 @pytest_asyncio.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     made = World(tmp_path, ManualClock())
@@ -99,7 +105,13 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 async def optimized(world: World, **request: object) -> placement_pb.OptimizeResponse:
     servicer = PlacementServicer(world.records, world.controller, SimpleNamespace(), world.clock)  # type: ignore[arg-type]
     asked = placement_pb.OptimizeRequest(parent="projects/p", **request)  # type: ignore[arg-type]
-    return await servicer.Optimize(asked, SimpleNamespace())  # type: ignore[arg-type]
+    return await servicer.Optimize(asked, CALL)  # type: ignore[arg-type]
+
+
+async def test_who_may_not_deploy_a_model_does_not_move_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CALL.caller, "may_use", lambda permission, model: model != "m")
+    found = await optimized(world, apply=True)
+    assert found.copies == 0 and world.nodes("d") == ["dear"]
 
 
 async def test_a_dry_run_moves_nothing(world: World) -> None:

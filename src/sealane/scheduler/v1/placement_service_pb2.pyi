@@ -67,7 +67,9 @@ class OptimizeRequest(_message.Message):
     MAX_MOVES_FIELD_NUMBER: _builtins.int
     APPLY_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Project, `projects/{project}`. Copies of other projects stay where they are."""
+    """Project, `projects/{project}`. Copies of other projects, and of models that the caller may not deploy, stay where
+    they are.
+    """
     max_moves: _builtins.int
     """Most copies that may move, to 1000; 0 means 10."""
     apply: _builtins.bool
