@@ -290,7 +290,7 @@ class NodeTable:
             "free_cpu": node.free_cpu_milli,
             "per_memory": 1 / node.memory if node.memory > 0 else 0.0,
             "per_cpu": 1 / node.cpu_milli if node.cpu_milli > 0 else 0.0,
-            "left_over": _left_over(node),
+            "left_over": left_over(node),
             "rtt": node.rtt_ms,
             "in_ms": ms_per_byte(node.in_bytes_per_second),
             "out_ms": ms_per_byte(node.out_bytes_per_second),
@@ -317,7 +317,7 @@ class NodeTable:
             setattr(self, field, marks)
 
 
-def _left_over(node: NodeView) -> float:
+def left_over(node: NodeView) -> float:
     """Share of its processor that is free, less that of its memory: what of one is left when the other is used up."""
     cpu = node.free_cpu_milli / node.cpu_milli if node.cpu_milli > 0 else 0.0
     return cpu - (node.free_memory / node.memory if node.memory > 0 else 0.0)

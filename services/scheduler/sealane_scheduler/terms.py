@@ -92,7 +92,7 @@ def costs(demand: Demand, nodes: Snapshot, variant: VariantView, network: Number
         "latency": PER_MS * (network + (variant.p99_ms or 0.0)),
         "lateness": _lateness(demand, network, variant),
         "cold_start": _cold_start(demand, nodes, variant),
-        "fragmentation": _fragmentation(demand, nodes, variant),
+        "fragmentation": fragments(demand, nodes, variant, nodes["left_over"]),
         "spread": _spread(demand, nodes),
         "accuracy": PER_LOST_ACCURACY * (1.0 - accuracy),
         "fidelity": PER_UNFAITHFUL * unfaithful(variant),
@@ -171,9 +171,15 @@ def _cold_start(demand: Demand, nodes: Snapshot, variant: VariantView) -> Number
     return np.asarray(milliseconds * (PER_COLD_MS / (uses_per_hour(demand) * HOURS_PER_START)))
 
 
-def _fragmentation(demand: Demand, nodes: Snapshot, variant: VariantView) -> Numbers:
-    """How much more of a node is left that fits nothing, and accelerators taken by who needs none."""
-    before = nodes["left_over"]
+def fragments(demand: Demand, nodes: Snapshot, variant: VariantView, before: Numbers) -> Numbers:
+    """How much more of a node is left that fits nothing, and accelerators taken by who needs none.
+
+    Args:
+        demand: what is wanted.
+        nodes: who is asked.
+        variant: what would run there.
+        before: :func:`columns.left_over` of each node.
+    """
     after = before - cpu_of(demand) * nodes["per_cpu"] + memory_of(demand, variant) * nodes["per_memory"]
     growth = PER_FRAGMENT * (np.abs(after) - np.abs(before))
     if demand.accelerator:
