@@ -43,7 +43,7 @@ def explain(found: Scan) -> Decision:
         candidates,
         filters=filters,
         neighbours=front.neighbours(found, ranked[0], candidates[0]),
-        passed=int(np.count_nonzero(np.isfinite(found.scores))),
+        passed=found.passed,
         seen=seen,
         variant_digest=found.question.variants[ranked[0][0]].digest,
     )
@@ -62,8 +62,7 @@ def _all_rejected(found: Scan) -> tuple[Rejected, ...]:
 def _reasons(found: Scan, chosen: tuple[int, int], candidates: Sequence[Scored]) -> tuple[str, ...]:
     demand, winner = found.question.demand, candidates[0]
     node, variant = found.fitting.node(chosen[1]), found.question.variants[chosen[0]]
-    passed = int(np.count_nonzero(np.isfinite(found.scores)))
-    reasons = [f"lowest cost {winner.score:.3f} of {passed} candidates that passed every filter"]
+    reasons = [f"lowest cost {winner.score:.3f} of {found.passed} candidates that passed every filter"]
     if len(found.nodes) < found.nodes.total:
         looked = f"{len(found.nodes)} of {found.nodes.total} nodes"
         reasons.append(f"{looked} were looked at: a sample, and who holds the model")

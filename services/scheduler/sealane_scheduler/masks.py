@@ -197,23 +197,18 @@ class Sieve:
     Args:
         failing: filter -> who fails it, variants by nodes; filters that nobody fails are absent.
         misses: for each variant and node, how many filters it fails.
+        rejected: filter -> how many pairs fail it.
     """
 
     failing: dict[str, Mask]
     misses: NDArray[np.uint8]
+    rejected: dict[str, int]
 
     @property
     def passed(self) -> Mask:
         """Pairs that no filter rejects, variants by nodes."""
         passed: Mask = self.misses == 0
         return passed
-
-    def count(self, name: str) -> int:
-        """How many pairs fail a filter."""
-        failing = self.failing[name]
-        if failing.strides[0]:
-            return int(np.count_nonzero(failing))
-        return int(np.count_nonzero(failing[0])) * len(failing)
 
     def failed(self, pair: tuple[int, int]) -> tuple[str, ...]:
         """Filters that a pair fails, in their order."""
@@ -223,33 +218,34 @@ class Sieve:
 def sieve(demand: Demand, nodes: Snapshot, variants: Sequence[VariantView]) -> Sieve:
     """Ask every filter."""
     count = len(nodes)
+    shape = (len(variants), count)
     if not count or not variants:
-        return Sieve({}, np.zeros((len(variants), count), np.uint8))
+        return Sieve({}, np.zeros(shape, np.uint8), {})
     failing: dict[str, Mask] = {}
+    rejected: dict[str, int] = {}
     alike = np.zeros(count, np.uint8)
     for name, of_node in _OF_NODE.items():
-        mask = _array(of_node(demand, nodes), count)
-        if mask is not None:
+        mask, fails = _counted(of_node(demand, nodes), count)
+        if fails:
             alike += mask
-            failing[name] = np.broadcast_to(mask, (len(variants), count))
-    misses = np.empty((len(variants), count), np.uint8)
+            failing[name], rejected[name] = np.broadcast_to(mask, shape), fails * len(variants)
+    misses = np.empty(shape, np.uint8)
     misses[:] = alike
     for name, of_pair in _OF_PAIR.items():
-        masks = [_array(of_pair(demand, nodes, variant), count) for variant in variants]
-        if any(mask is not None for mask in masks):
-            failing[name] = np.zeros((len(variants), count), np.bool_)
-        for place, mask in enumerate(masks):
-            if mask is not None:
-                misses[place] += mask
-                failing[name][place] = mask
-    return Sieve({name: failing[name] for name in _NAMES if name in failing}, misses)
+        masks = [_counted(of_pair(demand, nodes, variant), count) for variant in variants]
+        if fails := sum(found for _, found in masks):
+            alone = len(masks) == 1
+            failing[name] = masks[0][0][None] if alone else np.stack([mask for mask, _ in masks])
+            rejected[name] = fails
+            misses += failing[name]
+    return Sieve({name: failing[name] for name in _NAMES if name in failing}, misses, rejected)
 
 
-def _array(failing: Failing, count: int) -> Mask | None:
-    """None where nobody fails."""
+def _counted(failing: Failing, count: int) -> tuple[Mask, int]:
+    """Who fails as an array, and how many that are."""
     if isinstance(failing, bool):
-        return np.ones(count, np.bool_) if failing else None
-    return failing if failing.any() else None
+        return (np.ones if failing else np.zeros)(count, np.bool_), count * failing
+    return failing, int(np.count_nonzero(failing))
 
 
 def lack(name: str, demand: Demand, nodes: Snapshot, variant: VariantView, positions: Rows) -> Numbers | float:

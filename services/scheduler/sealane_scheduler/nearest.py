@@ -45,7 +45,7 @@ def misses(found: Scan) -> tuple[Miss, ...]:
 
 def count(found: Scan, miss: Miss) -> FilterCount:
     """What a filter rejected, and its nearest miss."""
-    return FilterCount(miss.name, found.sieve.count(miss.name), miss.alone, rejection(found, miss.pair))
+    return FilterCount(miss.name, found.sieve.rejected[miss.name], miss.alone, rejection(found, miss.pair))
 
 
 def rejection(found: Scan, pair: Pair) -> Rejected:

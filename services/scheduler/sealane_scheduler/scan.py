@@ -47,6 +47,7 @@ class Scan:
         scores: variants by fitting nodes, in millionths; infinite where a pair does not pass.
         costs: for each variant the terms over the fitting nodes; empty where nobody passes.
         weights: factor of each term in the scores.
+        passed: how many pairs pass.
     """
 
     question: Question
@@ -57,6 +58,7 @@ class Scan:
     scores: Numbers
     costs: tuple[Terms, ...]
     weights: dict[str, float]
+    passed: int
 
 
 def scan(question: Question, nodes: Snapshot) -> Scan:
@@ -64,15 +66,18 @@ def scan(question: Question, nodes: Snapshot) -> Scan:
     demand, variants = question.demand, question.variants
     found = sieve(demand, nodes, variants)
     passed = found.passed
-    fit = np.flatnonzero(passed.any(axis=0)) if variants else np.zeros(0, np.int64)
+    one = len(variants) == 1
+    fit = np.flatnonzero(passed[0] if one else passed.any(axis=0)) if variants else np.zeros(0, np.int64)
     fitting = nodes if len(fit) == len(nodes) else nodes.take(fit)
     network = wire(demand, fitting)
     terms = tuple(costs(demand, fitting, variant, network) for variant in variants) if len(fit) else ()
     weights = factors(demand)
     scores = np.full((len(variants), len(fit)), np.inf)
     for place, of_variant in enumerate(terms):
-        scores[place] = np.where(passed[place][fit], weigh(weights, of_variant), np.inf)
-    return Scan(question, nodes, found, fit, fitting, scores, terms, weights)
+        score = weigh(weights, of_variant)
+        scores[place] = score if one else np.where(passed[place][fit], score, np.inf)
+    count = len(fit) if one else int(np.count_nonzero(passed))
+    return Scan(question, nodes, found, fit, fitting, scores, terms, weights, count)
 
 
 def best(found: Scan, most: int) -> list[Pair]:
