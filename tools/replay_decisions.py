@@ -23,7 +23,8 @@ def main() -> int:
         then = told.get("node", "").removeprefix("nodes/"), told.get("variant", "")
         same = then == (again.node, again.variant) and told["snapshot"]["digest"] == again.seen.digest
         differs = differs or not same
-        print(f"epoch {told.get('epoch', 0)}: {' '.join(then) or 'nowhere'}: {'the same again' if same else 'DIFFERS'}")
+        where = " ".join(filter(None, then)) or "nowhere"
+        print(f"epoch {told.get('epoch', 0)}: {where}: {'the same again' if same else 'DIFFERS'}")
     return 1 if differs else 0
 
 
