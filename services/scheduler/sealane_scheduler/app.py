@@ -28,7 +28,7 @@ from sealane.scheduler.v1 import (
     served_model_service_pb2,
 )
 from sealane.security.membership import Membership, Place
-from sealane_scheduler import servicer
+from sealane_scheduler import heap, servicer
 from sealane_scheduler.config import Config
 from sealane_scheduler.controller import Controller
 from sealane_scheduler.deployment_servicer import DeploymentServicer
@@ -85,6 +85,7 @@ def _services(served: Mapping[ModuleType, object]) -> list[Served]:
 
 async def run(config: Config) -> None:
     """Serve until terminated."""
+    heap.keep_freed()
     clock = SystemClock()
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     place = Place(config.data_dir, config.auth, config.auth_mesh, config.trust_bundle, config.join_token)
@@ -126,13 +127,8 @@ async def run(config: Config) -> None:
     server = host.Host(_services(served), chain, host.Listeners(config.listen, config.mesh_listen))
     ports = await server.start(identity)
     member.start()
-    works = (
-        controller.run(),
-        loop.run(),
-        task_loop.run(),
-        sealer.run(),
-        *_registry_loops(records, controller, registry, clock),
-    )
+    own = (controller.run(), loop.run(), task_loop.run(), sealer.run())
+    works = (*own, *_registry_loops(records, controller, registry, clock))
     loops = [asyncio.create_task(work) for work in works]
     server.health.set(True)
     await host.until_terminated(server, lambda: host.announce(config.data_dir, ports), loops)

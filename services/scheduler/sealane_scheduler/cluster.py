@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from sealane_scheduler.filters import Demand, NodeView, VariantView, memory_of
+from sealane_scheduler.decision import Decision
+from sealane_scheduler.filters import Demand, NodeView, VariantView
 from sealane_scheduler.fleet import READY, Fleet, NodeState
-from sealane_scheduler.placement import Decision
 from sealane_scheduler.store import DeploymentRow, PlacementRow
 
 PREPARING, SERVING, FAILED = "PREPARING", "SERVING", "FAILED"
@@ -32,6 +31,8 @@ class Copy:
     message: str = ""
     digest: str = ""
     told: Told = Told()
+    leaving: bool = False
+    """Whether another copy was placed for it to move to; the first to go when there are more than are wanted."""
 
 
 @dataclass(slots=True)
@@ -95,36 +96,3 @@ def place_of(state: NodeState) -> NodeView:
         alive=state.state == READY,
         facts={**attributes, "suite": state.facts.suite},
     )
-
-
-def views(fleet: Fleet, deployed: Iterable[Deployed], avoid: dict[tuple[str, str], float]) -> list[NodeView]:
-    """The nodes as a decision sees them: what they have less what is placed there.
-
-    Args:
-        fleet: the nodes.
-        deployed: everything that is placed.
-        avoid: (node, variant id) that failed lately.
-    """
-    memory: dict[str, int] = {}
-    cpu: dict[str, int] = {}
-    for item in deployed:
-        for copy in item.copies:
-            variant = item.variant(copy.row.variant)
-            if variant is not None:
-                memory[copy.row.node] = memory.get(copy.row.node, 0) + memory_of(item.demand, variant)
-                cpu[copy.row.node] = cpu.get(copy.row.node, 0) + (item.demand.cpu_milli or 100)
-    return [
-        replace(
-            place_of(state),
-            runtimes={name: frozenset(runtime.formats) for name, runtime in state.facts.runtimes.items()},
-            sandbox=state.facts.labels.get("sandbox", "none"),
-            sandbox_wanted=fleet.sandbox.get(state.tier, "none"),
-            free_memory=state.facts.memory_bytes - memory.get(state.node, 0),
-            free_cpu_milli=state.facts.cpu_milli - cpu.get(state.node, 0),
-            rtt_ms=state.rtt_ms,
-            price_per_hour=state.facts.price_per_hour,
-            accelerator=state.facts.accelerator,
-            avoid=frozenset(variant for node, variant in avoid if node == state.node),
-        )
-        for state in fleet
-    ]

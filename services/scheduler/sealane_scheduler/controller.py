@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from sealane.clock import Clock
 from sealane.errors import Aborted, NotFound, SealaneError
 from sealane.failpoint import failpoint
@@ -23,9 +25,14 @@ from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane_scheduler import cluster, present
 from sealane_scheduler.changes import Changes
 from sealane_scheduler.cluster import Copy, Deployed
-from sealane_scheduler.filters import NodeView, forbidden
+from sealane_scheduler.columns import Snapshot, tie_of
+from sealane_scheduler.decision import Decision
+from sealane_scheduler.filters import Demand, NodeView, VariantView, forbidden
 from sealane_scheduler.fleet import DEAD, READY, Fleet
-from sealane_scheduler.placement import Decision, place
+from sealane_scheduler.moves import Movable, Move
+from sealane_scheduler.placement import Question, decide
+from sealane_scheduler.replay import record
+from sealane_scheduler.stock import Stock
 from sealane_scheduler.store import DecisionRow, DeploymentRow, PlacementRow, Store
 
 log = logging.getLogger("sealane.controller")
@@ -37,6 +44,8 @@ SUBSTITUTE_SECONDS = 0.5
 RECONNECT_SECONDS = 5.0
 #: A variant that a node could not load is not tried there again for this long.
 AVOID_SECONDS = 30.0
+#: Of fleets up to this size all that a decision was made from is kept with it.
+RECORDED_NODES = 256
 
 
 class Controller:
@@ -48,7 +57,7 @@ class Controller:
         self.fleet = fleet
         self.changes = Changes(int(clock.now() * 1000))
         self._deployed: dict[str, Deployed] = {}
-        self._avoid: dict[tuple[str, str], float] = {}
+        self._stock = Stock(fleet)
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
 
@@ -62,7 +71,9 @@ class Controller:
             if item is None:
                 await self._records.write(partial(_release, row=placement))
                 continue
-            item.copies.append(Copy(placement))
+            copy = Copy(placement)
+            item.copies.append(copy)
+            self._stock.occupy(item, copy)
             self.fleet.expect(placement.node, RECONNECT_SECONDS)
         for item in self._deployed.values():
             item.placed = await self._records.read(partial(_last_place, row=item.row))
@@ -127,6 +138,7 @@ class Controller:
                 raise Aborted("the deployment has changed since it was read; read it again", reason="ETAG_MISMATCH")
             await self._records.write(drop)
             del self._deployed[name]
+            self._stock.vacate(item, item.copies)
         self.changes.announce()
 
     async def refresh(self, version: model_pb.Version) -> None:
@@ -138,16 +150,27 @@ class Controller:
                 row = replace(item.row, version=version.SerializeToString())
                 await self._records.write(partial(_put, row=row))
                 item.row, item.variants = row, present.variants(version)
+                self._stock.touch(item.copies)
                 self.changes.announce()
         self.wake()
 
-    def nodes(self) -> list[NodeView]:
+    def snapshot(self) -> Snapshot:
         """The nodes as a decision sees them now."""
-        return cluster.views(self.fleet, self._deployed.values(), self._avoid)
+        return self._stock.snapshot()
 
-    def plan(self, demand: pb.Demand, version: model_pb.Version) -> Decision:
-        """What would be decided now."""
-        return place(present.demand(demand), self.nodes(), present.variants(version))
+    def nodes(self) -> list[NodeView]:
+        """The same, one by one."""
+        return self._stock.snapshot().nodes()
+
+    def plan(self, demand: Demand, variants: Iterable[VariantView], name: str) -> Decision:
+        """What would be decided now.
+
+        Args:
+            demand: what is wanted.
+            variants: of what there is to choose.
+            name: what tells equal nodes apart: a version, so that its deployments go where it is known.
+        """
+        return decide(Question(demand, tuple(variants), tie_of(name)), self._stock.snapshot())
 
     def report(self, node: str, deployment: str, copy: Copy) -> None:
         """A node says how one of its copies stands; a stale epoch changes nothing."""
@@ -159,8 +182,9 @@ class Controller:
         if (known.state, known.message) == (copy.state, copy.message):
             return
         known.state, known.message, known.digest = copy.state, copy.message, copy.digest
+        self._stock.touch([known])
         if copy.state == cluster.FAILED:
-            self._avoid[node, known.row.variant] = self._clock.monotonic()
+            self._stock.refuse(node, known.row.variant, self._clock.monotonic())
         self.changes.announce()
         self.wake()
 
@@ -171,7 +195,7 @@ class Controller:
             if self.fleet.tick():
                 self.changes.announce()
             try:
-                for item in list(self._deployed.values()):
+                for item in self._by_priority():
                     await self.reconcile(item)
             except SealaneError as error:
                 log.warning("a decision was not recorded, trying again", extra={"reason": error.reason})
@@ -181,20 +205,56 @@ class Controller:
             except TimeoutError:
                 continue
 
+    def _by_priority(self) -> list[Deployed]:
+        """Who is placed first: the higher priority, then the older."""
+        return sorted(self._deployed.values(), key=lambda item: (-item.demand.priority, item.row.create_time))
+
     async def reconcile(self, item: Deployed) -> None:
         """Bring one deployment nearer to what it wants: release what is over, place what is missing."""
         async with self._lock:
             if self._deployed.get(item.row.name) is not item:
                 return
-            self._forget_old_failures()
+            self._stock.forgive(self._clock.monotonic() - AVOID_SECONDS)
             await self._release(item, [copy for copy in item.copies if self._is_over(item, copy)])
             await self._release(item, self._surplus(item))
             ready = item.ready(self.fleet)
+            if len(ready) <= item.demand.replicas:
+                _stay(item.copies)
             if ready and item.refusal is not None:
                 item.refusal = None
                 self.changes.announce()
             if len(ready) < item.demand.replicas and not self._may_come_back(item):
                 await self._place(item)
+
+    async def move(self, move: Move) -> bool:
+        """Place a copy anew elsewhere; the old one goes once the new one serves. Whether that was begun."""
+        async with self._lock:
+            item = self._deployed.get(move.deployment)
+            source = None if item is None else next((c for c in item.copies if c.row.node == move.source), None)
+            nodes = self._stock.snapshot()
+            if item is None or source is None or source.state != cluster.SERVING or move.target not in nodes.index:
+                return False
+            variants = tuple(variant for variant in item.variants if variant.variant == move.variant)
+            others = (copy.row.node for copy in item.ready(self.fleet) if copy is not source)
+            demand = replace(item.demand, apart=tuple((node, self._zone(node)) for node in others))
+            there = nodes.take(np.array([nodes.index[move.target]]))
+            decision = decide(Question(demand, variants), there)
+            if not decision.node or move.target == move.source:
+                return False
+            reason = f"moved from {move.source}, which saves {move.saves:.3g} an hour"
+            source.leaving = True
+            await self._bind(item, replace(decision, reasons=(reason, *decision.reasons[1:])), b"")
+            return True
+
+    def movable(self, allowed: Callable[[DeploymentRow], bool]) -> list[Movable]:
+        """What of the allowed deployments may move: those all of whose copies serve."""
+        found = []
+        for item in self.all():
+            serving = item.serving(self.fleet)
+            if allowed(item.row) and serving and len(serving) == len(item.copies) == item.demand.replicas:
+                copies = tuple((copy.row.node, copy.row.variant) for copy in serving)
+                found.append(Movable(item.row.name, item.demand, item.variants, copies))
+        return found
 
     def _is_over(self, item: Deployed, copy: Copy) -> bool:
         state, variant = self.fleet.get(copy.row.node), item.variant(copy.row.variant)
@@ -204,8 +264,8 @@ class Controller:
         return state.state == READY and bool(forbidden(item.demand, cluster.place_of(state), variant))
 
     def _surplus(self, item: Deployed) -> list[Copy]:
-        """Copies beyond what is wanted, newest first: a node that came back serves again, its substitute goes."""
-        serving = item.serving(self.fleet)
+        """Copies beyond what is wanted: those that leave, then the newest: a node came back, its substitute goes."""
+        serving = sorted(item.serving(self.fleet), key=lambda copy: copy.leaving)
         return serving[item.demand.replicas :] if len(serving) > item.demand.replicas else []
 
     def _may_come_back(self, item: Deployed) -> bool:
@@ -217,42 +277,62 @@ class Controller:
         return state is not None and state.state == READY
 
     async def _place(self, item: Deployed) -> None:
-        nodes = self.nodes()
-        taken = {copy.row.node for copy in item.ready(self.fleet)}
-        free = [node for node in nodes if node.node not in taken]
-        decision = place(item.demand, free, item.variants)
+        taken = tuple((copy.row.node, self._zone(copy.row.node)) for copy in item.ready(self.fleet))
+        nodes = self._stock.snapshot()
+        question = Question(replace(item.demand, apart=taken), item.variants, tie_of(item.row.model_version))
+        decision = decide(question, nodes)
         if not decision.node:
             if taken:
                 return  # it serves, with fewer copies than wanted
-            if item.refusal is None or item.refusal.unavailable_reason != decision.unavailable_reason:
-                item.refused = await self._note(item, decision, 0)
+            if item.refusal is None or item.refusal.kind != decision.kind:
+                refused = present.decision(decision, 0, self._clock.now())
+                item.refused = await self._note(item, refused, _recorded(question, nodes))
                 item.refusal = decision
                 self.changes.announce()
             return
+        await self._bind(item, decision, _recorded(question, nodes))
+
+    async def _bind(self, item: Deployed, decision: Decision, made_from: bytes) -> None:
         row = item.row
         wanted = PlacementRow(row.project, row.deployment, 0, decision.node, decision.variant)
         epoch = await self._records.write(partial(_bind, row=wanted))
         failpoint("scheduler.bind.committed")
-        item.copies.append(Copy(replace(wanted, epoch=epoch)))
-        item.placed, item.refusal = await self._note(item, decision, epoch), None
+        copy = Copy(replace(wanted, epoch=epoch))
+        item.copies.append(copy)
+        self._stock.occupy(item, copy)
+        message = present.decision(decision, epoch, self._clock.now())
+        item.placed, item.refusal = await self._note(item, message, made_from), None
         self.changes.announce()
 
-    async def _note(self, item: Deployed, decision: Decision, epoch: int) -> bytes:
-        now, row = self._clock.now(), item.row
-        content = present.decision(decision, epoch, now).SerializeToString()
-        note = DecisionRow(row.project, row.deployment, now, content)
+    async def _note(self, item: Deployed, decision: pb.Decision, made_from: bytes) -> bytes:
+        """Keep a decision, with what it was made from; returns it without."""
+        content = decision.SerializeToString()
+        decision.record = made_from
+        note = DecisionRow(item.row.project, item.row.deployment, self._clock.now(), decision.SerializeToString())
         await self._records.write(lambda store: store.add_decision(note))
         return content
+
+    def _zone(self, node: str) -> str:
+        state = self.fleet.get(node)
+        return "" if state is None else state.facts.attributes.get("zone", "")
 
     async def _release(self, item: Deployed, copies: list[Copy]) -> None:
         for copy in copies:
             await self._records.write(partial(_release, row=copy.row))
             item.copies.remove(copy)
+            self._stock.vacate(item, [copy])
             self.changes.announce()
 
-    def _forget_old_failures(self) -> None:
-        now = self._clock.monotonic()
-        self._avoid = {key: since for key, since in self._avoid.items() if now - since < AVOID_SECONDS}
+
+def _recorded(question: Question, nodes: Snapshot) -> bytes:
+    """All that a decision is made from; nothing of large fleets."""
+    return record(question, nodes) if len(nodes) <= RECORDED_NODES else b""
+
+
+def _stay(copies: Iterable[Copy]) -> None:
+    """Nobody came in the place of these."""
+    for copy in copies:
+        copy.leaving = False
 
 
 def _deployed(row: DeploymentRow) -> Deployed:
@@ -275,5 +355,9 @@ def _release(store: Store, row: PlacementRow) -> None:
 
 
 def _last_place(store: Store, row: DeploymentRow) -> bytes:
-    told = [decision.content for decision in store.decisions(row.project, row.deployment, 50)]
-    return next((content for content in told if pb.Decision.FromString(content).node), b"")
+    told = (pb.Decision.FromString(item.content) for item in store.decisions(row.project, row.deployment, 50))
+    placed = next((decision for decision in told if decision.node), None)
+    if placed is None:
+        return b""
+    placed.ClearField("record")
+    return placed.SerializeToString()

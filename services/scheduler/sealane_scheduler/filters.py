@@ -1,6 +1,7 @@
-"""Who can take a deployment at all: what is demanded, what nodes and variants offer, and the filters between.
+"""Who can take a deployment at all: what is demanded, what nodes and variants offer, and the filters in words.
 
-Filters and their order follow SCHEDULING: each says why a candidate fails, with what was wanted and found.
+Each filter says why one candidate fails, with what was wanted and found. :mod:`masks` asks the same of all candidates
+at once and is held against this by tests: what is decided there is told here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,13 @@ from sealane.security.sealing_policy import SealingPolicy
 
 MIB = 1 << 20
 DEFAULT_MEMORY = 64 * MIB
+DEFAULT_CPU_MILLI = 100
 DEFAULT_REQUEST_BYTES = 4096
+DEFAULT_RESPONSE_BYTES = 1024
+#: Calls per second that a deployment is reckoned with where it does not say.
+DEFAULT_RATE = 1.0
+#: Round trip between a caller and a worker of the same site, milliseconds.
+LOCAL_RTT_MS = 0.5
 CLEARANCE = {"public": 1, "internal": 2, "restricted": 3}
 SANDBOX = {"none": 0, "partial": 1, "full": 2}
 #: Wire speed assumed until a node's link has been measured, bytes per second.
@@ -36,6 +43,22 @@ class Demand:
     request_bytes: int = 0
     accelerator: str = ""
     replicas: int = 1
+    response_bytes: int = 0
+    origin: str = ""
+    """Zone that its callers are in; empty for callers at the gateway."""
+    origin_rtt_ms: float = 0.0
+    """Round trip between that zone and the gateway, as measured; filled in by the decision."""
+    rate: float = 0.0
+    """Expected calls per second."""
+    priority: int = 0
+    """Who is placed first where several wait: the higher."""
+    precisions: tuple[str, ...] = ()
+    weights: tuple[tuple[str, float], ...] = ()
+    """Factors of single terms of the score, in the place of the objective's."""
+    spread: str = "node"
+    """What copies may not share: ``node`` or ``zone``."""
+    apart: tuple[tuple[str, str], ...] = ()
+    """(node, zone) of the copies that are there; filled in by who asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +85,27 @@ class NodeView:
     """What its signed statement says."""
     avoid: frozenset[str] = frozenset()
     """Variants this node refused lately."""
+    draining: bool = False
+    """Takes no new work."""
+    memory: int = 0
+    """All its memory in bytes; 0 where it is not known."""
+    cpu_milli: int = 0
+    """All its thousandths of a core; 0 where they are not known."""
+    in_bytes_per_second: float = 0.0
+    """Measured speed of the link towards it; 0 where it was not measured."""
+    out_bytes_per_second: float = 0.0
+    """Measured speed of the link from it; 0 where it was not measured."""
+    egress_per_gib: float = 0.0
+    """Price of a GiB that leaves it."""
+    watts: float = 0.0
+    """What it draws while it works beyond what it draws idle; 0 where it is not known."""
+    resident: frozenset[str] = frozenset()
+    """Digests of the variants that are loaded there."""
 
 
 @dataclass(frozen=True, slots=True)
 class VariantView:
-    """A variant as the decision sees it. `accuracy` and `p99_ms` are None where never measured.
+    """A variant as the decision sees it. `accuracy`, `p99_ms` and `p50_ms` are None where never measured.
 
     `converted` says that it was made from another variant, not trained.
     """
@@ -78,6 +117,7 @@ class VariantView:
     digest: str
     accuracy: float | None = None
     p99_ms: float | None = None
+    p50_ms: float | None = None
     converted: bool = False
     runtime: str = ""
     """Runtime that has to run it; empty for any."""
@@ -87,12 +127,35 @@ class VariantView:
     """Why workers do not load it, by the policy of its project."""
 
 
+def task(runtime: str = "") -> VariantView:
+    """A task of a job in the place of a variant: it brings its own program, and may need a runtime."""
+    return VariantView("task", "", "", 0, "", runtime=runtime)
+
+
 Filter = Callable[[Demand, NodeView, VariantView], str]
 """Returns why a candidate fails, or an empty string."""
 
 
 def _alive(demand: Demand, node: NodeView, variant: VariantView) -> str:
     return "" if node.alive else f"{node.node} is lost"
+
+
+def _draining(demand: Demand, node: NodeView, variant: VariantView) -> str:
+    return f"{node.node} takes no new work" if node.draining else ""
+
+
+def _spread(demand: Demand, node: NodeView, variant: VariantView) -> str:
+    if any(node.node == taken for taken, _ in demand.apart):
+        return "a copy of it is there already"
+    if demand.spread == "zone" and any(node.zone == zone for _, zone in demand.apart):
+        return f"copies are kept in different zones, one is in {node.zone or 'no zone'} already"
+    return ""
+
+
+def _precision(demand: Demand, node: NodeView, variant: VariantView) -> str:
+    if not demand.precisions or variant.precision in demand.precisions:
+        return ""
+    return f"only {_join(demand.precisions)} allowed, the variant is {variant.precision}"
 
 
 def _residency(demand: Demand, node: NodeView, variant: VariantView) -> str:
@@ -122,11 +185,11 @@ def _accelerator(demand: Demand, node: NodeView, variant: VariantView) -> str:
 
 
 def _runtime(demand: Demand, node: NodeView, variant: VariantView) -> str:
-    able = [name for name, formats in node.runtimes.items() if variant.format in formats]
+    able = [name for name, formats in node.runtimes.items() if not variant.format or variant.format in formats]
     has = _join(sorted(node.runtimes)) or "none"
     if variant.runtime:
         return "" if variant.runtime in able else f"needs runtime {variant.runtime}, the node has {has}"
-    return "" if able else f"no runtime for {variant.format}, the node has {has}"
+    return "" if able or not variant.format else f"no runtime for {variant.format}, the node has {has}"
 
 
 def _sandbox(demand: Demand, node: NodeView, variant: VariantView) -> str:
@@ -156,7 +219,7 @@ def _memory(demand: Demand, node: NodeView, variant: VariantView) -> str:
 
 
 def _cpu(demand: Demand, node: NodeView, variant: VariantView) -> str:
-    need = demand.cpu_milli or 100
+    need = cpu_of(demand)
     if need <= node.free_cpu_milli:
         return ""
     return f"needs {need} thousandths of a core, the node has {node.free_cpu_milli} left"
@@ -188,6 +251,7 @@ FILTERS: tuple[tuple[str, Filter], ...] = (
     ("sandbox", _sandbox),
     ("accelerator", _accelerator),
     ("format", _format),
+    ("precision", _precision),
     ("accuracy", _accuracy),
     ("runtime", _runtime),
     ("price", _price),
@@ -195,6 +259,8 @@ FILTERS: tuple[tuple[str, Filter], ...] = (
     ("memory", _memory),
     ("cpu", _cpu),
     ("refused", _refused),
+    ("spread", _spread),
+    ("draining", _draining),
     ("alive", _alive),
 )
 
@@ -220,10 +286,31 @@ def memory_of(demand: Demand, variant: VariantView) -> int:
     return (demand.memory_bytes or DEFAULT_MEMORY) + 2 * variant.size_bytes
 
 
+def cpu_of(demand: Demand) -> int:
+    """Thousandths of a core reserved for a copy."""
+    return demand.cpu_milli or DEFAULT_CPU_MILLI
+
+
+def wire_ms(demand: Demand, node: NodeView) -> float:
+    """Round trip, request and answer on the wire, between callers and a node.
+
+    Callers of the node's own zone reach it there; others come from their zone by way of the gateway.
+    """
+    if demand.origin and demand.origin == node.zone:
+        return LOCAL_RTT_MS
+    there = (demand.request_bytes or DEFAULT_REQUEST_BYTES) * ms_per_byte(node.in_bytes_per_second)
+    back = (demand.response_bytes or DEFAULT_RESPONSE_BYTES) * ms_per_byte(node.out_bytes_per_second)
+    return node.rtt_ms + demand.origin_rtt_ms + (there + back)
+
+
+def ms_per_byte(speed: float) -> float:
+    """Milliseconds that a byte takes on a link of so many bytes a second; 0 is a link that was not measured."""
+    return 1000 / (speed or ASSUMED_BYTES_PER_SECOND)
+
+
 def expected_ms(demand: Demand, node: NodeView, variant: VariantView) -> float:
-    """Round trip, request on the wire, and the variant's measured p99."""
-    wire = (demand.request_bytes or DEFAULT_REQUEST_BYTES) / ASSUMED_BYTES_PER_SECOND * 1000
-    return node.rtt_ms + wire + (variant.p99_ms or 0.0)
+    """Milliseconds in which 99 of 100 calls are answered: :func:`wire_ms` and the variant's measured p99."""
+    return wire_ms(demand, node) + (variant.p99_ms or 0.0)
 
 
 def _join(items: Sequence[str]) -> str:

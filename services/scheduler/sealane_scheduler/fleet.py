@@ -41,6 +41,9 @@ class Facts:
     suite: str = ""
     """Suite of its sealing key."""
     price_per_hour: float = 0.0
+    egress_per_gib: float = 0.0
+    watts: float = 0.0
+    """What it draws while it works beyond what it draws idle."""
     labels: dict[str, str] = field(default_factory=dict)
     endpoint: str = ""
     tls_name: str = ""
@@ -89,6 +92,8 @@ class Fleet:
     def __init__(self, clock: Clock, patience: Patience, sandbox: Mapping[str, str] | None = None) -> None:
         self.sandbox = dict(sandbox or {})
         """Tier -> sandbox level that its nodes must give."""
+        self.touched: set[str] = set()
+        """Nodes of which something has changed; whoever keeps a picture of them empties it."""
         self._clock = clock
         self._patience = patience
         self._nodes: dict[str, NodeState] = {}
@@ -105,6 +110,7 @@ class Fleet:
         """A worker that had placements before a restart: it gets `grace` seconds to come back."""
         now = self._clock.monotonic()
         self._nodes.setdefault(node, NodeState(node, Facts({}), seen=now, lost=now, grace=grace))
+        self.touched.add(node)
 
     def connect(self, node: str, facts: Facts, statement: str) -> int:
         """A stream began; returns its number. An older stream of the same node is superseded."""
@@ -112,6 +118,7 @@ class Fleet:
         now = self._clock.monotonic()
         rtt = self._nodes[node].rtt_ms if node in self._nodes else 0.0
         self._nodes[node] = NodeState(node, facts, statement, self._sessions, now, now, rtt_ms=rtt, state=READY)
+        self.touched.add(node)
         return self._sessions
 
     def holds(self, node: str, session: int) -> bool:
@@ -126,6 +133,7 @@ class Fleet:
             return False
         state.session, state.lost, state.evicted = 0, self._clock.monotonic(), evicted
         state.state = self._judge(state)
+        self.touched.add(node)
         return True
 
     def heartbeat(self, node: str, rtt_ms: float | None, statement: str) -> None:
@@ -136,13 +144,16 @@ class Fleet:
             state.statement = statement
         if rtt_ms is not None:
             state.rtt_ms = rtt_ms if not state.rtt_ms else state.rtt_ms + _RTT_WEIGHT * (rtt_ms - state.rtt_ms)
+            self.touched.add(node)
 
     def tick(self) -> bool:
         """Look at the clock; whether any node's state changed."""
         changed = False
         for state in self._nodes.values():
             before, state.state = state.state, self._judge(state)
-            changed = changed or before != state.state
+            if before != state.state:
+                self.touched.add(state.node)
+                changed = True
         return changed
 
     def absent_for(self, node: str) -> float:

@@ -250,6 +250,8 @@ def _introduction(
         sealing=sealing,
         limits=next(item for item in chain if isinstance(item, middleware.Limits)),
         sandbox=confine.available(),
+        egress_per_gib=config.egress_per_gib,
+        watts=config.watts,
     )
 
 

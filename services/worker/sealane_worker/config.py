@@ -45,6 +45,12 @@ class Config:
     price_per_hour: float = 0.0
     """What this machine costs, in units of currency per hour."""
 
+    egress_per_gib: float = 0.0
+    """What a GiB that leaves this machine costs, in units of currency."""
+
+    watts: float = 0.0
+    """What this machine draws while it works beyond what it draws idle; 0 where that is not known."""
+
     labels: tuple[str, ...] = ()
     """``key=value`` facts that this worker tells of itself."""
 

@@ -31,6 +31,8 @@ class Introduction:
         limits: knows the calls in flight.
         sandbox: level that this machine's kernel gives models.
         endpoint: where clients in reach can call; known once the listener is bound.
+        egress_per_gib: price of what leaves this machine.
+        watts: what it draws while it works beyond what it draws idle; 0 where that is not known.
     """
 
     node: str
@@ -42,6 +44,8 @@ class Introduction:
     limits: Limits
     sandbox: str = "none"
     endpoint: str = ""
+    egress_per_gib: float = 0.0
+    watts: float = 0.0
 
     @property
     def tls_name(self) -> str:
@@ -91,6 +95,8 @@ class Introduction:
                 for name, offer in self.runtimes.items()
             ],
             price_per_hour=self.price_per_hour,
+            egress_per_gib=self.egress_per_gib,
+            watts=self.watts,
             labels={**dict(label.partition("=")[::2] for label in self.labels), "sandbox": self.sandbox},
             endpoint=self.endpoint,
             tls_name=self.tls_name,

@@ -1,20 +1,18 @@
-"""``sealane deployments`` and ``sealane explain``."""
+"""``sealane deployments``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, BinaryIO, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, BinaryIO, Unpack
 
 import click
 
 from sealane.cli.context import Cli, common, enum_word, note
+from sealane.cli.decisions import explain, plan
+from sealane.cli.demands import Demand, demands, fields
 
 if TYPE_CHECKING:
-    from sealane.client.demand import DemandFields
     from sealane.ensembles import Step
     from sealane.scheduler.v1 import deployment_service_pb2 as pb
-
-C = TypeVar("C", bound=Callable[..., None])
 
 
 @click.group()
@@ -22,67 +20,19 @@ def deployments() -> None:
     """Keep models serving, and see why they run where they do."""
 
 
-class _Demand(TypedDict):
-    data_class: str | None
-    residency: tuple[str, ...]
-    tier: str | None
-    objective: str | None
-    latency_ms: float | None
-    min_accuracy: float | None
-    max_price: float | None
-    replicas: int | None
-    pinned: bool
-    fmt: tuple[str, ...]
-
-
-def _demands(command: C) -> C:
-    """Options that say what a deployment needs and wants."""
-    for option in (
-        click.option("--format", "fmt", multiple=True, help="Format allowed, such as litert or onnx; may be repeated."),
-        click.option("--pinned", is_flag=True, help="Keep it in memory however long nobody calls it."),
-        click.option("--replicas", type=int, help="Copies."),
-        click.option("--max-price", type=float, help="Highest price of a node per hour."),
-        click.option("--min-accuracy", type=float, help="Least measured accuracy, 0 to 1."),
-        click.option("--latency-ms", type=float, help="99th percentile as the caller sees it."),
-        click.option("--objective", type=click.Choice(["latency", "cost", "accuracy"]), help="What weighs most."),
-        click.option("--tier", type=click.Choice(["cloud", "edge"]), help="Where it would rather run."),
-        click.option("--residency", multiple=True, metavar="ZONE", help="Zone the data must stay in; may be repeated."),
-        click.option(
-            "--data-class", type=click.Choice(["public", "internal", "restricted"]), help="Class of its data."
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def _fields(options: _Demand) -> DemandFields:
-    fields: DemandFields = {
-        "residency": options["residency"],
-        "formats": options["fmt"],
-        "pinned": options["pinned"],
-    }
-    for name in ("data_class", "tier", "objective", "latency_ms", "min_accuracy", "replicas"):
-        value = options[name]
-        if value is not None:
-            fields[name] = value
-    if options["max_price"] is not None:
-        fields["max_price_per_hour"] = options["max_price"]
-    return fields
-
-
 @deployments.command()
 @click.argument("deployment")
 @click.argument("version")
-@_demands
+@demands
 @click.option("--wait", type=float, default=0.0, metavar="SECONDS", help="Wait until it serves.")
 @common
-def create(cli: Cli, deployment: str, version: str, wait: float, **options: Unpack[_Demand]) -> None:
+def create(cli: Cli, deployment: str, version: str, wait: float, **options: Unpack[Demand]) -> None:
     """Keep VERSION (MODEL@NUMBER or MODEL@ALIAS) serving as DEPLOYMENT.
 
     Example: sealane deployments create camera digits@production --tier edge --wait 60
     """
     with cli.client() as client:
-        found = client.deployments.create(deployment, version, **_fields(options))
+        found = client.deployments.create(deployment, version, **fields(options))
         if wait:
             found = client.deployments.wait(found.name, wait, lambda seen: note(f"{deployment}: {_state(seen)}"))
     _show(cli, found)
@@ -136,35 +86,8 @@ def delete(cli: Cli, deployment: str) -> None:
     note(f"{deployment} deleted")
 
 
-@click.command()
-@click.argument("deployment")
-@common
-def explain(cli: Cli, deployment: str) -> None:
-    """Why DEPLOYMENT runs where it does: reasons, rejections, scores; newest decision last."""
-    with cli.client() as client:
-        decisions = list(client.deployments.explain(deployment))
-    if cli.output == "json":
-        cli.table((), (), decisions)
-        return
-    for decision in reversed(decisions):
-        _decision(decision)
-
-
-@deployments.command()
-@click.argument("version")
-@_demands
-@common
-def plan(cli: Cli, version: str, **options: Unpack[_Demand]) -> None:
-    """What creating a deployment of VERSION would choose now, without doing it."""
-    with cli.client() as client:
-        decision = client.deployments.plan(version, **_fields(options))
-    if cli.output == "json":
-        cli.facts((), decision)
-        return
-    _decision(decision)
-
-
 deployments.add_command(explain)
+deployments.add_command(plan)
 
 
 def _show(cli: Cli, found: pb.Deployment) -> None:
@@ -196,19 +119,6 @@ def _chain(content: bytes) -> tuple[list[Step], list[str]]:
         raise click.ClickException(f"the file is no chain: {str(error).splitlines()[0]}; see --help") from error
     chain = ensemble_messages.chain_of(message)
     return list(chain.steps), list(chain.outputs)
-
-
-def _decision(decision: pb.Decision) -> None:
-    where = f"{_last(decision.node)} with {decision.variant}" if decision.node else "nowhere"
-    held = f", held back by {decision.binding_constraint}" if decision.binding_constraint else ""
-    click.echo(f"{decision.decide_time.ToJsonString()}  epoch {decision.epoch}: {where}{held}")
-    for reason in decision.reasons:
-        click.echo(f"  + {reason}")
-    for candidate in decision.candidates:
-        terms = ", ".join(f"{name} {value:.3g}" for name, value in sorted(candidate.terms.items()))
-        click.echo(f"  = {_last(candidate.node)} {candidate.variant}: {candidate.score:.3g} ({terms})")
-    for item in decision.rejections:
-        click.echo(f"  - {_last(item.node)} {item.variant}: {item.filter}: {item.detail}")
 
 
 def _memory(placement: pb.Placement) -> str:

@@ -42,7 +42,9 @@ COMMANDS = {
     "token": ("login:token", "Print an access token for other tools."),
     "introspect": ("login:introspect", "Whether a token is good, and what it says."),
     "revoke": ("login:revoke", "Take tokens back."),
-    "explain": ("deployments:explain", "Why a deployment runs where it does."),
+    "explain": ("decisions:explain", "Why a deployment runs where it does."),
+    "optimize": ("decisions:optimize", "Better places for all that serves, found at once."),
+    "plan": ("decisions:plan", "Where one would run, without running it."),
 }
 EXIT_CODES = {
     "INVALID_ARGUMENT": 2,

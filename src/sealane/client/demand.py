@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict, TypeVar
 
 from sealane.errors import InvalidArgument
@@ -26,9 +26,17 @@ _DATA_CLASSES = {
 _TIERS = {"": pb.TIER_PREFERENCE_UNSPECIFIED, "cloud": pb.TIER_PREFERENCE_CLOUD, "edge": pb.TIER_PREFERENCE_EDGE}
 _OBJECTIVES = {
     "": pb.OBJECTIVE_UNSPECIFIED,
+    "balanced": pb.OBJECTIVE_BALANCED,
+    "green": pb.OBJECTIVE_GREEN,
     "latency": pb.OBJECTIVE_LATENCY,
     "cost": pb.OBJECTIVE_COST,
     "accuracy": pb.OBJECTIVE_ACCURACY,
+}
+
+
+_SPREADS = {"": pb.SPREAD_BY_UNSPECIFIED, "node": pb.SPREAD_BY_NODE, "zone": pb.SPREAD_BY_ZONE}
+_PRECISIONS = {
+    name.removeprefix("PRECISION_").lower(): number for name, number in variant_service_pb2.Precision.items() if number
 }
 
 
@@ -48,7 +56,7 @@ class DemandFields(TypedDict, total=False):
     tier: str
     """Where it would rather run: ``cloud`` or ``edge``."""
     objective: str
-    """What weighs most: ``latency``, ``cost`` or ``accuracy``."""
+    """What weighs most: ``balanced``, ``latency``, ``cost``, ``green`` or ``accuracy``."""
     memory_bytes: int
     """Memory on top of the model's own size."""
     cpu_milli: int
@@ -63,6 +71,20 @@ class DemandFields(TypedDict, total=False):
     """Copies."""
     pinned: bool
     """Keep it in memory however long nobody calls it."""
+    response_bytes: int
+    """Bytes of one answer, for the time on the wire and the price of what leaves a node."""
+    origin: str
+    """Zone that its callers are in; left out for callers beside the gateway."""
+    rate: float
+    """Expected calls per second."""
+    priority: int
+    """Who is placed first where several wait, -1000 to 1000."""
+    precisions: Sequence[str]
+    """Precisions allowed: ``float32``, ``float16``, ``int8``."""
+    weights: Mapping[str, float]
+    """Factors of single terms of the score, such as ``{"energy": 100.0}``."""
+    spread: str
+    """What its copies may not share: ``node`` or ``zone``."""
 
 
 def demand(fields: DemandFields) -> pb.Demand:
@@ -86,6 +108,13 @@ def demand(fields: DemandFields) -> pb.Demand:
         accelerator=fields.get("accelerator", ""),
         replicas=fields.get("replicas", 0),
         pinned=fields.get("pinned", False),
+        response_bytes=fields.get("response_bytes", 0),
+        origin=fields.get("origin", ""),
+        rate=fields.get("rate", 0.0),
+        priority=fields.get("priority", 0),
+        precisions=[_word(_PRECISIONS, name, "precisions") for name in fields.get("precisions", ())],
+        weights=fields.get("weights", {}),
+        spread_by=_word(_SPREADS, fields.get("spread", ""), "spread"),
     )
 
 

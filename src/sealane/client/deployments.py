@@ -19,6 +19,7 @@ from sealane.scheduler.v1 import deployment_service_pb2_grpc, placement_service_
 
 _FIRST_POLL_SECONDS = 0.05
 _LAST_POLL_SECONDS = 0.5
+_OPTIMIZE_SECONDS = 15.0
 
 
 class Deployments:
@@ -128,6 +129,28 @@ class Deployments:
             demand=demand(demands),
         )
         return self._placements().Plan(request, timeout=self._session.timeout)
+
+    def plan_task(self, runtime: str = "", **demands: Unpack[DemandFields]) -> pb.Decision:
+        """Which node a task of a job would go to now.
+
+        Args:
+            runtime: what it needs there, such as ``tensorflow``; empty for any.
+            demands: see :class:`~sealane.client.demand.DemandFields`.
+        """
+        request = placement_service_pb2.PlanRequest(
+            parent=self._session.parent, runtime=runtime, demand=demand(demands)
+        )
+        return self._placements().Plan(request, timeout=self._session.timeout)
+
+    def optimize(self, max_moves: int = 0, *, apply: bool = False) -> placement_service_pb2.OptimizeResponse:
+        """Better places for all serving copies of the project, found together.
+
+        Args:
+            max_moves: copies that may move; 0 means 10.
+            apply: move them; each old copy stops once the new one serves.
+        """
+        request = placement_service_pb2.OptimizeRequest(parent=self._session.parent, max_moves=max_moves, apply=apply)
+        return self._placements().Optimize(request, timeout=max(self._session.timeout, _OPTIMIZE_SECONDS))
 
     def _name(self, deployment: str) -> str:
         return references.resource(self._session.project, "deployments", deployment)

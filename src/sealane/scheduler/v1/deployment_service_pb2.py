@@ -29,13 +29,15 @@ from sealane.type.v1 import access_pb2 as sealane_dot_type_dot_v1_dot_access__pb
 from sealane.type.v1 import tensor_pb2 as sealane_dot_type_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-sealane/scheduler/v1/deployment_service.proto\x12\x14sealane.scheduler.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a)sealane/registry/v1/variant_service.proto\x1a\x1csealane/type/v1/access.proto\x1a\x1csealane/type/v1/tensor.proto\"\xae\x03\n\x06\x44\x65mand\x12\x14\n\x0cmin_accuracy\x18\x01 \x01(\x01\x12,\n\x07\x66ormats\x18\x02 \x03(\x0e\x32\x1b.sealane.registry.v1.Format\x12\x12\n\nlatency_ms\x18\x03 \x01(\x01\x12\x33\n\ndata_class\x18\x04 \x01(\x0e\x32\x1f.sealane.scheduler.v1.DataClass\x12\x11\n\tresidency\x18\x05 \x03(\t\x12=\n\x0ftier_preference\x18\x06 \x01(\x0e\x32$.sealane.scheduler.v1.TierPreference\x12\x32\n\tobjective\x18\x07 \x01(\x0e\x32\x1f.sealane.scheduler.v1.Objective\x12\x14\n\x0cmemory_bytes\x18\x08 \x01(\x03\x12\x11\n\tcpu_milli\x18\t \x01(\x05\x12\x1a\n\x12max_price_per_hour\x18\n \x01(\x01\x12\x15\n\rrequest_bytes\x18\x0b \x01(\x03\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\x0c \x01(\t\x12\x10\n\x08replicas\x18\r \x01(\x05\x12\x0e\n\x06pinned\x18\x0e \x01(\x08\"\xb3\x04\n\nDeployment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12,\n\x06\x64\x65mand\x18\x03 \x01(\x0b\x32\x1c.sealane.scheduler.v1.Demand\x12\x35\n\x05state\x18\x04 \x01(\x0e\x32&.sealane.scheduler.v1.Deployment.State\x12\x33\n\nplacements\x18\x05 \x03(\x0b\x32\x1f.sealane.scheduler.v1.Placement\x12\x30\n\x08\x64\x65\x63ision\x18\x06 \x01(\x0b\x32\x1e.sealane.scheduler.v1.Decision\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x12\x13\n\x0bserved_name\x18\n \x01(\t\x12\x0e\n\x06labels\x18\x0b \x03(\t\x12\x30\n\x08\x65nsemble\x18\x0c \x01(\x0b\x32\x1e.sealane.scheduler.v1.Ensemble\"m\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x13\n\x0fSTATE_PREPARING\x10\x02\x12\x11\n\rSTATE_SERVING\x10\x03\x12\x12\n\x0eSTATE_DEGRADED\x10\x04\"\xa6\x03\n\x08\x45nsemble\x12\x32\n\x05steps\x18\x01 \x03(\x0b\x32#.sealane.scheduler.v1.Ensemble.Step\x12\x0f\n\x07outputs\x18\x02 \x03(\t\x12-\n\tsignature\x18\x03 \x01(\x0b\x32\x1a.sealane.type.v1.Signature\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x16\n\x0emodel_versions\x18\x05 \x03(\t\x1a\xfd\x01\n\x04Step\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12?\n\x06inputs\x18\x02 \x03(\x0b\x32/.sealane.scheduler.v1.Ensemble.Step.InputsEntry\x12\x41\n\x07outputs\x18\x03 \x03(\x0b\x32\x30.sealane.scheduler.v1.Ensemble.Step.OutputsEntry\x1a-\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xca\x02\n\tPlacement\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32%.sealane.scheduler.v1.Placement.State\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x17\n\x0fwarmed_requests\x18\x06 \x01(\x05\x12\x1a\n\x12warmed_batch_sizes\x18\x07 \x03(\x05\x12\x10\n\x08resident\x18\x08 \x01(\x08\x12\x14\n\x0cmemory_bytes\x18\t \x01(\x03\"k\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATE_PREPARING\x10\x01\x12\x11\n\rSTATE_SERVING\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x11\n\rSTATE_SUSPECT\x10\x04\"\x80\x02\n\x08\x44\x65\x63ision\x12/\n\x0b\x64\x65\x63ide_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\t\x12\x0f\n\x07reasons\x18\x05 \x03(\t\x12\x33\n\nrejections\x18\x06 \x03(\x0b\x32\x1f.sealane.scheduler.v1.Rejection\x12\x33\n\ncandidates\x18\x07 \x03(\x0b\x32\x1f.sealane.scheduler.v1.Candidate\x12\x1a\n\x12\x62inding_constraint\x18\x08 \x01(\t\"J\n\tRejection\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"\xa2\x01\n\tCandidate\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x39\n\x05terms\x18\x04 \x03(\x0b\x32*.sealane.scheduler.v1.Candidate.TermsEntry\x1a,\n\nTermsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x8a\x01\n\x17\x43reateDeploymentRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x15\n\rdeployment_id\x18\x02 \x01(\t\x12\x34\n\ndeployment\x18\x03 \x01(\x0b\x32 .sealane.scheduler.v1.Deployment\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"$\n\x14GetDeploymentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"O\n\x16ListDeploymentsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"i\n\x17ListDeploymentsResponse\x12\x35\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32 .sealane.scheduler.v1.Deployment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"5\n\x17\x44\x65leteDeploymentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t*r\n\tDataClass\x12\x1a\n\x16\x44\x41TA_CLASS_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_CLASS_PUBLIC\x10\x01\x12\x17\n\x13\x44\x41TA_CLASS_INTERNAL\x10\x02\x12\x19\n\x15\x44\x41TA_CLASS_RESTRICTED\x10\x03*f\n\x0eTierPreference\x12\x1f\n\x1bTIER_PREFERENCE_UNSPECIFIED\x10\x00\x12\x19\n\x15TIER_PREFERENCE_CLOUD\x10\x01\x12\x18\n\x14TIER_PREFERENCE_EDGE\x10\x02*i\n\tObjective\x12\x19\n\x15OBJECTIVE_UNSPECIFIED\x10\x00\x12\x15\n\x11OBJECTIVE_LATENCY\x10\x01\x12\x12\n\x0eOBJECTIVE_COST\x10\x02\x12\x16\n\x12OBJECTIVE_ACCURACY\x10\x03\x32\xb6\x04\n\x11\x44\x65ploymentService\x12\x98\x01\n\x10\x43reateDeployment\x12-.sealane.scheduler.v1.CreateDeploymentRequest\x1a .sealane.scheduler.v1.Deployment\"3\x90\x02\x02\x8a\xe7\x18,\n\x06\x64\x65ploy\x12\x06parent\x18\x03\x32\x18\x64\x65ployment.model_version\x12}\n\rGetDeployment\x12*.sealane.scheduler.v1.GetDeploymentRequest\x1a .sealane.scheduler.v1.Deployment\"\x1e\x90\x02\x01\x8a\xe7\x18\x17\n\x0bmodels:read\x12\x04name\x18\x01\x38\x01\x12\x90\x01\n\x0fListDeployments\x12,.sealane.scheduler.v1.ListDeploymentsRequest\x1a-.sealane.scheduler.v1.ListDeploymentsResponse\" \x90\x02\x01\x8a\xe7\x18\x19\n\x0bmodels:read\x12\x06parent\x18\x01\x38\x01\x12t\n\x10\x44\x65leteDeployment\x12-.sealane.scheduler.v1.DeleteDeploymentRequest\x1a\x16.google.protobuf.Empty\"\x19\x90\x02\x02\x8a\xe7\x18\x12\n\x06\x64\x65ploy\x12\x04name\x18\x03\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-sealane/scheduler/v1/deployment_service.proto\x12\x14sealane.scheduler.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a)sealane/registry/v1/variant_service.proto\x1a\x1csealane/type/v1/access.proto\x1a\x1csealane/type/v1/tensor.proto\"\xc9\x05\n\x06\x44\x65mand\x12\x14\n\x0cmin_accuracy\x18\x01 \x01(\x01\x12,\n\x07\x66ormats\x18\x02 \x03(\x0e\x32\x1b.sealane.registry.v1.Format\x12\x12\n\nlatency_ms\x18\x03 \x01(\x01\x12\x33\n\ndata_class\x18\x04 \x01(\x0e\x32\x1f.sealane.scheduler.v1.DataClass\x12\x11\n\tresidency\x18\x05 \x03(\t\x12=\n\x0ftier_preference\x18\x06 \x01(\x0e\x32$.sealane.scheduler.v1.TierPreference\x12\x32\n\tobjective\x18\x07 \x01(\x0e\x32\x1f.sealane.scheduler.v1.Objective\x12\x14\n\x0cmemory_bytes\x18\x08 \x01(\x03\x12\x11\n\tcpu_milli\x18\t \x01(\x05\x12\x1a\n\x12max_price_per_hour\x18\n \x01(\x01\x12\x15\n\rrequest_bytes\x18\x0b \x01(\x03\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\x0c \x01(\t\x12\x10\n\x08replicas\x18\r \x01(\x05\x12\x0e\n\x06pinned\x18\x0e \x01(\x08\x12\x16\n\x0eresponse_bytes\x18\x0f \x01(\x03\x12\x0e\n\x06origin\x18\x10 \x01(\t\x12\x0c\n\x04rate\x18\x11 \x01(\x01\x12\x10\n\x08priority\x18\x12 \x01(\x05\x12\x32\n\nprecisions\x18\x13 \x03(\x0e\x32\x1e.sealane.registry.v1.Precision\x12:\n\x07weights\x18\x14 \x03(\x0b\x32).sealane.scheduler.v1.Demand.WeightsEntry\x12\x31\n\tspread_by\x18\x15 \x01(\x0e\x32\x1e.sealane.scheduler.v1.SpreadBy\x1a.\n\x0cWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xb3\x04\n\nDeployment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12,\n\x06\x64\x65mand\x18\x03 \x01(\x0b\x32\x1c.sealane.scheduler.v1.Demand\x12\x35\n\x05state\x18\x04 \x01(\x0e\x32&.sealane.scheduler.v1.Deployment.State\x12\x33\n\nplacements\x18\x05 \x03(\x0b\x32\x1f.sealane.scheduler.v1.Placement\x12\x30\n\x08\x64\x65\x63ision\x18\x06 \x01(\x0b\x32\x1e.sealane.scheduler.v1.Decision\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x12\x13\n\x0bserved_name\x18\n \x01(\t\x12\x0e\n\x06labels\x18\x0b \x03(\t\x12\x30\n\x08\x65nsemble\x18\x0c \x01(\x0b\x32\x1e.sealane.scheduler.v1.Ensemble\"m\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x13\n\x0fSTATE_PREPARING\x10\x02\x12\x11\n\rSTATE_SERVING\x10\x03\x12\x12\n\x0eSTATE_DEGRADED\x10\x04\"\xa6\x03\n\x08\x45nsemble\x12\x32\n\x05steps\x18\x01 \x03(\x0b\x32#.sealane.scheduler.v1.Ensemble.Step\x12\x0f\n\x07outputs\x18\x02 \x03(\t\x12-\n\tsignature\x18\x03 \x01(\x0b\x32\x1a.sealane.type.v1.Signature\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x16\n\x0emodel_versions\x18\x05 \x03(\t\x1a\xfd\x01\n\x04Step\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12?\n\x06inputs\x18\x02 \x03(\x0b\x32/.sealane.scheduler.v1.Ensemble.Step.InputsEntry\x12\x41\n\x07outputs\x18\x03 \x03(\x0b\x32\x30.sealane.scheduler.v1.Ensemble.Step.OutputsEntry\x1a-\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xca\x02\n\tPlacement\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32%.sealane.scheduler.v1.Placement.State\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x17\n\x0fwarmed_requests\x18\x06 \x01(\x05\x12\x1a\n\x12warmed_batch_sizes\x18\x07 \x03(\x05\x12\x10\n\x08resident\x18\x08 \x01(\x08\x12\x14\n\x0cmemory_bytes\x18\t \x01(\x03\"k\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATE_PREPARING\x10\x01\x12\x11\n\rSTATE_SERVING\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x11\n\rSTATE_SUSPECT\x10\x04\"\x86\x04\n\x08\x44\x65\x63ision\x12/\n\x0b\x64\x65\x63ide_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\t\x12\x0f\n\x07reasons\x18\x05 \x03(\t\x12\x33\n\nrejections\x18\x06 \x03(\x0b\x32\x1f.sealane.scheduler.v1.Rejection\x12\x33\n\ncandidates\x18\x07 \x03(\x0b\x32\x1f.sealane.scheduler.v1.Candidate\x12\x1a\n\x12\x62inding_constraint\x18\x08 \x01(\t\x12\x32\n\x07\x66ilters\x18\t \x03(\x0b\x32!.sealane.scheduler.v1.FilterCount\x12\x33\n\nneighbours\x18\n \x03(\x0b\x32\x1f.sealane.scheduler.v1.Neighbour\x12-\n\x07\x63hanges\x18\x0b \x03(\x0b\x32\x1c.sealane.scheduler.v1.Change\x12\x0e\n\x06passed\x18\x0c \x01(\x03\x12\x34\n\x08snapshot\x18\r \x01(\x0b\x32\".sealane.scheduler.v1.NodeSnapshot\x12\x0e\n\x06record\x18\x0e \x01(\x0c\x12\x16\n\x0evariant_digest\x18\x0f \x01(\t\"p\n\x0b\x46ilterCount\x12\x0e\n\x06\x66ilter\x18\x01 \x01(\t\x12\x10\n\x08rejected\x18\x02 \x01(\x03\x12\r\n\x05\x61lone\x18\x03 \x01(\x03\x12\x30\n\x07nearest\x18\x04 \x01(\x0b\x32\x1f.sealane.scheduler.v1.Rejection\"p\n\tNeighbour\x12\x32\n\tcandidate\x18\x01 \x01(\x0b\x32\x1f.sealane.scheduler.v1.Candidate\x12\x12\n\nlatency_ms\x18\x02 \x01(\x01\x12\r\n\x05price\x18\x03 \x01(\x01\x12\x0c\n\x04text\x18\x04 \x01(\t\"F\n\x06\x43hange\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x0f\n\x07\x66ilters\x18\x03 \x03(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\"_\n\x0cNodeSnapshot\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\r\n\x05nodes\x18\x03 \x01(\x05\x12\x11\n\tlooked_at\x18\x04 \x01(\x05\x12\x0c\n\x04seed\x18\x05 \x01(\x06\"J\n\tRejection\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"\xc5\x01\n\tCandidate\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x39\n\x05terms\x18\x04 \x03(\x0b\x32*.sealane.scheduler.v1.Candidate.TermsEntry\x12\x12\n\nlatency_ms\x18\x05 \x01(\x01\x12\r\n\x05price\x18\x06 \x01(\x01\x1a,\n\nTermsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x8a\x01\n\x17\x43reateDeploymentRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x15\n\rdeployment_id\x18\x02 \x01(\t\x12\x34\n\ndeployment\x18\x03 \x01(\x0b\x32 .sealane.scheduler.v1.Deployment\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"$\n\x14GetDeploymentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"O\n\x16ListDeploymentsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"i\n\x17ListDeploymentsResponse\x12\x35\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32 .sealane.scheduler.v1.Deployment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"5\n\x17\x44\x65leteDeploymentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t*r\n\tDataClass\x12\x1a\n\x16\x44\x41TA_CLASS_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_CLASS_PUBLIC\x10\x01\x12\x17\n\x13\x44\x41TA_CLASS_INTERNAL\x10\x02\x12\x19\n\x15\x44\x41TA_CLASS_RESTRICTED\x10\x03*f\n\x0eTierPreference\x12\x1f\n\x1bTIER_PREFERENCE_UNSPECIFIED\x10\x00\x12\x19\n\x15TIER_PREFERENCE_CLOUD\x10\x01\x12\x18\n\x14TIER_PREFERENCE_EDGE\x10\x02*\x96\x01\n\tObjective\x12\x19\n\x15OBJECTIVE_UNSPECIFIED\x10\x00\x12\x15\n\x11OBJECTIVE_LATENCY\x10\x01\x12\x12\n\x0eOBJECTIVE_COST\x10\x02\x12\x16\n\x12OBJECTIVE_ACCURACY\x10\x03\x12\x16\n\x12OBJECTIVE_BALANCED\x10\x04\x12\x13\n\x0fOBJECTIVE_GREEN\x10\x05*M\n\x08SpreadBy\x12\x19\n\x15SPREAD_BY_UNSPECIFIED\x10\x00\x12\x12\n\x0eSPREAD_BY_NODE\x10\x01\x12\x12\n\x0eSPREAD_BY_ZONE\x10\x02\x32\xb6\x04\n\x11\x44\x65ploymentService\x12\x98\x01\n\x10\x43reateDeployment\x12-.sealane.scheduler.v1.CreateDeploymentRequest\x1a .sealane.scheduler.v1.Deployment\"3\x90\x02\x02\x8a\xe7\x18,\n\x06\x64\x65ploy\x12\x06parent\x18\x03\x32\x18\x64\x65ployment.model_version\x12}\n\rGetDeployment\x12*.sealane.scheduler.v1.GetDeploymentRequest\x1a .sealane.scheduler.v1.Deployment\"\x1e\x90\x02\x01\x8a\xe7\x18\x17\n\x0bmodels:read\x12\x04name\x18\x01\x38\x01\x12\x90\x01\n\x0fListDeployments\x12,.sealane.scheduler.v1.ListDeploymentsRequest\x1a-.sealane.scheduler.v1.ListDeploymentsResponse\" \x90\x02\x01\x8a\xe7\x18\x19\n\x0bmodels:read\x12\x06parent\x18\x01\x38\x01\x12t\n\x10\x44\x65leteDeployment\x12-.sealane.scheduler.v1.DeleteDeploymentRequest\x1a\x16.google.protobuf.Empty\"\x19\x90\x02\x02\x8a\xe7\x18\x12\n\x06\x64\x65ploy\x12\x04name\x18\x03\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sealane.scheduler.v1.deployment_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_DEMAND_WEIGHTSENTRY']._loaded_options = None
+  _globals['_DEMAND_WEIGHTSENTRY']._serialized_options = b'8\001'
   _globals['_ENSEMBLE_STEP_INPUTSENTRY']._loaded_options = None
   _globals['_ENSEMBLE_STEP_INPUTSENTRY']._serialized_options = b'8\001'
   _globals['_ENSEMBLE_STEP_OUTPUTSENTRY']._loaded_options = None
@@ -50,48 +52,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEPLOYMENTSERVICE'].methods_by_name['ListDeployments']._serialized_options = b'\220\002\001\212\347\030\031\n\013models:read\022\006parent\030\0018\001'
   _globals['_DEPLOYMENTSERVICE'].methods_by_name['DeleteDeployment']._loaded_options = None
   _globals['_DEPLOYMENTSERVICE'].methods_by_name['DeleteDeployment']._serialized_options = b'\220\002\002\212\347\030\022\n\006deploy\022\004name\030\0038\001'
-  _globals['_DATACLASS']._serialized_start=2915
-  _globals['_DATACLASS']._serialized_end=3029
-  _globals['_TIERPREFERENCE']._serialized_start=3031
-  _globals['_TIERPREFERENCE']._serialized_end=3133
-  _globals['_OBJECTIVE']._serialized_start=3135
-  _globals['_OBJECTIVE']._serialized_end=3240
+  _globals['_DATACLASS']._serialized_start=3892
+  _globals['_DATACLASS']._serialized_end=4006
+  _globals['_TIERPREFERENCE']._serialized_start=4008
+  _globals['_TIERPREFERENCE']._serialized_end=4110
+  _globals['_OBJECTIVE']._serialized_start=4113
+  _globals['_OBJECTIVE']._serialized_end=4263
+  _globals['_SPREADBY']._serialized_start=4265
+  _globals['_SPREADBY']._serialized_end=4342
   _globals['_DEMAND']._serialized_start=237
-  _globals['_DEMAND']._serialized_end=667
-  _globals['_DEPLOYMENT']._serialized_start=670
-  _globals['_DEPLOYMENT']._serialized_end=1233
-  _globals['_DEPLOYMENT_STATE']._serialized_start=1124
-  _globals['_DEPLOYMENT_STATE']._serialized_end=1233
-  _globals['_ENSEMBLE']._serialized_start=1236
-  _globals['_ENSEMBLE']._serialized_end=1658
-  _globals['_ENSEMBLE_STEP']._serialized_start=1405
-  _globals['_ENSEMBLE_STEP']._serialized_end=1658
-  _globals['_ENSEMBLE_STEP_INPUTSENTRY']._serialized_start=1565
-  _globals['_ENSEMBLE_STEP_INPUTSENTRY']._serialized_end=1610
-  _globals['_ENSEMBLE_STEP_OUTPUTSENTRY']._serialized_start=1612
-  _globals['_ENSEMBLE_STEP_OUTPUTSENTRY']._serialized_end=1658
-  _globals['_PLACEMENT']._serialized_start=1661
-  _globals['_PLACEMENT']._serialized_end=1991
-  _globals['_PLACEMENT_STATE']._serialized_start=1884
-  _globals['_PLACEMENT_STATE']._serialized_end=1991
-  _globals['_DECISION']._serialized_start=1994
-  _globals['_DECISION']._serialized_end=2250
-  _globals['_REJECTION']._serialized_start=2252
-  _globals['_REJECTION']._serialized_end=2326
-  _globals['_CANDIDATE']._serialized_start=2329
-  _globals['_CANDIDATE']._serialized_end=2491
-  _globals['_CANDIDATE_TERMSENTRY']._serialized_start=2447
-  _globals['_CANDIDATE_TERMSENTRY']._serialized_end=2491
-  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_start=2494
-  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_end=2632
-  _globals['_GETDEPLOYMENTREQUEST']._serialized_start=2634
-  _globals['_GETDEPLOYMENTREQUEST']._serialized_end=2670
-  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_start=2672
-  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_end=2751
-  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_start=2753
-  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_end=2858
-  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_start=2860
-  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_end=2913
-  _globals['_DEPLOYMENTSERVICE']._serialized_start=3243
-  _globals['_DEPLOYMENTSERVICE']._serialized_end=3809
+  _globals['_DEMAND']._serialized_end=950
+  _globals['_DEMAND_WEIGHTSENTRY']._serialized_start=904
+  _globals['_DEMAND_WEIGHTSENTRY']._serialized_end=950
+  _globals['_DEPLOYMENT']._serialized_start=953
+  _globals['_DEPLOYMENT']._serialized_end=1516
+  _globals['_DEPLOYMENT_STATE']._serialized_start=1407
+  _globals['_DEPLOYMENT_STATE']._serialized_end=1516
+  _globals['_ENSEMBLE']._serialized_start=1519
+  _globals['_ENSEMBLE']._serialized_end=1941
+  _globals['_ENSEMBLE_STEP']._serialized_start=1688
+  _globals['_ENSEMBLE_STEP']._serialized_end=1941
+  _globals['_ENSEMBLE_STEP_INPUTSENTRY']._serialized_start=1848
+  _globals['_ENSEMBLE_STEP_INPUTSENTRY']._serialized_end=1893
+  _globals['_ENSEMBLE_STEP_OUTPUTSENTRY']._serialized_start=1895
+  _globals['_ENSEMBLE_STEP_OUTPUTSENTRY']._serialized_end=1941
+  _globals['_PLACEMENT']._serialized_start=1944
+  _globals['_PLACEMENT']._serialized_end=2274
+  _globals['_PLACEMENT_STATE']._serialized_start=2167
+  _globals['_PLACEMENT_STATE']._serialized_end=2274
+  _globals['_DECISION']._serialized_start=2277
+  _globals['_DECISION']._serialized_end=2795
+  _globals['_FILTERCOUNT']._serialized_start=2797
+  _globals['_FILTERCOUNT']._serialized_end=2909
+  _globals['_NEIGHBOUR']._serialized_start=2911
+  _globals['_NEIGHBOUR']._serialized_end=3023
+  _globals['_CHANGE']._serialized_start=3025
+  _globals['_CHANGE']._serialized_end=3095
+  _globals['_NODESNAPSHOT']._serialized_start=3097
+  _globals['_NODESNAPSHOT']._serialized_end=3192
+  _globals['_REJECTION']._serialized_start=3194
+  _globals['_REJECTION']._serialized_end=3268
+  _globals['_CANDIDATE']._serialized_start=3271
+  _globals['_CANDIDATE']._serialized_end=3468
+  _globals['_CANDIDATE_TERMSENTRY']._serialized_start=3424
+  _globals['_CANDIDATE_TERMSENTRY']._serialized_end=3468
+  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_start=3471
+  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_end=3609
+  _globals['_GETDEPLOYMENTREQUEST']._serialized_start=3611
+  _globals['_GETDEPLOYMENTREQUEST']._serialized_end=3647
+  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_start=3649
+  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_end=3728
+  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_start=3730
+  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_end=3835
+  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_start=3837
+  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_end=3890
+  _globals['_DEPLOYMENTSERVICE']._serialized_start=4345
+  _globals['_DEPLOYMENTSERVICE']._serialized_end=4911
 # @@protoc_insertion_point(module_scope)

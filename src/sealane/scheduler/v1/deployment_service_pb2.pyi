@@ -81,32 +81,84 @@ class _Objective:
 class _ObjectiveEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Objective.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     OBJECTIVE_UNSPECIFIED: _Objective.ValueType  # 0
-    """Latency, cost and accuracy weigh alike."""
+    """The same as OBJECTIVE_BALANCED."""
     OBJECTIVE_LATENCY: _Objective.ValueType  # 1
     """Shortest expected latency."""
     OBJECTIVE_COST: _Objective.ValueType  # 2
     """Lowest price."""
     OBJECTIVE_ACCURACY: _Objective.ValueType  # 3
     """Highest measured accuracy."""
+    OBJECTIVE_BALANCED: _Objective.ValueType  # 4
+    """Latency, cost and accuracy weigh alike."""
+    OBJECTIVE_GREEN: _Objective.ValueType  # 5
+    """Least energy."""
 
 class Objective(_Objective, metaclass=_ObjectiveEnumTypeWrapper):
     """What weighs most in the score."""
 
 OBJECTIVE_UNSPECIFIED: Objective.ValueType  # 0
-"""Latency, cost and accuracy weigh alike."""
+"""The same as OBJECTIVE_BALANCED."""
 OBJECTIVE_LATENCY: Objective.ValueType  # 1
 """Shortest expected latency."""
 OBJECTIVE_COST: Objective.ValueType  # 2
 """Lowest price."""
 OBJECTIVE_ACCURACY: Objective.ValueType  # 3
 """Highest measured accuracy."""
+OBJECTIVE_BALANCED: Objective.ValueType  # 4
+"""Latency, cost and accuracy weigh alike."""
+OBJECTIVE_GREEN: Objective.ValueType  # 5
+"""Least energy."""
 Global___Objective: _TypeAlias = Objective  # noqa: Y015
+
+class _SpreadBy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SpreadByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SpreadBy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SPREAD_BY_UNSPECIFIED: _SpreadBy.ValueType  # 0
+    """A node."""
+    SPREAD_BY_NODE: _SpreadBy.ValueType  # 1
+    """A node."""
+    SPREAD_BY_ZONE: _SpreadBy.ValueType  # 2
+    """A zone."""
+
+class SpreadBy(_SpreadBy, metaclass=_SpreadByEnumTypeWrapper):
+    """What the copies of a deployment may not share."""
+
+SPREAD_BY_UNSPECIFIED: SpreadBy.ValueType  # 0
+"""A node."""
+SPREAD_BY_NODE: SpreadBy.ValueType  # 1
+"""A node."""
+SPREAD_BY_ZONE: SpreadBy.ValueType  # 2
+"""A zone."""
+Global___SpreadBy: _TypeAlias = SpreadBy  # noqa: Y015
 
 @_typing.final
 class Demand(_message.Message):
     """What a deployment needs and wants."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class WeightsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     MIN_ACCURACY_FIELD_NUMBER: _builtins.int
     FORMATS_FIELD_NUMBER: _builtins.int
@@ -122,6 +174,13 @@ class Demand(_message.Message):
     ACCELERATOR_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
+    RESPONSE_BYTES_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    PRECISIONS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    SPREAD_BY_FIELD_NUMBER: _builtins.int
     min_accuracy: _builtins.float
     """Least accuracy, 0 to 1, that a variant must have been measured with; 0 takes any."""
     latency_ms: _builtins.float
@@ -146,6 +205,18 @@ class Demand(_message.Message):
     """Copies; 0 means 1."""
     pinned: _builtins.bool
     """Keep the model in memory on its workers, however long nobody calls it."""
+    response_bytes: _builtins.int
+    """Bytes of one answer, for the time on the wire and the price of what leaves a node; 0 takes 1024."""
+    origin: _builtins.str
+    """Zone that its callers are in: nodes of that zone they reach there, others by way of the gateway. Empty for callers
+    beside the gateway.
+    """
+    rate: _builtins.float
+    """Expected calls per second, over which prices and starts are spread; 0 takes 1."""
+    priority: _builtins.int
+    """Who is placed first where several wait, -1000 to 1000: the higher."""
+    spread_by: Global___SpreadBy.ValueType
+    """What its copies may not share; copies that may share a zone still cost more there."""
     @_builtins.property
     def formats(self) -> _containers.RepeatedScalarFieldContainer[_variant_service_pb2.Format.ValueType]:
         """Formats allowed; empty allows all."""
@@ -153,6 +224,16 @@ class Demand(_message.Message):
     @_builtins.property
     def residency(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Zones in which the data must stay; needed for restricted data."""
+
+    @_builtins.property
+    def precisions(self) -> _containers.RepeatedScalarFieldContainer[_variant_service_pb2.Precision.ValueType]:
+        """Precisions allowed; empty allows all."""
+
+    @_builtins.property
+    def weights(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Factors, from 0, of single terms of the score in the place of the objective's: `price`, `egress`, `energy`,
+        `latency`, `lateness`, `cold_start`, `fragmentation`, `spread`, `accuracy`, `fidelity`, `footprint`, `tier`.
+        """
 
     def __init__(
         self,
@@ -171,10 +252,17 @@ class Demand(_message.Message):
         accelerator: _builtins.str = ...,
         replicas: _builtins.int = ...,
         pinned: _builtins.bool = ...,
+        response_bytes: _builtins.int = ...,
+        origin: _builtins.str = ...,
+        rate: _builtins.float = ...,
+        priority: _builtins.int = ...,
+        precisions: _abc.Iterable[_variant_service_pb2.Precision.ValueType] | None = ...,
+        weights: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        spread_by: Global___SpreadBy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "cpu_milli", b"cpu_milli", "data_class", b"data_class", "formats", b"formats", "latency_ms", b"latency_ms", "max_price_per_hour", b"max_price_per_hour", "memory_bytes", b"memory_bytes", "min_accuracy", b"min_accuracy", "objective", b"objective", "pinned", b"pinned", "replicas", b"replicas", "request_bytes", b"request_bytes", "residency", b"residency", "tier_preference", b"tier_preference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "cpu_milli", b"cpu_milli", "data_class", b"data_class", "formats", b"formats", "latency_ms", b"latency_ms", "max_price_per_hour", b"max_price_per_hour", "memory_bytes", b"memory_bytes", "min_accuracy", b"min_accuracy", "objective", b"objective", "origin", b"origin", "pinned", b"pinned", "precisions", b"precisions", "priority", b"priority", "rate", b"rate", "replicas", b"replicas", "request_bytes", b"request_bytes", "residency", b"residency", "response_bytes", b"response_bytes", "spread_by", b"spread_by", "tier_preference", b"tier_preference", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -518,6 +606,13 @@ class Decision(_message.Message):
     REJECTIONS_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     BINDING_CONSTRAINT_FIELD_NUMBER: _builtins.int
+    FILTERS_FIELD_NUMBER: _builtins.int
+    NEIGHBOURS_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
+    VARIANT_DIGEST_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Epoch that it was bound with; 0 where nothing was."""
     node: _builtins.str
@@ -526,6 +621,14 @@ class Decision(_message.Message):
     """Variant chosen, by its id."""
     binding_constraint: _builtins.str
     """Filter that would have to give way for anything to fit; empty where something does."""
+    passed: _builtins.int
+    """Candidates that passed every filter."""
+    record: _builtins.bytes
+    """What it was made from: demand, variants and nodes as compressed JSON, which lead to the same decision again. Kept
+    for fleets of up to 256 nodes, and given by PlacementService.Explain to callers who may read nodes; else empty.
+    """
+    variant_digest: _builtins.str
+    """Digest of the variant chosen."""
     @_builtins.property
     def decide_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -536,11 +639,27 @@ class Decision(_message.Message):
 
     @_builtins.property
     def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rejection]:
-        """What was rejected and why, one per candidate."""
+        """What was rejected and why, one per candidate; of more than 64 candidates only the nearest miss of each filter."""
 
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
-        """Scores of the candidates that passed every filter, best first."""
+        """Scores of the candidates that passed every filter, best first; of more than 64 candidates only the best five."""
+
+    @_builtins.property
+    def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___FilterCount]:
+        """How many candidates each filter rejected, and who came nearest to passing it; filters that rejected none are absent."""
+
+    @_builtins.property
+    def neighbours(self) -> _containers.RepeatedCompositeFieldContainer[Global___Neighbour]:
+        """Who was beside the chosen one on the front of latency and price, in the order faster, cheaper."""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]:
+        """Where nothing fits: what would make it fit, nearest first."""
+
+    @_builtins.property
+    def snapshot(self) -> Global___NodeSnapshot:
+        """The nodes as they were when it was made."""
 
     def __init__(
         self,
@@ -553,14 +672,169 @@ class Decision(_message.Message):
         rejections: _abc.Iterable[Global___Rejection] | None = ...,
         candidates: _abc.Iterable[Global___Candidate] | None = ...,
         binding_constraint: _builtins.str = ...,
+        filters: _abc.Iterable[Global___FilterCount] | None = ...,
+        neighbours: _abc.Iterable[Global___Neighbour] | None = ...,
+        changes: _abc.Iterable[Global___Change] | None = ...,
+        passed: _builtins.int = ...,
+        snapshot: Global___NodeSnapshot | None = ...,
+        record: _builtins.bytes = ...,
+        variant_digest: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["decide_time", b"decide_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decide_time", b"decide_time", "snapshot", b"snapshot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding_constraint", b"binding_constraint", "candidates", b"candidates", "decide_time", b"decide_time", "epoch", b"epoch", "node", b"node", "reasons", b"reasons", "rejections", b"rejections", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding_constraint", b"binding_constraint", "candidates", b"candidates", "changes", b"changes", "decide_time", b"decide_time", "epoch", b"epoch", "filters", b"filters", "neighbours", b"neighbours", "node", b"node", "passed", b"passed", "reasons", b"reasons", "record", b"record", "rejections", b"rejections", "snapshot", b"snapshot", "variant", b"variant", "variant_digest", b"variant_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
+
+@_typing.final
+class FilterCount(_message.Message):
+    """What one filter rejected."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    ALONE_FIELD_NUMBER: _builtins.int
+    NEAREST_FIELD_NUMBER: _builtins.int
+    filter: _builtins.str
+    """Filter, such as `residency`."""
+    rejected: _builtins.int
+    """Candidates that fail it, whatever else they fail."""
+    alone: _builtins.int
+    """Those of them that fail nothing else."""
+    @_builtins.property
+    def nearest(self) -> Global___Rejection:
+        """The candidate that fails least beside it, and it by least."""
+
+    def __init__(
+        self,
+        *,
+        filter: _builtins.str = ...,
+        rejected: _builtins.int = ...,
+        alone: _builtins.int = ...,
+        nearest: Global___Rejection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["nearest", b"nearest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "filter", b"filter", "nearest", b"nearest", "rejected", b"rejected"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FilterCount: _TypeAlias = FilterCount  # noqa: Y015
+
+@_typing.final
+class Neighbour(_message.Message):
+    """Another candidate, beside the chosen one on the front of latency and price."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATE_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    latency_ms: _builtins.float
+    """Its milliseconds less those of the chosen one; below 0 it is faster."""
+    price: _builtins.float
+    """Its price of 1,000 calls less that of the chosen one, in units of currency."""
+    text: _builtins.str
+    """Both in words, such as `cloud-3 would be 11 ms faster for 2.4x the price`."""
+    @_builtins.property
+    def candidate(self) -> Global___Candidate:
+        """Who it is."""
+
+    def __init__(
+        self,
+        *,
+        candidate: Global___Candidate | None = ...,
+        latency_ms: _builtins.float = ...,
+        price: _builtins.float = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "latency_ms", b"latency_ms", "price", b"price", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Neighbour: _TypeAlias = Neighbour  # noqa: Y015
+
+@_typing.final
+class Change(_message.Message):
+    """What would make a demand feasible that is not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    FILTERS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Node on which it would run then."""
+    variant: _builtins.str
+    """Variant id as which it would run."""
+    text: _builtins.str
+    """In words, with numbers, such as `int8 would run on edge-7 with 212 MiB more memory free there`."""
+    @_builtins.property
+    def filters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Filters that would have to give way; more than one only where no single one is enough."""
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        variant: _builtins.str = ...,
+        filters: _abc.Iterable[_builtins.str] | None = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filters", b"filters", "node", b"node", "text", b"text", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Change: _TypeAlias = Change  # noqa: Y015
+
+@_typing.final
+class NodeSnapshot(_message.Message):
+    """The nodes at one moment. Decisions of one digest, demand, version and seed are equal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    LOOKED_AT_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Grows with every change that the scheduler notices, from its start."""
+    digest: _builtins.str
+    """Of the content of all nodes, whatever their order, in hexadecimal digits."""
+    nodes: _builtins.int
+    """How many nodes there were."""
+    looked_at: _builtins.int
+    """How many of them were looked at: all up to 20,000; of more a sample and who holds the model, and all of them where
+    nothing of that fits.
+    """
+    seed: _builtins.int
+    """Number by which equal candidates are told apart."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        nodes: _builtins.int = ...,
+        looked_at: _builtins.int = ...,
+        seed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "looked_at", b"looked_at", "nodes", b"nodes", "seed", b"seed", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeSnapshot: _TypeAlias = NodeSnapshot  # noqa: Y015
 
 @_typing.final
 class Rejection(_message.Message):
@@ -626,12 +900,18 @@ class Candidate(_message.Message):
     VARIANT_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     TERMS_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """Node."""
     variant: _builtins.str
     """Variant id."""
     score: _builtins.float
     """Total, lower is better."""
+    latency_ms: _builtins.float
+    """Milliseconds in which 99 of 100 calls are expected to be answered."""
+    price: _builtins.float
+    """Price, egress and energy of 1,000 calls, in units of currency."""
     @_builtins.property
     def terms(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Terms of the total, by name."""
@@ -643,10 +923,12 @@ class Candidate(_message.Message):
         variant: _builtins.str = ...,
         score: _builtins.float = ...,
         terms: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        latency_ms: _builtins.float = ...,
+        price: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "score", b"score", "terms", b"terms", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["latency_ms", b"latency_ms", "node", b"node", "price", b"price", "score", b"score", "terms", b"terms", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -97,6 +97,8 @@ class Register(_message.Message):
     ENDPOINT_FIELD_NUMBER: _builtins.int
     TLS_NAME_FIELD_NUMBER: _builtins.int
     SERVING_FIELD_NUMBER: _builtins.int
+    EGRESS_PER_GIB_FIELD_NUMBER: _builtins.int
+    WATTS_FIELD_NUMBER: _builtins.int
     sealing_statement: _builtins.str
     """Signed sealing statement; tier, zone, region, pool and clearance are taken from it alone."""
     price_per_hour: _builtins.float
@@ -105,6 +107,10 @@ class Register(_message.Message):
     """Where clients in reach can call it, `host:port`."""
     tls_name: _builtins.str
     """Name in its certificate."""
+    egress_per_gib: _builtins.float
+    """Price in units of currency of a GiB that leaves it."""
+    watts: _builtins.float
+    """What it draws while it works beyond what it draws idle, in watts; 0 where it does not know."""
     @_builtins.property
     def capacity(self) -> _node_service_pb2.Capacity:
         """What it has."""
@@ -132,10 +138,12 @@ class Register(_message.Message):
         endpoint: _builtins.str = ...,
         tls_name: _builtins.str = ...,
         serving: _abc.Iterable[Global___AssignmentReport] | None = ...,
+        egress_per_gib: _builtins.float = ...,
+        watts: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "endpoint", b"endpoint", "labels", b"labels", "price_per_hour", b"price_per_hour", "runtimes", b"runtimes", "sealing_statement", b"sealing_statement", "serving", b"serving", "tls_name", b"tls_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "egress_per_gib", b"egress_per_gib", "endpoint", b"endpoint", "labels", b"labels", "price_per_hour", b"price_per_hour", "runtimes", b"runtimes", "sealing_statement", b"sealing_statement", "serving", b"serving", "tls_name", b"tls_name", "watts", b"watts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

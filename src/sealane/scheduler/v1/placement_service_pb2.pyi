@@ -28,10 +28,15 @@ class PlanRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     DEMAND_FIELD_NUMBER: _builtins.int
+    RUNTIME_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Project, `projects/{project}`."""
     model_version: _builtins.str
-    """Version, `projects/{project}/models/{model}/versions/{number or alias}`."""
+    """Version, `projects/{project}/models/{model}/versions/{number or alias}`. Empty for a task of a job, which brings its
+    own program; then `runtime` says what it needs.
+    """
+    runtime: _builtins.str
+    """Runtime that a task needs, such as `tensorflow`; empty for any. Only without `model_version`."""
     @_builtins.property
     def demand(self) -> _deployment_service_pb2.Demand:
         """What it would need and want."""
@@ -42,14 +47,131 @@ class PlanRequest(_message.Message):
         parent: _builtins.str = ...,
         model_version: _builtins.str = ...,
         demand: _deployment_service_pb2.Demand | None = ...,
+        runtime: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "model_version", b"model_version", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "model_version", b"model_version", "parent", b"parent", "runtime", b"runtime"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlanRequest: _TypeAlias = PlanRequest  # noqa: Y015
+
+@_typing.final
+class OptimizeRequest(_message.Message):
+    """Request for PlacementService.Optimize."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    MAX_MOVES_FIELD_NUMBER: _builtins.int
+    APPLY_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Project, `projects/{project}`. Copies of other projects, and of models that the caller may not deploy, stay where
+    they are.
+    """
+    max_moves: _builtins.int
+    """Most copies that may move, to 1000; 0 means 10."""
+    apply: _builtins.bool
+    """Move them. Else it is only said what would be moved."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        max_moves: _builtins.int = ...,
+        apply: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply", b"apply", "max_moves", b"max_moves", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OptimizeRequest: _TypeAlias = OptimizeRequest  # noqa: Y015
+
+@_typing.final
+class OptimizeResponse(_message.Message):
+    """Response of PlacementService.Optimize."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Move(_message.Message):
+        """One copy that is better elsewhere."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        DEPLOYMENT_FIELD_NUMBER: _builtins.int
+        SOURCE_FIELD_NUMBER: _builtins.int
+        TARGET_FIELD_NUMBER: _builtins.int
+        VARIANT_FIELD_NUMBER: _builtins.int
+        SAVES_FIELD_NUMBER: _builtins.int
+        APPLIED_FIELD_NUMBER: _builtins.int
+        deployment: _builtins.str
+        """`projects/{project}/deployments/{deployment}`."""
+        source: _builtins.str
+        """Node that it leaves, `nodes/{node}`."""
+        target: _builtins.str
+        """Node that it goes to, `nodes/{node}`."""
+        variant: _builtins.str
+        """Variant id that it runs as there."""
+        saves: _builtins.float
+        """What it saves by the hour, in units of the score."""
+        applied: _builtins.bool
+        """Whether it was begun; one that fits no more by then is left out."""
+        def __init__(
+            self,
+            *,
+            deployment: _builtins.str = ...,
+            source: _builtins.str = ...,
+            target: _builtins.str = ...,
+            variant: _builtins.str = ...,
+            saves: _builtins.float = ...,
+            applied: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "deployment", b"deployment", "saves", b"saves", "source", b"source", "target", b"target", "variant", b"variant"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MOVES_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    PLANNED_COST_FIELD_NUMBER: _builtins.int
+    BOUND_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
+    cost: _builtins.float
+    """What all copies cost by the hour where they are, in units of the score, each as often as it is called."""
+    planned_cost: _builtins.float
+    """The same after the moves."""
+    bound: _builtins.float
+    """No places within the budget of moves cost less than this."""
+    gap: _builtins.float
+    """Share by which `planned_cost` may be above the least possible."""
+    copies: _builtins.int
+    """Copies that were looked at: those of deployments all of whose copies serve."""
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___OptimizeResponse.Move]:
+        """The moves, the largest saving first."""
+
+    def __init__(
+        self,
+        *,
+        moves: _abc.Iterable[Global___OptimizeResponse.Move] | None = ...,
+        cost: _builtins.float = ...,
+        planned_cost: _builtins.float = ...,
+        bound: _builtins.float = ...,
+        gap: _builtins.float = ...,
+        copies: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "copies", b"copies", "cost", b"cost", "gap", b"gap", "moves", b"moves", "planned_cost", b"planned_cost"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OptimizeResponse: _TypeAlias = OptimizeResponse  # noqa: Y015
 
 @_typing.final
 class ExplainRequest(_message.Message):

@@ -41,6 +41,11 @@ class PlacementServiceStub(object):
                 request_serializer=sealane_dot_scheduler_dot_v1_dot_placement__service__pb2.PlanRequest.SerializeToString,
                 response_deserializer=sealane_dot_scheduler_dot_v1_dot_deployment__service__pb2.Decision.FromString,
                 _registered_method=True)
+        self.Optimize = channel.unary_unary(
+                '/sealane.scheduler.v1.PlacementService/Optimize',
+                request_serializer=sealane_dot_scheduler_dot_v1_dot_placement__service__pb2.OptimizeRequest.SerializeToString,
+                response_deserializer=sealane_dot_scheduler_dot_v1_dot_placement__service__pb2.OptimizeResponse.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/sealane.scheduler.v1.PlacementService/Explain',
                 request_serializer=sealane_dot_scheduler_dot_v1_dot_placement__service__pb2.ExplainRequest.SerializeToString,
@@ -53,7 +58,15 @@ class PlacementServiceServicer(object):
     """
 
     def Plan(self, request, context):
-        """Decides without doing: what CreateDeployment would choose now.
+        """Decides without doing: what CreateDeployment would choose now, or which node a task of a job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Optimize(self, request, context):
+        """Looks for better places for all serving copies of a project at once, and says what moves would save. Only with
+        `apply` anything moves: each copy is placed anew, and the old one stops once the new one serves.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,6 +86,11 @@ def add_PlacementServiceServicer_to_server(servicer, server):
                     servicer.Plan,
                     request_deserializer=sealane_dot_scheduler_dot_v1_dot_placement__service__pb2.PlanRequest.FromString,
                     response_serializer=sealane_dot_scheduler_dot_v1_dot_deployment__service__pb2.Decision.SerializeToString,
+            ),
+            'Optimize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Optimize,
+                    request_deserializer=sealane_dot_scheduler_dot_v1_dot_placement__service__pb2.OptimizeRequest.FromString,
+                    response_serializer=sealane_dot_scheduler_dot_v1_dot_placement__service__pb2.OptimizeResponse.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -108,6 +126,33 @@ class PlacementService(object):
             '/sealane.scheduler.v1.PlacementService/Plan',
             sealane_dot_scheduler_dot_v1_dot_placement__service__pb2.PlanRequest.SerializeToString,
             sealane_dot_scheduler_dot_v1_dot_deployment__service__pb2.Decision.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Optimize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.scheduler.v1.PlacementService/Optimize',
+            sealane_dot_scheduler_dot_v1_dot_placement__service__pb2.OptimizeRequest.SerializeToString,
+            sealane_dot_scheduler_dot_v1_dot_placement__service__pb2.OptimizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,333 @@
+"""The nodes as arrays, kept up to date one node at a time, and snapshots of them that never change.
+
+A snapshot shares the table's arrays; the table copies an array before it changes one that a snapshot may hold. So a
+snapshot costs nothing, and a change costs only the columns that it touches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sealane_scheduler.filters import CLEARANCE, SANDBOX, NodeView, ms_per_byte
+from sealane_scheduler.transcript import canonical, of_node
+
+Rows = NDArray[np.int64]
+Column = NDArray[Any]
+
+_CHUNK_BITS = 8
+_CHUNK = 1 << _CHUNK_BITS
+_DIGEST_BITS = 128
+#: Judgements of pooled values that are kept.
+_JUDGEMENTS = 256
+_COLUMNS: dict[str, type[np.generic]] = {
+    "alive": np.bool_,
+    "draining": np.bool_,
+    "edge": np.bool_,
+    "zone": np.int32,
+    "clearance": np.int8,
+    "accelerator": np.int32,
+    "kit": np.int32,
+    "facts": np.int32,
+    "sandbox_gap": np.int8,
+    "free_memory": np.int64,
+    "free_cpu": np.int64,
+    "per_memory": np.float64,
+    "per_cpu": np.float64,
+    "left_over": np.float64,
+    "rtt": np.float64,
+    "in_ms": np.float64,
+    "out_ms": np.float64,
+    "price": np.float64,
+    "egress": np.float64,
+    "watts": np.float64,
+    "tie": np.uint64,
+}
+
+
+class Pool:
+    """Values that many nodes share, numbered as they come; a number is never given to another value."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self._codes: dict[Hashable, int] = {}
+        self._judged: dict[Hashable, Column] = {}
+
+    def code(self, value: Hashable, content: object = None) -> int:
+        """The number of a value; `content` is what is kept of it, if not the value itself."""
+        code = self._codes.get(value)
+        if code is None:
+            code = self._codes[value] = len(self.values)
+            self.values.append(value if content is None else content)
+        return code
+
+    def known(self, value: Hashable) -> int:
+        """The number of a value, -1 where no node has it."""
+        return self._codes.get(value, -1)
+
+    def judged(self, key: Hashable, judge: Callable[[Any], bool]) -> Column:
+        """What a judgement that `key` names says of each value, by number; each value is judged once."""
+        if len(self._judged) >= _JUDGEMENTS and key not in self._judged:
+            self._judged.clear()
+        verdicts = self._judged.setdefault(key, np.zeros(0, np.bool_))
+        if len(verdicts) < len(self.values):
+            added = np.fromiter((judge(value) for value in self.values[len(verdicts) :]), np.bool_)
+            verdicts = self._judged[key] = np.concatenate([verdicts, added])
+        return verdicts
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """What the numbers in the columns stand for."""
+
+    zones: Pool
+    accelerators: Pool
+    kits: Pool
+    facts: Pool
+
+
+class Taken(dict[str, Column]):
+    """Some rows of columns, each taken when it is first asked for."""
+
+    def __init__(self, whole: Mapping[str, Column], positions: Rows) -> None:
+        super().__init__()
+        self._whole = whole
+        self._positions = positions
+
+    def __missing__(self, name: str) -> Column:
+        taken = self[name] = self._whole[name][self._positions]
+        return taken
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All nodes at one moment, or some of them.
+
+    Args:
+        version: grows with every change of the table.
+        digest: of the content of all nodes, whatever their order.
+        total: how many nodes the table had.
+        columns: one array of `len(self)` each.
+        pools: what numbers in columns stand for.
+        index: row of each node in the whole table.
+        chunks: the nodes themselves, by row of the whole table.
+        holders: digest of a variant -> rows of the whole table where it is loaded.
+        avoided: id of a variant -> rows of the whole table that refused it lately.
+        rows: rows of the whole table that these are; None for all.
+    """
+
+    version: int
+    digest: str
+    total: int
+    columns: Mapping[str, Column]
+    pools: Pools
+    index: Mapping[str, int]
+    chunks: tuple[tuple[NodeView, ...], ...]
+    holders: Mapping[str, frozenset[int]]
+    avoided: Mapping[str, frozenset[int]]
+    rows: Rows | None = None
+
+    def __len__(self) -> int:
+        return self.total if self.rows is None else len(self.rows)
+
+    def __getitem__(self, column: str) -> Column:
+        return self.columns[column]
+
+    def node(self, position: int) -> NodeView:
+        """The node at a position of this snapshot."""
+        row = position if self.rows is None else int(self.rows[position])
+        return self.chunks[row >> _CHUNK_BITS][row & (_CHUNK - 1)]
+
+    def nodes(self) -> list[NodeView]:
+        """All of them, in their order."""
+        return [self.node(position) for position in range(len(self))]
+
+    def take(self, positions: Rows) -> Snapshot:
+        """Only the nodes at these positions."""
+        rows = positions if self.rows is None else self.rows[positions]
+        return replace(self, columns=Taken(self.columns, positions), rows=rows)
+
+    def positions(self, rows: Iterable[int]) -> Rows:
+        """Where rows of the whole table are in this snapshot; those that are not are left out."""
+        wanted = np.fromiter(rows, np.int64)
+        return wanted if self.rows is None else np.flatnonzero(np.isin(self.rows, wanted))
+
+
+class NodeTable:
+    """The nodes as they are now. Owned by one writer."""
+
+    def __init__(self, nodes: Iterable[NodeView] = (), version: int | None = None) -> None:
+        """A table of some nodes, as of a version; by default one for each of them."""
+        self._columns: dict[str, Column] = {name: np.zeros(_CHUNK, kind) for name, kind in _COLUMNS.items()}
+        self._shared: set[str] = set()
+        self._shared_rows = 0
+        self._pools = Pools(Pool(), Pool(), Pool(), Pool())
+        self._index: dict[str, int] = {}
+        self._index_shared = False
+        self._chunks: list[tuple[NodeView, ...]] = []
+        self._holders: dict[str, frozenset[int]] = {}
+        self._avoided: dict[str, frozenset[int]] = {}
+        self._hashes: list[int] = []
+        self._digest = 0
+        self._version = 0
+        for node in nodes:
+            self.put(node)
+        if version is not None:
+            self._version = version
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def __contains__(self, node: str) -> bool:
+        return node in self._index
+
+    def get(self, node: str) -> NodeView | None:
+        """A node as it is now."""
+        row = self._index.get(node)
+        return None if row is None else self._at(row)
+
+    def put(self, node: NodeView) -> None:
+        """Add a node, or say how it is now."""
+        row = self._index.get(node.node)
+        old = None if row is None else self._at(row)
+        if node == old:
+            return
+        if row is None:
+            row = self._grow(node.node)
+        self._write(row, node, old)
+
+    def drop(self, name: str) -> None:
+        """Forget a node; the last one takes its row."""
+        row = self._index.get(name)
+        if row is None:
+            return
+        last = len(self) - 1
+        moved, gone = self._at(last), self._at(row)
+        if row != last:
+            self._write(row, moved, gone)
+        self._marks(last, moved, None)
+        self._digest -= self._hashes.pop()
+        self._index = {node: place for node, place in self._index.items() if node != name}
+        if row != last:
+            self._index[moved.node] = row
+        self._index_shared = False
+        self._chunks[-1] = self._chunks[-1][:-1]
+        if not self._chunks[-1]:
+            self._chunks.pop()
+        self._version += 1
+
+    def snapshot(self) -> Snapshot:
+        """All nodes as they are now."""
+        count = len(self)
+        self._shared, self._shared_rows = set(_COLUMNS), max(self._shared_rows, count)
+        self._index_shared = True
+        columns = {name: column[:count] for name, column in self._columns.items()}
+        for column in columns.values():
+            column.flags.writeable = False
+        digest = f"{self._digest % (1 << _DIGEST_BITS):032x}"
+        return Snapshot(
+            self._version,
+            digest,
+            count,
+            columns,
+            self._pools,
+            self._index,
+            tuple(self._chunks),
+            self._holders,
+            self._avoided,
+        )
+
+    def _at(self, row: int) -> NodeView:
+        return self._chunks[row >> _CHUNK_BITS][row & (_CHUNK - 1)]
+
+    def _grow(self, name: str) -> int:
+        row = len(self)
+        if row == len(self._columns["alive"]):
+            self._columns = {key: np.concatenate([column, column]) for key, column in self._columns.items()}
+            self._shared, self._shared_rows = set(), 0
+        if self._index_shared:
+            self._index, self._index_shared = dict(self._index), False
+        self._index[name] = row
+        self._hashes.append(0)
+        if row & (_CHUNK - 1) == 0:
+            self._chunks.append(())
+        return row
+
+    def _write(self, row: int, node: NodeView, old: NodeView | None) -> None:
+        for name, value in self._values(node).items():
+            column = self._columns[name]
+            if column[row] != value:
+                if name in self._shared and row < self._shared_rows:
+                    self._shared.discard(name)
+                    column = self._columns[name] = column.copy()
+                column[row] = value
+        chunk, place = self._chunks[row >> _CHUNK_BITS], row & (_CHUNK - 1)
+        self._chunks[row >> _CHUNK_BITS] = (*chunk[:place], node, *chunk[place + 1 :])
+        self._marks(row, old, node)
+        hashed = _hash(node)
+        self._digest += hashed - self._hashes[row]
+        self._hashes[row] = hashed
+        self._version += 1
+
+    def _values(self, node: NodeView) -> dict[str, Any]:
+        kit = tuple(sorted((name, tuple(sorted(formats))) for name, formats in node.runtimes.items()))
+        return {
+            "alive": node.alive,
+            "draining": node.draining,
+            "edge": node.tier == "edge",
+            "zone": self._pools.zones.code(node.zone),
+            "clearance": CLEARANCE.get(node.clearance, 0),
+            "accelerator": self._pools.accelerators.code(node.accelerator),
+            "kit": self._pools.kits.code(kit, dict(kit)),
+            "facts": self._pools.facts.code(tuple(sorted(node.facts.items())), dict(node.facts)),
+            "sandbox_gap": SANDBOX.get(node.sandbox, 0) - SANDBOX[node.sandbox_wanted],
+            "free_memory": node.free_memory,
+            "free_cpu": node.free_cpu_milli,
+            "per_memory": 1 / node.memory if node.memory > 0 else 0.0,
+            "per_cpu": 1 / node.cpu_milli if node.cpu_milli > 0 else 0.0,
+            "left_over": left_over(node),
+            "rtt": node.rtt_ms,
+            "in_ms": ms_per_byte(node.in_bytes_per_second),
+            "out_ms": ms_per_byte(node.out_bytes_per_second),
+            "price": node.price_per_hour,
+            "egress": node.egress_per_gib,
+            "watts": node.watts,
+            "tie": tie_of(node.node),
+        }
+
+    def _marks(self, row: int, old: NodeView | None, new: NodeView | None) -> None:
+        """Who holds and who refused what."""
+        for field, attribute in (("_holders", "resident"), ("_avoided", "avoid")):
+            before: frozenset[str] = getattr(old, attribute) if old is not None else frozenset()
+            after: frozenset[str] = getattr(new, attribute) if new is not None else frozenset()
+            if before == after:
+                continue
+            marks: dict[str, frozenset[int]] = dict(getattr(self, field))
+            for key in before - after:
+                marks[key] = marks[key] - {row}
+                if not marks[key]:
+                    del marks[key]
+            for key in after - before:
+                marks[key] = marks.get(key, frozenset()) | {row}
+            setattr(self, field, marks)
+
+
+def left_over(node: NodeView) -> float:
+    """Share of its processor that is free, less that of its memory: what of one is left when the other is used up."""
+    cpu = node.free_cpu_milli / node.cpu_milli if node.cpu_milli > 0 else 0.0
+    return cpu - (node.free_memory / node.memory if node.memory > 0 else 0.0)
+
+
+def tie_of(name: str) -> int:
+    """Number by which nodes of equal score are told apart, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+
+
+def _hash(node: NodeView) -> int:
+    content = canonical(of_node(node))
+    return int.from_bytes(hashlib.blake2b(content, digest_size=_DIGEST_BITS // 8).digest(), "big")

@@ -1,0 +1,114 @@
+"""One look at the nodes: which pairs of variant and node pass, what each costs, and which come first. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sealane_scheduler.columns import Rows, Snapshot
+from sealane_scheduler.filters import Demand, VariantView
+from sealane_scheduler.masks import Numbers, Sieve, sieve, wire
+from sealane_scheduler.terms import Terms, costs, factors, weigh
+
+Pair = tuple[int, int]
+"""Place of a variant, and position of a node among those that were looked at, or among those that fit."""
+
+_WORD = (1 << 64) - 1
+#: Odd, so that multiplying by it is a permutation; of the golden ratio, so that neighbours are spread.
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a decision is made from, beside the nodes.
+
+    Args:
+        demand: what is wanted.
+        variants: of what there is to choose.
+        seed: which of equal candidates wins, and which nodes of a large fleet are looked at first.
+    """
+
+    demand: Demand
+    variants: tuple[VariantView, ...]
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What was found.
+
+    Args:
+        question: what was asked.
+        nodes: who was looked at.
+        sieve: what the filters say of them.
+        fit: positions of the nodes that pass with some variant.
+        fitting: these nodes.
+        scores: variants by fitting nodes, in millionths; infinite where a pair does not pass.
+        costs: for each variant the terms over the fitting nodes; empty where nobody passes.
+        weights: factor of each term in the scores.
+        passed: how many pairs pass.
+    """
+
+    question: Question
+    nodes: Snapshot
+    sieve: Sieve
+    fit: Rows
+    fitting: Snapshot
+    scores: Numbers
+    costs: tuple[Terms, ...]
+    weights: dict[str, float]
+    passed: int
+
+
+def scan(question: Question, nodes: Snapshot) -> Scan:
+    """Ask every filter of every node, and score who passes."""
+    demand, variants = question.demand, question.variants
+    found = sieve(demand, nodes, variants)
+    passed = found.passed
+    one = len(variants) == 1
+    fit = np.flatnonzero(passed[0] if one else passed.any(axis=0)) if variants else np.zeros(0, np.int64)
+    fitting = nodes if len(fit) == len(nodes) else nodes.take(fit)
+    network = wire(demand, fitting)
+    terms = tuple(costs(demand, fitting, variant, network) for variant in variants) if len(fit) else ()
+    weights = factors(demand)
+    scores = np.full((len(variants), len(fit)), np.inf)
+    for place, of_variant in enumerate(terms):
+        score = weigh(weights, of_variant)
+        scores[place] = score if one else np.where(passed[place][fit], score, np.inf)
+    count = len(fit) if one else int(np.count_nonzero(passed))
+    return Scan(question, nodes, found, fit, fitting, scores, terms, weights, count)
+
+
+def best(found: Scan, most: int) -> list[Pair]:
+    """The best candidates, best first.
+
+    Args:
+        found: what was found.
+        most: how many are wanted.
+    """
+    scores = found.scores.ravel().copy()
+    ranked: list[Pair] = []
+    while len(ranked) < most and len(scores):
+        lowest = scores.min()
+        if lowest == np.inf:
+            break
+        equal = np.flatnonzero(scores == lowest)
+        scores[equal] = np.inf
+        variants, places = np.divmod(equal, len(found.fit))
+        order = np.argsort(ties(found, variants, places)) if len(equal) > 1 else np.zeros(1, np.int64)
+        for place in order[: most - len(ranked)]:
+            ranked.append((int(variants[place]), int(places[place])))
+    return ranked
+
+
+def ties(found: Scan, variants: Rows, places: Rows) -> Numbers:
+    """By what equal candidates are told apart: a number of the node's name and the seed; the variant named first."""
+    keys = found.fitting["tie"][places] ^ np.uint64(mixed(found.question.seed))
+    return (keys * np.uint64(_GOLDEN) >> np.uint64(20)).astype(np.float64) + variants / len(found.question.variants)
+
+
+def mixed(number: int) -> int:
+    """64 bits that look like any others, of a number."""
+    word = number * _GOLDEN & _WORD
+    return (word ^ word >> 31) * _GOLDEN & _WORD
