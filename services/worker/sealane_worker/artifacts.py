@@ -81,7 +81,8 @@ class Artifacts:
             metadata=_shown(grant),
         )
         if not started.complete:
-            stub.UploadChunks(_chunks(started, path), timeout=UPLOAD_SECONDS, metadata=_shown(grant))
+            if started.offset < (blob.size or 0):  # else another one has sent it all, and ended before it said so
+                stub.UploadChunks(_chunks(started, path), timeout=UPLOAD_SECONDS, metadata=_shown(grant))
             finish = pb.FinishUploadRequest(name=started.name)
             stub.FinishUpload(finish, timeout=CALL_SECONDS, metadata=_shown(grant))
 
