@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from sealane.errors import InvalidArgument, NotFound
@@ -41,6 +42,8 @@ class TaskServicer:
     _registry: RegistryPort
     _tasks: TaskRules
     _task_loop: TaskLoop
+    _get: Callable[[Call, str], Awaitable[JobRow]]
+    """A job that the caller may see; raises NotFound for every other."""
 
     async def PauseJob(self, request: pb.PauseJobRequest, call: Call) -> pb.Job:
         row, who = await self._mine(call, request.name)
@@ -127,9 +130,6 @@ class TaskServicer:
         """A job that the caller may see, and who the caller is."""
         project, _ = parse(name, "projects/*/jobs/*")
         return await self._get(call, name), actor(call, project)
-
-    async def _get(self, call: Call, name: str) -> JobRow:
-        raise NotImplementedError
 
 
 def _is_number(text: str) -> bool:
