@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 def show(cli: Cli, job: pb.Job) -> None:
     """Show all of a job."""
     measured = [
-        f"{result.variant_id}: accuracy {result.measurement.accuracy:.4f}, {result.variant.size_bytes} bytes, "
+        f"{result.variant_id}: accuracy {result.measurement.accuracy:.4f}, "
+        f"{f'{result.variant.size_bytes} bytes, ' if result.variant.size_bytes else ''}"
         f"p50 {result.measurement.latency_p50_us:.0f} us, p99 {result.measurement.latency_p99_us:.0f} us"
         for result in job.results
     ]
