@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from sealane import telemetry
+from sealane import allocation, telemetry
 from sealane.auth.v1 import audit_service_pb2
 from sealane.clock import SystemClock
 from sealane.records.audit import Sealer
@@ -19,7 +19,6 @@ from sealane.rpc.dispatch import Served
 from sealane.security.membership import Membership, Place
 from sealane.security.work_grants import WorkGrants
 from sealane_registry.access import Access
-from sealane_registry.allocation import keep_buffers
 from sealane_registry.artifact_servicer import ArtifactServicer
 from sealane_registry.backup_servicer import BackupServicer
 from sealane_registry.catalog_services import catalog_services, defaults_of
@@ -30,12 +29,14 @@ from sealane_registry.store import Store
 from sealane_registry.store_sql import SqlStore
 from sealane_registry.upkeep import Collecting, Encrypting, Scrubbing
 
+#: What each of two arenas keeps: buffers of transfers.
+KEPT_BYTES = 8 << 20
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 async def run(config: Config) -> None:
     """Serve until terminated."""
-    keep_buffers()
+    allocation.keep_freed(KEPT_BYTES, KEPT_BYTES, arenas=2)
     clock = SystemClock()
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     place = Place(config.data_dir, config.auth, config.auth_mesh, config.trust_bundle, config.join_token)

@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from types import ModuleType
 
-from sealane import telemetry
+from sealane import allocation, telemetry
 from sealane.auth.v1 import audit_service_pb2
 from sealane.clock import SystemClock
 from sealane.errors import InvalidArgument
@@ -28,7 +28,7 @@ from sealane.scheduler.v1 import (
     served_model_service_pb2,
 )
 from sealane.security.membership import Membership, Place
-from sealane_scheduler import heap, servicer
+from sealane_scheduler import columns, servicer
 from sealane_scheduler.config import Config
 from sealane_scheduler.controller import Controller
 from sealane_scheduler.deployment_servicer import DeploymentServicer
@@ -85,7 +85,7 @@ def _services(served: Mapping[ModuleType, object]) -> list[Served]:
 
 async def run(config: Config) -> None:
     """Serve until terminated."""
-    heap.keep_freed()
+    allocation.keep_freed(columns.KEPT_BYTES, columns.KEPT_BYTES // 2)
     clock = SystemClock()
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     place = Place(config.data_dir, config.auth, config.auth_mesh, config.trust_bundle, config.join_token)

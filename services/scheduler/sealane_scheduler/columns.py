@@ -20,6 +20,8 @@ from sealane_scheduler.transcript import canonical, of_node
 Rows = NDArray[np.int64]
 Column = NDArray[Any]
 
+#: Freed memory that a process keeps between decisions, whose arrays come and go.
+KEPT_BYTES = 64 << 20
 _CHUNK_BITS = 8
 _CHUNK = 1 << _CHUNK_BITS
 _DIGEST_BITS = 128

@@ -11,7 +11,7 @@ import os
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -108,16 +108,14 @@ class RecordWriter:
     """One record, while its chunk comes in."""
 
     def __init__(self, key: bytes, nonce: bytes, bound: bytes) -> None:
-        encryptor = Cipher(algorithms.AES(key), modes.GCM(nonce)).encryptor()
-        encryptor.authenticate_additional_data(bound)
-        self._encryptor = encryptor
-        self._context: CipherContext = encryptor
+        self._encryptor = Cipher(algorithms.AES(key), modes.GCM(nonce)).encryptor()
+        self._encryptor.authenticate_additional_data(bound)
         self.taken = 0
 
     def update(self, data: bytes | memoryview) -> bytes:
         """Take the next bytes; the same number of encrypted ones."""
         self.taken += len(data)
-        return self._context.update(data)
+        return self._encryptor.update(data)
 
     def tag(self) -> bytes:
         """The end of the record."""

@@ -7,13 +7,14 @@ import platform
 
 import pytest
 
-from sealane_scheduler import heap
+from sealane import allocation
 
 
-def test_glibc_takes_both_limits() -> None:
+@pytest.mark.parametrize("arenas", [0, 2])
+def test_glibc_takes_the_limits(arenas: int) -> None:
     if platform.libc_ver()[0] != "glibc":
         pytest.skip("the C library is not glibc")
-    assert heap.keep_freed()
+    assert allocation.keep_freed(8 << 20, 8 << 20, arenas)
 
 
 def test_another_allocator_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,4 +22,4 @@ def test_another_allocator_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
         pass
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Other())
-    assert not heap.keep_freed()
+    assert not allocation.keep_freed(1 << 20, 1 << 20)
