@@ -26,4 +26,5 @@ def keep_freed(kept: int, largest: int, arenas: int = 0) -> bool:
     except (OSError, AttributeError):
         return False
     options = {_TRIM_THRESHOLD: kept, _MMAP_THRESHOLD: largest} | ({_ARENA_MAX: arenas} if arenas else {})
-    return all([mallopt(option, value) for option, value in options.items()])
+    taken = [mallopt(option, value) for option, value in options.items()]  # each, whatever another one says
+    return all(taken)

@@ -120,7 +120,8 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     engine = Engine(host=models_host)
     sealing = SealingKey(_key_pair(config), dial("auth", config.auth_mesh), clock)
     member.revocations.subscribe(sealing.again)  # the key that signed the statement may be the one revoked
-    quotas = QuotaLimits(clock, shares := SharedQuotas(member.channel("scheduler", config.scheduler_mesh), clock))
+    to_scheduler = member.channel("scheduler", config.scheduler_mesh)
+    quotas = QuotaLimits(clock, shares := SharedQuotas(to_scheduler, clock))
     chain = _chain(member, clock, telemetry_, quotas)
     introduction = _introduction(config, identity, sealing, chain)
     health = Health(tuple(FOREIGN_SERVICES.values()))
@@ -129,8 +130,8 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lane-call")
     dispatcher = _dispatcher(serving, sealed_, health, middleware.Chain(chain))
     work = LaneWork(dispatcher, engine, pool, MAX_IN_FLIGHT)
-    artifacts = Artifacts(member.channel("registry", config.registry_mesh), identity.spiffe_id)
-    prepare = _preparation(config, cache, artifacts, introduction)
+    to_registry = member.channel("registry", config.registry_mesh)
+    prepare = _preparation(config, cache, Artifacts(to_registry, identity.spiffe_id), introduction)
     assignments = Assignments(
         engine,
         prepare,
@@ -139,8 +140,6 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
         tidy=lambda digests: cache.keep_only({digest.removeprefix("sha256:") for digest in digests}, UNUSED_SECONDS),
         check=prepare.check_policy,
     )
-    dial_scheduler = dial("scheduler", config.scheduler_mesh)
-    to_scheduler = member.channel("scheduler", config.scheduler_mesh)
     parts = Parts(
         engine=engine,
         server=sync_server.build(dispatcher, threads=THREADS),
@@ -156,6 +155,7 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
         parking=Parking(introduction.limits.take_counts, engine.processes) if config.parking else None,
         runner=Runner(to_scheduler, _work(prepare, introduction, engine, models_host.policy or HostPolicy())),
         metrics=_metrics(config, engine, identity),
+        cache=cache,
     )
     hooks = Hooks(
         ready=sealing.wait,
@@ -164,7 +164,7 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
         heartbeat=introduction.heartbeat,
         desired=lambda desired: take_desired(parts, desired),
     )
-    agent = Agent(dial_scheduler, hooks)
+    agent = Agent(dial("scheduler", config.scheduler_mesh), hooks)
     port = parts.server.add_secure_port(config.listen, tls.server_credentials(identity, mesh=False))
     introduction.endpoint = config.advertise or f"{config.listen.rpartition(':')[0]}:{port}"
     return Worker(parts, agent), port

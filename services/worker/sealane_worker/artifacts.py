@@ -14,6 +14,7 @@ import grpc
 from cryptography.exceptions import InvalidTag
 
 from sealane.errors import Aborted, DataLoss, FailedPrecondition, Unavailable
+from sealane.protocols.chunks import ChunkStub, Data, upload_request
 from sealane.registry.v1 import artifact_service_pb2 as pb
 from sealane.registry.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from sealane.security import encrypted_blob, suites
@@ -74,17 +75,15 @@ class Artifacts:
         raise Unavailable("others send the same file at the same time; try again", reason="UPLOAD_CONTENDED")
 
     def _send(self, parent: str, blob: Blob, path: Path, grant: str) -> None:
-        stub = ArtifactServiceStub(self._channel())
-        started = stub.StartUpload(
-            pb.StartUploadRequest(parent=parent, sha256=blob.digest, size_bytes=blob.size or 0),
-            timeout=CALL_SECONDS,
-            metadata=_shown(grant),
-        )
+        stub, shown, size = ArtifactServiceStub(self._channel()), _shown(grant), path.stat().st_size
+        start = pb.StartUploadRequest(parent=parent, sha256=blob.digest, size_bytes=size)
+        started = stub.StartUpload(start, timeout=CALL_SECONDS, metadata=shown)
         if not started.complete:
-            if started.offset < (blob.size or 0):  # else another one has sent it all, and ended before it said so
-                stub.UploadChunks(_chunks(started, path), timeout=UPLOAD_SECONDS, metadata=_shown(grant))
+            if started.offset < size:  # else another one has sent it all, and ended before it said so
+                chunks = _chunks(started, path)
+                ChunkStub(self._channel()).UploadChunks(chunks, timeout=UPLOAD_SECONDS, metadata=shown)
             finish = pb.FinishUploadRequest(name=started.name)
-            stub.FinishUpload(finish, timeout=CALL_SECONDS, metadata=_shown(grant))
+            stub.FinishUpload(finish, timeout=CALL_SECONDS, metadata=shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +96,11 @@ class Fetcher:
     who: str
     pair: Callable[[], suites.KeyPair]
 
-    def __call__(self, blob: Blob) -> Iterator[bytes]:
+    def __call__(self, blob: Blob) -> Iterator[Data]:
         """See :class:`Source`."""
         return self._download(blob, encrypted=False)
 
-    def encrypted(self, blob: Blob) -> Iterator[bytes]:
+    def encrypted(self, blob: Blob) -> Iterator[Data]:
         """See :class:`Source`."""
         return self._download(blob, encrypted=True)
 
@@ -126,10 +125,10 @@ class Fetcher:
     def _name(self, blob: Blob) -> str:
         return f"projects/{self.project}/artifacts/{blob.digest}"
 
-    def _download(self, blob: Blob, *, encrypted: bool) -> Iterator[bytes]:
+    def _download(self, blob: Blob, *, encrypted: bool) -> Iterator[Data]:
         request = pb.DownloadArtifactRequest(name=self._name(blob), encrypted=encrypted)
         expected = 0
-        parts = ArtifactServiceStub(self.channel()).DownloadArtifact(
+        parts = ChunkStub(self.channel()).DownloadArtifact(
             request, timeout=DOWNLOAD_SECONDS, metadata=_shown(self.grant)
         )
         try:
@@ -152,10 +151,10 @@ def _shown(grant: str) -> tuple[tuple[str, str], ...]:
     return ((METADATA, grant),) if grant else ()
 
 
-def _chunks(upload: pb.Upload, path: Path) -> Iterator[pb.UploadChunksRequest]:
+def _chunks(upload: pb.Upload, path: Path) -> Iterator[bytes]:
     offset = upload.offset
     with path.open("rb") as file:
         file.seek(offset)
         while data := file.read(CHUNK_BYTES):
-            yield pb.UploadChunksRequest(name=upload.name, offset=offset, data=data)
+            yield upload_request(upload.name, offset, data)
             offset += len(data)

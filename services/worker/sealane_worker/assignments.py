@@ -153,6 +153,9 @@ class Assignments:
     def _reconcile(self) -> float:
         """One pass; returns after how many seconds to try again, 0 where nothing is left to do."""
         generation, wanted = self._generation, self._wanted
+        keys = {(item.deployment, item.epoch) for item in wanted.values()}
+        self._tries = {key: tries for key, tries in self._tries.items() if key in keys}
+        self._later = {key: later for key, later in self._later.items() if key in keys}
         for model in self._engine.models():
             if model.assignment.deployment not in wanted:
                 self._engine.unload(model.assignment.deployment)

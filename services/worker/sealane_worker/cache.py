@@ -12,30 +12,28 @@ A blob is hashed while it comes in and again at every load: disks and their owne
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import re
 import shutil
 import tempfile
 import threading
 import time
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import Protocol
+from pathlib import Path
+from typing import IO, Protocol
 
-from sealane.errors import DataLoss, FailedPrecondition, InvalidArgument
+from sealane.errors import DataLoss, FailedPrecondition
+from sealane.protocols.chunks import Data
+from sealane_worker.file_names import check_digest, check_paths
 
 #: Gives a blob's bytes in order; what it raises goes to the caller.
-Fetch = Callable[["Blob"], Iterator[bytes]]
+Fetch = Callable[["Blob"], Iterator[Data]]
 
-MAX_NAME_BYTES = 512
-MAX_DEPTH = 16
 #: Most bytes taken for a blob whose size was not announced.
 MAX_UNANNOUNCED_BYTES = 1 << 30
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _HASH_CHUNK = 1 << 20
 #: Where encrypted copies lie.
 ENCRYPTED = "cas/encrypted"
@@ -52,11 +50,11 @@ class Blob:
 class Source(Protocol):
     """Where blobs come from: called, it is a :data:`Fetch` of their content."""
 
-    def __call__(self, blob: Blob) -> Iterator[bytes]:
+    def __call__(self, blob: Blob) -> Iterator[Data]:
         """The content."""
         ...
 
-    def encrypted(self, blob: Blob) -> Iterator[bytes]:
+    def encrypted(self, blob: Blob) -> Iterator[Data]:
         """The encrypted copy, :mod:`sealane.security.encrypted_blob`."""
         ...
 
@@ -122,6 +120,10 @@ class Cache(Protocol):
         """Remove what nobody has asked for during the last `unused_seconds`: folders not in `names`, free blobs."""
         ...
 
+    def close(self) -> None:
+        """The worker ends: what must not stay behind it is wiped, whoever holds it."""
+        ...
+
 
 class ArtifactCache:
     """A content-addressed folder. Several threads may fill it; one process owns it.
@@ -181,7 +183,7 @@ class ArtifactCache:
             _link(self._path(blob), target)
         shutil.rmtree(folder, ignore_errors=True)
         staging.rename(folder)
-        fsync_folder(folder.parent)
+        _fsync_folder(folder.parent)
         return folder
 
     def read(self, blob: Blob, fetch: Fetch) -> Path:
@@ -204,6 +206,9 @@ class ArtifactCache:
             if found.st_nlink == 1 and found.st_mtime <= before:
                 blob.unlink()
 
+    def close(self) -> None:
+        """See :class:`Cache`. What lies in the clear may stay."""
+
     def _path(self, blob: Blob) -> Path:
         check_digest(blob.digest)
         return self._root / "cas/sha256" / blob.digest[:2] / blob.digest
@@ -213,7 +218,7 @@ class ArtifactCache:
         if not path.is_file():
             self._download(blob, path, fetch)
         elif not _matches(path, blob):
-            path.rename(self._root / "corrupt" / f"{blob.digest}.{os.getpid()}.{os.urandom(4).hex()}")
+            set_aside(path, self._root)
             raise DataLoss(
                 f"the cached file {blob.digest[:12]} no longer matches its digest and was put aside; load again "
                 "to fetch it anew",
@@ -224,84 +229,43 @@ class ArtifactCache:
             os.utime(path)  # asked for just now: see keep_only
 
     def _download(self, blob: Blob, path: Path, fetch: Fetch) -> None:
-        handle, name = tempfile.mkstemp(dir=self._root / "incoming")
-        incoming = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                _receive(blob, fetch(blob), file.write)
-                file.flush()
-                os.fsync(file.fileno())
-            incoming.chmod(0o444)
-            path.parent.mkdir(exist_ok=True)
-            incoming.rename(path)
-            fsync_folder(path.parent)
-        finally:
-            incoming.unlink(missing_ok=True)
+        with arriving(self._root / "incoming", path) as file:
+            _receive(blob, fetch(blob), file.write)
+
+
+@contextlib.contextmanager
+def arriving(incoming: Path, target: Path) -> Iterator[IO[bytes]]:
+    """A file that is at `target`, read-only, whole and kept by the disk, once the block has ended well; else nowhere.
+
+    Args:
+        incoming: folder for it until then, on the same file system.
+        target: where it goes.
+    """
+    handle, name = tempfile.mkstemp(dir=incoming)
+    path = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        path.chmod(0o444)
+        target.parent.mkdir(exist_ok=True)
+        path.rename(target)
+        _fsync_folder(target.parent)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path, root: Path) -> None:
+    """Keep a file that is not what it should be, where nobody takes it for it."""
+    path.rename(root / "corrupt" / f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
 
 
 def _nothing() -> None:
     """What lies in the clear may stay."""
 
 
-def check_digest(digest: str) -> None:
-    """Refuse what is not 64 lower-case hex digits: it becomes a path.
-
-    Raises:
-        InvalidArgument: it is not.
-    """
-    if not _DIGEST.fullmatch(digest):
-        raise InvalidArgument("a digest is 64 lower-case hex digits of SHA-256", reason="DIGEST_MALFORMED")
-
-
-def check_paths(files: Mapping[str, Blob]) -> None:
-    """Refuse manifests whose paths could leave their folder or mean another file elsewhere (SECURITY 2.8).
-
-    Raises:
-        InvalidArgument: which path, and why.
-    """
-    if not files:
-        raise InvalidArgument("a manifest without files cannot be loaded", reason="MANIFEST_EMPTY", field="files")
-    seen: dict[str, str] = {}
-    for path in files:
-        problem = _path_problem(path)
-        if problem:
-            raise InvalidArgument(
-                f"file name {path[:80]!r} {problem}; rename it and push again",
-                reason="FILE_NAME_REFUSED",
-                field="files",
-            )
-        folded = unicodedata.normalize("NFC", path).casefold()
-        if folded in seen:
-            raise InvalidArgument(
-                f"file names {seen[folded][:80]!r} and {path[:80]!r} are one file on some machines; rename one",
-                reason="FILE_NAME_REFUSED",
-                field="files",
-            )
-        seen[folded] = path
-    for path in files:
-        for parent in PurePosixPath(path).parents:
-            if str(parent) in files:
-                raise InvalidArgument(
-                    f"{str(parent)[:80]!r} is both a file and a folder; rename one",
-                    reason="FILE_NAME_REFUSED",
-                    field="files",
-                )
-
-
-def _path_problem(path: str) -> str:
-    parts = path.split("/")
-    if not path or len(path.encode(errors="replace")) > MAX_NAME_BYTES or len(parts) > MAX_DEPTH:
-        return "is empty, too long or too deep"
-    if "\\" in path or "%" in path or not path.isprintable():
-        return "has a backslash, a per cent sign or a control character"
-    if path.startswith("/") or ":" in path:
-        return "is absolute"
-    if any(part in ("", ".", "..") or part[-1] in ". " or part[0] == " " for part in parts):
-        return "has a part that is empty, is '..', or begins or ends with a space or ends with a dot"
-    return ""
-
-
-def _receive(blob: Blob, chunks: Iterator[bytes], write: Callable[[bytes], int]) -> None:
+def _receive(blob: Blob, chunks: Iterator[Data], write: Callable[[Data], int]) -> None:
     hasher, size = hashlib.sha256(), 0
     limit = MAX_UNANNOUNCED_BYTES if blob.size is None else blob.size
     for chunk in chunks:
@@ -342,8 +306,7 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def fsync_folder(folder: Path) -> None:
-    """Have the disk keep what was renamed into a folder."""
+def _fsync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

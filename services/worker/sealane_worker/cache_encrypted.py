@@ -38,8 +38,8 @@ from sealane.security.encrypted_blob import (
     is_header,
 )
 from sealane.security.key_file import KeyFile, write_secret
-from sealane_worker.cache import ENCRYPTED, MAX_UNANNOUNCED_BYTES, Blob, Held, Source, check_digest, check_paths
-from sealane_worker.cache import fsync_folder as fsync
+from sealane_worker.cache import ENCRYPTED, MAX_UNANNOUNCED_BYTES, Blob, Held, Source, arriving, set_aside
+from sealane_worker.file_names import check_digest, check_paths
 
 log = logging.getLogger("sealane.worker.cache")
 
@@ -109,6 +109,10 @@ class EncryptedCache:
                 copy.unlink()
                 (self._root / "keys" / copy.name).unlink(missing_ok=True)
 
+    def close(self) -> None:
+        """See :class:`Cache`. Also what a task still holds that did not end in time."""
+        wipe(self._memory)
+
     def _held(self, place: Path, lay: Callable[[], None]) -> Held:
         take, give_back = partial(self._take, place, lay), partial(self._give_back, place)
         take()
@@ -167,7 +171,7 @@ class EncryptedCache:
                 records = Records(self._key(blob, header, source), blob.digest, size)
                 _write(place, blob.digest, _opened(file.read, records))
         except InvalidTag as error:
-            copy.rename(self._root / "corrupt" / f"{blob.digest}.{os.getpid()}.{os.urandom(4).hex()}")
+            set_aside(copy, self._root)
             raise DataLoss(
                 f"the encrypted copy {blob.digest[:12]} does not open or is not what its digest says, and was put "
                 "aside; load again to fetch it anew",
@@ -176,29 +180,18 @@ class EncryptedCache:
             ) from error
 
     def _download(self, blob: Blob, copy: Path, source: Source) -> None:
-        most = copy_size(MAX_UNANNOUNCED_BYTES if blob.size is None else blob.size)
-        handle, name = tempfile.mkstemp(dir=self._root / "incoming")
-        incoming = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                size = 0
-                for piece in source.encrypted(blob):
-                    size += len(piece)
-                    if size > most:  # never write more than was announced
-                        break
-                    file.write(piece)
-                if size > most or (blob.size is not None and size != most):
-                    raise FailedPrecondition(
-                        f"what was fetched for {blob.digest[:12]} is not what the manifest says; fetch it again",
-                        reason="DIGEST_MISMATCH",
-                    )
-                file.flush()
-                os.fsync(file.fileno())
-            copy.parent.mkdir(exist_ok=True)
-            incoming.rename(copy)
-            fsync(copy.parent)
-        finally:
-            incoming.unlink(missing_ok=True)
+        most, size = copy_size(MAX_UNANNOUNCED_BYTES if blob.size is None else blob.size), 0
+        with arriving(self._root / "incoming", copy) as file:
+            for piece in source.encrypted(blob):
+                size += len(piece)
+                if size > most:  # never write more than was announced
+                    break
+                file.write(piece)
+            if size > most or (blob.size is not None and size != most):
+                raise FailedPrecondition(
+                    f"what was fetched for {blob.digest[:12]} is not what the manifest says; fetch it again",
+                    reason="DIGEST_MISMATCH",
+                )
 
     def _copy(self, digest: str) -> Path:
         check_digest(digest)

@@ -59,7 +59,7 @@ class EvaluateWork:
                 rows = self.shards.read(item, source)
                 inputs = inputs_of(signature, rows, wanted.spec.inputs, wanted.spec.label)
                 if not seen:
-                    _time(measurement, model, signature, inputs)
+                    _time(measurement, _Timed(model, signature, inputs), progress)
                 right += _right(model, signature, inputs, _Truth(wanted.spec.label, wanted.spec.output, rows))
                 seen += item.rows
                 progress.tell(0.95 * seen / max(total, 1), f"{seen} of {total} rows")
@@ -162,10 +162,18 @@ def _classes(array: Array) -> Array:
     return np.asarray(array.reshape(len(array), -1).argmax(axis=1))
 
 
-def _time(
-    measurement: registry.Measurement, model: PooledModel, signature: Signature, inputs: Mapping[str, Array]
-) -> None:
-    """Latencies of one row, and processors used, one run after another."""
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """What is run one row at a time."""
+
+    model: PooledModel
+    signature: Signature
+    inputs: Mapping[str, Array]
+
+
+def _time(measurement: registry.Measurement, timed: _Timed, progress: Progress) -> None:
+    """Latencies of one row, and processors used, one run after another; raises Cancelled between two."""
+    model, signature, inputs = timed.model, timed.signature, timed.inputs
     size = rows_per_run(signature, 1)
     total = len(next(iter(inputs.values())))
     if not total:
@@ -174,6 +182,7 @@ def _time(
     box, times = model.box, list[float]()
 
     def run(index: int) -> float:
+        progress.check()
         return model.run(Run(parts[index % len(parts)], signature.name, time.monotonic() + RUN_SECONDS)).seconds
 
     for index in range(WARM_UP_RUNS):

@@ -16,6 +16,7 @@ from sealane.scheduler.v1 import fleet_service_pb2
 from sealane.security.keys import KeySet
 from sealane_worker.agent import Agent
 from sealane_worker.assignments import Assignments
+from sealane_worker.cache import Cache
 from sealane_worker.engine import Engine
 from sealane_worker.introduction import Introduction
 from sealane_worker.lanes import Lanes
@@ -47,6 +48,7 @@ class Parts:
     lanes: Lanes
     assignments: Assignments
     runner: Runner
+    cache: Cache
     parking: Parking | None = None
     metrics: MetricsListener | None = None
 
@@ -99,6 +101,7 @@ class Worker:
         if parts.parking is not None:
             parts.parking.stop()
         parts.engine.close()
+        parts.cache.close()
 
     def _keep_keys(self) -> None:
         """Have auth's keys on disk before anybody calls, so that a cut later finds them there."""

@@ -242,3 +242,10 @@ def test_wiping_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "folder" / "link").symlink_to(tmp_path / "mine")
     wipe(tmp_path / "folder")
     assert (tmp_path / "mine").read_bytes() == b"mine" and not (tmp_path / "folder").exists()
+
+
+def test_at_the_end_memory_holds_nothing_whoever_holds_it(site: Site) -> None:
+    held = site.cache.hold(NAME, FILES, site.registry)
+    (site.cache.scratch / "half-made").write_bytes(CANARY)
+    site.cache.close()
+    assert not held.path.exists() and not site.readable(site.memory) and not site.readable(site.disk)
