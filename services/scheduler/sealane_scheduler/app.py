@@ -28,7 +28,7 @@ from sealane.scheduler.v1 import (
     served_model_service_pb2,
 )
 from sealane.security.membership import Membership, Place
-from sealane_scheduler import columns, servicer
+from sealane_scheduler import columns, servicer, task_kinds
 from sealane_scheduler.config import Config
 from sealane_scheduler.controller import Controller
 from sealane_scheduler.deployment_servicer import DeploymentServicer
@@ -101,7 +101,8 @@ async def run(config: Config) -> None:
     await controller.load()
     chains = Ensembles(records, controller)
     await chains.load()
-    rules, tasks, gateways = JobRules(clock, config.task_lease), TaskRules(clock, config.task_lease), Gateways()
+    rules, gateways = JobRules(clock, config.task_lease), Gateways()
+    tasks = TaskRules(clock, config.task_lease, task_kinds.gather)
     loop = JobLoop(records, rules, controller, registry)
     task_loop = TaskLoop(records, (tasks, rules), controller, registry)
     await asyncio.gather(loop.prepare(), task_loop.prepare())

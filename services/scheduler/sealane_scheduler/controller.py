@@ -355,7 +355,8 @@ def _release(store: Store, row: PlacementRow) -> None:
 
 
 def _last_place(store: Store, row: DeploymentRow) -> bytes:
-    told = (pb.Decision.FromString(item.content) for item in store.decisions(row.project, row.deployment, 50))
+    kept = store.decisions(row.project, row.deployment)
+    told = (pb.Decision.FromString(item.content) for item in kept)
     placed = next((decision for decision in told if decision.node), None)
     if placed is None:
         return b""

@@ -76,19 +76,19 @@ class FleetServicer:
                 self._changed()
 
     async def RenewTask(self, request: pb.RenewTaskRequest, call: Call) -> pb.RenewTaskResponse:
-        row = _held(request.task, request.attempt, call.peer.node)
-        if await self._loop.has_many(row):
-            await self._task_loop.renew(_attempt(request.task, row), request)
+        held = _attempt(request.task, request.attempt, call.peer.node)
+        if await self._task_loop.owns(held):
+            await self._task_loop.renew(held, request)
         else:
-            await self._loop.renew(row, request.progress, request.message)
+            await self._loop.renew(_job_of(held), request.progress, request.message)
         return pb.RenewTaskResponse(lease=duration_of(self._loop.lease_seconds))
 
     async def FinishTask(self, request: pb.FinishTaskRequest, call: Call) -> empty_pb2.Empty:
-        row = _held(request.task, request.attempt, call.peer.node)
-        if await self._loop.has_many(row):
-            await self._task_loop.finish(_attempt(request.task, row), request)
+        held = _attempt(request.task, request.attempt, call.peer.node)
+        if await self._task_loop.owns(held):
+            await self._task_loop.finish(held, request)
         else:
-            await self._loop.finish(row, request)
+            await self._loop.finish(_job_of(held), request)
         return empty_pb2.Empty()
 
     async def _verified(self, jws: str, node: str) -> statements.Statement:
@@ -155,19 +155,18 @@ class FleetServicer:
         self._task_loop.wake()
 
 
-def _held(task: str, attempt: int, node: str) -> JobRow:
-    """The row that a worker says it holds: only its keys, node and attempt count."""
-    project, job, _ = parse(task, "projects/*/jobs/*/tasks/*", "task")
-    return JobRow(project, job, "RUNNING", b"", 0.0, 0.0, "", attempt=attempt, node=node)
-
-
-def _attempt(task: str, row: JobRow) -> AttemptRow:
-    """The attempt that a worker says it holds.
+def _attempt(task: str, attempt: int, node: str) -> AttemptRow:
+    """What a worker says it holds: only its keys, node and number count.
 
     Raises:
         NotFound: a task that is no number.
     """
-    number = task.rpartition("/")[2]
+    project, job, number = parse(task, "projects/*/jobs/*/tasks/*", "task")
     if not (number.isascii() and number.isdigit() and len(number) < 10):
         raise NotFound(f"{task} does not exist")
-    return AttemptRow(row.project, row.job, int(number), row.attempt, row.node)
+    return AttemptRow(project, job, int(number), attempt, node)
+
+
+def _job_of(held: AttemptRow) -> JobRow:
+    """The same of a job that keeps its one task in its own row."""
+    return JobRow(held.project, held.job, "RUNNING", b"", 0.0, 0.0, "", attempt=held.attempt, node=held.node)

@@ -76,11 +76,6 @@ class JobLoop:
         """What a node is to work on."""
         return [task for holder, task in self._tasks.values() if holder == node]
 
-    async def has_many(self, row: JobRow) -> bool:
-        """Whether a job has tasks of their own, which another loop moves."""
-        found = await self._records.read(lambda store: store.jobs(row.project, "", 1, only=row.job))
-        return bool(found) and found[0].kind not in SINGLE
-
     async def renew(self, row: JobRow, progress: float, message: str) -> None:
         """Extend a lease; raises Aborted where the task is another attempt's."""
         await self._records.write(lambda store: self._rules.renew(store, row, progress, message))

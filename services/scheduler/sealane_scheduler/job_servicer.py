@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from functools import partial
 
 from sealane.errors import InvalidArgument, NotFound
 from sealane.names import parse
@@ -14,7 +13,7 @@ from sealane.registry.v1 import variant_service_pb2 as variant_pb
 from sealane.rpc.authorisation import absent, check_model, model_id
 from sealane.rpc.call import Call
 from sealane.scheduler.v1 import job_service_pb2 as pb
-from sealane_scheduler import present, task_kinds
+from sealane_scheduler import present
 from sealane_scheduler.changes import Changes
 from sealane_scheduler.jobs import CHECK, ENDED, OPTIMISE, JobRules
 from sealane_scheduler.registry_port import RegistryPort, version_of
@@ -76,7 +75,7 @@ class JobServicer(TaskServicer):
         def create(store: Store) -> pb.Job:
             row = self._tasks.create(store, who, new.row, new.tasks)
             # An empty dataset has no task to wait for.
-            return present.job(row if new.tasks else self._tasks.settle(store, row, partial(task_kinds.gather, row)))
+            return present.job(row if new.tasks else self._tasks.settle(store, row))
 
         made = await self._records.once(call, request, request.request_id, create)
         self._task_loop.wake()

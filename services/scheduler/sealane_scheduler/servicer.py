@@ -74,7 +74,7 @@ class PlacementServicer:
 
     async def Explain(self, request: placement_pb.ExplainRequest, call: Call) -> placement_pb.ExplainResponse:
         project, deployment = names.parse(request.deployment, _NAME, "deployment")
-        rows = await self._records.read(lambda store: store.decisions(project, deployment, 50))
+        rows = await self._records.read(lambda store: store.decisions(project, deployment))
         decisions = [pb.Decision.FromString(row.content) for row in rows]
         if "nodes:read" not in call.caller.scopes:
             for decision in decisions:

@@ -70,6 +70,10 @@ class PlacementRow:
     variant: str
 
 
+#: Decisions of a deployment that are kept: each may hold the whole fleet that it was made from.
+KEPT_DECISIONS = 50
+
+
 @dataclass(frozen=True, slots=True)
 class DecisionRow:
     """A decision about a deployment; `content` is serialized."""
@@ -106,7 +110,6 @@ class JobRow:
     kind: str = "optimise"
     rounds: int = 0
     execution: bytes = b""
-    priority: int = 0
     attempts_allowed: int = 0
     begin_time: float = 0.0
     tasks_total: int = 0
@@ -162,10 +165,10 @@ class Deployments(Protocol):
         ...
 
     def add_decision(self, row: DecisionRow) -> None:
-        """Add."""
+        """Add; of each deployment the newest KEPT_DECISIONS stay."""
         ...
 
-    def decisions(self, project: str, deployment: str, limit: int) -> list[DecisionRow]:
+    def decisions(self, project: str, deployment: str) -> list[DecisionRow]:
         """Decisions about a deployment, newest first."""
         ...
 

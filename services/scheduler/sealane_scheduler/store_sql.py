@@ -13,7 +13,7 @@ from sealane.errors import AlreadyExists
 from sealane.records import tables
 from sealane.records.tables import Actor
 from sealane_scheduler import task_sql
-from sealane_scheduler.store import DecisionRow, DeploymentRow, EnsembleRow, JobRow, PlacementRow
+from sealane_scheduler.store import KEPT_DECISIONS, DecisionRow, DeploymentRow, EnsembleRow, JobRow, PlacementRow
 
 metadata = sa.MetaData()
 
@@ -70,6 +70,7 @@ decisions = sa.Table(
     _value("deployment"),
     _value("time", sa.Float),
     _value("content", sa.LargeBinary),
+    sa.Index("decisions_by_deployment", "project", "deployment", "id"),
 )
 jobs = sa.Table(
     "jobs",
@@ -91,7 +92,6 @@ jobs = sa.Table(
     _value("kind"),
     _value("rounds", sa.BigInteger),
     _value("execution", sa.LargeBinary),
-    _value("priority", sa.BigInteger),
     _value("attempts_allowed", sa.BigInteger),
     _value("begin_time", sa.Float),
     *(_value(name, sa.BigInteger) for name in ("tasks_total", "tasks_running", "tasks_succeeded", "tasks_failed")),
@@ -180,13 +180,17 @@ class SqlStore(task_sql.TaskSql):
         return [PlacementRow(**row._mapping) for row in self._connection.execute(query)]
 
     def add_decision(self, row: DecisionRow) -> None:
-        """Add."""
+        """Add; of each deployment the newest KEPT_DECISIONS stay."""
         self._connection.execute(decisions.insert().values(asdict(row)))
+        mine = _of(decisions, row.project, row.deployment)
+        newest = sa.select(decisions.c.id).where(mine).order_by(decisions.c.id.desc())
+        oldest_kept = newest.offset(KEPT_DECISIONS - 1).limit(1).scalar_subquery()
+        self._connection.execute(decisions.delete().where(mine & (decisions.c.id < oldest_kept)))
 
-    def decisions(self, project: str, deployment: str, limit: int) -> list[DecisionRow]:
+    def decisions(self, project: str, deployment: str) -> list[DecisionRow]:
         """Decisions about a deployment, newest first."""
         query = sa.select(decisions).where(_of(decisions, project, deployment))
-        rows = self._connection.execute(query.order_by(decisions.c.id.desc()).limit(limit))
+        rows = self._connection.execute(query.order_by(decisions.c.id.desc()))
         return [DecisionRow(row.project, row.deployment, row.time, row.content) for row in rows]
 
     def add_job(self, row: JobRow) -> None:

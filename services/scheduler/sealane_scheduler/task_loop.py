@@ -14,15 +14,15 @@ from sealane.records.transactions import Transactions
 from sealane.rpc.times import duration_of
 from sealane.scheduler.v1 import fleet_service_pb2 as fleet_pb
 from sealane.scheduler.v1 import job_service_pb2 as job_pb
-from sealane_scheduler import present, task_kinds, task_queue
+from sealane_scheduler import present, task_kinds, task_queue, task_specs
 from sealane_scheduler.controller import RECONNECT_SECONDS, Controller
 from sealane_scheduler.filters import NodeView
 from sealane_scheduler.fleet import READY
 from sealane_scheduler.jobs import PENDING, REGISTERING, RUNNING, JobRules
 from sealane_scheduler.registry_port import PERMANENT, RegistryPort
 from sealane_scheduler.store import JobRow, Store
-from sealane_scheduler.task_kinds import Subject
 from sealane_scheduler.task_queue import Given, Queued
+from sealane_scheduler.task_specs import Subject
 from sealane_scheduler.task_store import AttemptRow, TaskRow
 from sealane_scheduler.tasks import BATCH, KINDS, PAUSED, TaskRules
 
@@ -100,7 +100,7 @@ class TaskLoop:
     async def _step(self) -> None:
         if self._rules.now() >= self._expire_due:
             self._expire_due = self._rules.now() + TICK_SECONDS
-            if await self._records.write(self._expire):
+            if await self._records.write(self._rules.expire):
                 await self._sync()
         jobs = await self._records.read(lambda store: store.jobs_of(KINDS, (PENDING, RUNNING, PAUSED, REGISTERING)))
         self._subjects = {row.name: self._subjects[row.name] for row in jobs if row.name in self._subjects}
@@ -123,17 +123,9 @@ class TaskLoop:
         """End an attempt; raises Aborted where the task is another attempt's. A repeat is no error."""
 
         def finish(store: Store) -> tuple[JobRow, tuple[AttemptRow, TaskRow] | None] | None:
-            task = store.task(held.project, held.job, held.task)
-            attempts = store.attempts(held.project, held.job, held.task)
-            mine = next((item for item in attempts if (item.attempt, item.node) == (held.attempt, held.node)), None)
-            if mine is not None and mine.state == "SUCCEEDED" and not request.error:
-                return None  # told again: the answer was lost
-            row = next(iter(store.jobs(held.project, "", 1, only=held.job)), None)
-            if task is None or row is None or row.kind not in KINDS:
-                raise NotFound(f"{held.task_name} does not exist")
-            outcome = task_kinds.outcome(row, task, request)
-            ended = self._rules.finish(store, held, outcome, partial(task_kinds.gather, row))
-            return ended, self._next(store, ended, task, held.node)
+            told = partial(task_kinds.outcome, request=request)
+            ended = self._rules.finish(store, held, told)
+            return None if ended is None else (ended, self._next(store, ended, held.node))
 
         done = await self._records.write(finish)
         if done is None:
@@ -144,7 +136,7 @@ class TaskLoop:
         await self._sync()
         self._changed()
 
-    def _next(self, store: Store, job: JobRow, ended: TaskRow, node: str) -> tuple[AttemptRow, TaskRow] | None:
+    def _next(self, store: Store, job: JobRow, node: str) -> tuple[AttemptRow, TaskRow] | None:
         """The next task for the place that one leaves, in the same transaction, where no queue has to be asked.
 
         That is so while one job alone is open, and its tasks are about one variant: the node has just run it.
@@ -155,6 +147,13 @@ class TaskLoop:
         given = self._rules.give_out(store, job, [(task, node) for task in waiting])
         return (given[0], waiting[0]) if given else None
 
+    async def owns(self, held: AttemptRow) -> bool:
+        """Whether an attempt is at a task of this loop's jobs, rather than at the one task of another kind."""
+        if held.key in self._under_way:
+            return True
+        found = await self._records.read(lambda store: store.jobs(held.project, "", 1, only=held.job))
+        return bool(found) and found[0].kind in KINDS
+
     def nodes(self) -> list[NodeView]:
         """The nodes as they are now."""
         return self._controller.nodes()
@@ -163,9 +162,6 @@ class TaskLoop:
         """A job was cancelled or paused: its nodes are told."""
         await self._sync()
         self._changed()
-
-    def _expire(self, store: Store) -> list[AttemptRow]:
-        return self._rules.expire(store, lambda outputs: b"")
 
     async def _sync(self) -> None:
         """Forget attempts that are not under way any more by the records."""
@@ -198,8 +194,8 @@ class TaskLoop:
         known = self._subjects.get(job.name)
         if known is None or self._rules.now() - known[0] > SUBJECT_SECONDS:
             try:
-                spec = task_kinds.read_spec(job.kind, job.spec)
-                found = await asyncio.to_thread(task_kinds.subject_in, self._registry, spec)
+                spec = task_specs.read_spec(job.kind, job.spec)
+                found = await asyncio.to_thread(task_specs.subject_in, self._registry, spec)
                 self._subjects[job.name] = (self._rules.now(), found)
             except NotFound as error:
                 why = error.message
@@ -211,13 +207,13 @@ class TaskLoop:
         return self._subjects[job.name][1]
 
     async def _give_out(self, jobs: Sequence[JobRow]) -> None:
-        nodes = self._controller.nodes()
-        busy = Counter(attempt.node for attempt, _ in self._under_way.values())
-        ready = {state.node for state in self._controller.fleet if state.state == READY}
-        places = {node.node: PLACES - busy[node.node] for node in nodes if node.node in ready}
         self._only = jobs[0].name if len(jobs) == 1 else ""
+        busy = Counter(attempt.node for attempt, _ in self._under_way.values())
+        ready = [state.node for state in self._controller.fleet if state.state == READY]
+        places = {node: PLACES - busy[node] for node in ready}
         if not jobs or not any(count > 0 for count in places.values()):
             return
+        nodes = self._controller.nodes()
         look = min(sum(max(count, 0) for count in places.values()) * 2 + _SPARE, _LOOK)
         queue = [queued for job in jobs if (queued := await self._queued(job, look)) is not None]
         for item in queue:
@@ -240,7 +236,7 @@ class TaskLoop:
         if subject is None:
             return None
         mine = [attempt for attempt, _ in self._under_way.values() if (attempt.project, attempt.job) == job.key]
-        execution = task_kinds.execution_of(job_pb.Execution.FromString(job.execution))
+        execution = task_specs.execution_of(job_pb.Execution.FromString(job.execution))
         now = self._rules.now()
         away = {item.node for item in mine if self._controller.fleet.absent_for(item.node) > AWAY_SECONDS}
 
@@ -281,7 +277,7 @@ class TaskLoop:
     async def _register(self, row: JobRow) -> None:
         """Have the registry keep what was measured; safe to repeat."""
         try:
-            subject = task_kinds.read_spec(row.kind, row.spec).version
+            subject = task_specs.read_spec(row.kind, row.spec).version
             version = await asyncio.to_thread(self._registry.record_measurements, present.job(row), subject)
             await self._controller.refresh(version)
             await self._records.write(lambda store: self._jobs.registered(store, row, row.results))

@@ -14,7 +14,7 @@ from sealane.records.transactions import Transactions, actor
 from sealane.rpc.authorisation import absent, check_model, model_id
 from sealane.rpc.call import Call
 from sealane.scheduler.v1 import job_service_pb2 as pb
-from sealane_scheduler import check_placement, present, present_tasks, task_kinds
+from sealane_scheduler import check_placement, present, present_tasks, task_kinds, task_specs
 from sealane_scheduler.registry_port import RegistryPort
 from sealane_scheduler.store import JobRow, Store
 from sealane_scheduler.task_loop import TaskLoop
@@ -88,8 +88,8 @@ class TaskServicer:
             NotFound: what it is about does not exist, or is not the caller's to see.
             FailedPrecondition: a dataset that workers cannot read.
         """
-        task_kinds.check_execution(job.execution)
-        spec, execution = task_kinds.spec_of(kind, job), task_kinds.execution_of(job.execution)
+        task_specs.check_execution(job.execution)
+        spec, execution = task_specs.spec_of(kind, job), task_specs.execution_of(job.execution)
         owner, _, number = parse(spec.version, "projects/*/models/*/versions/*", f"job.{kind}.version")
         if not (number.isascii() and number.isdigit()):
             raise InvalidArgument("name the version by its number, an alias may move", field=f"job.{kind}.version")
@@ -100,8 +100,8 @@ class TaskServicer:
             (owner, _) = parse(spec.dataset, "projects/*/datasets/*", f"job.{kind}.dataset")
             if owner != project:
                 raise absent(spec.dataset)
-        subject = await asyncio.to_thread(task_kinds.subject_in, self._registry, spec)
-        whole = task_kinds.resolved(spec, subject, self._loadable(subject))
+        subject = await asyncio.to_thread(task_specs.subject_in, self._registry, spec)
+        whole = task_specs.resolved(spec, subject, self._loadable(subject))
         row = JobRow(
             project,
             "",
@@ -112,12 +112,11 @@ class TaskServicer:
             "",
             kind=kind,
             execution=job.execution.SerializeToString(),
-            priority=execution.priority,
             attempts_allowed=execution.max_attempts,
         )
         return NewTasks(row, task_kinds.tasks_of(whole, subject))
 
-    def _loadable(self, subject: task_kinds.Subject) -> list[str]:
+    def _loadable(self, subject: task_specs.Subject) -> list[str]:
         """Ids of variants that a worker can load now."""
         nodes = [node for node in self._task_loop.nodes() if node.alive]
         return [

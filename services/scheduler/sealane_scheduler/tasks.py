@@ -65,15 +65,18 @@ class TaskOutcome:
 
 
 #: Puts the outputs of a job's tasks together into its results.
-Gather = Callable[[Sequence[bytes]], bytes]
+Gather = Callable[[JobRow, Sequence[bytes]], bytes]
+#: What a node says of a task of a job, once both are known.
+Told = Callable[[JobRow, TaskRow], TaskOutcome]
 
 
 class TaskRules:
     """What may happen to tasks. Every method runs inside one transaction."""
 
-    def __init__(self, clock: Clock, lease_seconds: float) -> None:
+    def __init__(self, clock: Clock, lease_seconds: float, gather: Gather) -> None:
         self._clock = clock
         self.lease_seconds = lease_seconds
+        self._gather = gather
 
     def now(self) -> float:
         """Seconds since 1970."""
@@ -85,7 +88,7 @@ class TaskRules:
         Args:
             store: of this transaction.
             actor: who asks.
-            wanted: `kind`, `spec`, `execution` and `priority` are taken.
+            wanted: `kind`, `spec`, `execution` and `attempts_allowed` are taken.
             tasks: `first_row`, `rows`, `variant` and `input` are taken.
         """
         now = self._clock.now()
@@ -158,36 +161,41 @@ class TaskRules:
         Raises:
             Aborted: the task is no longer this attempt's (FENCED).
         """
-        stored = _held(store, held)
-        if not store.renew(stored, self._clock.now() + self.lease_seconds, progress, _tail(stored.log + log)):
+        stored = _mine(store, held)
+        until = self._clock.now() + self.lease_seconds
+        if stored is None or not store.renew(stored, until, progress, _tail(stored.log + log)):
             raise _fenced()
 
-    def finish(self, store: Store, held: AttemptRow, outcome: TaskOutcome, gather: Gather) -> JobRow:
-        """End an attempt; the job as it is then.
+    def finish(self, store: Store, held: AttemptRow, told: Told) -> JobRow | None:
+        """End an attempt; the job as it is then, None where just that was told before, and the answer was lost.
 
         Raises:
             Aborted: the task is no longer this attempt's (FENCED); nothing was changed.
         """
-        stored, now = _held(store, held), self._clock.now()
-        task = store.task(held.project, held.job, held.task)
-        assert task is not None
-        job = _job_of(store, task)
-        state = "FAILED" if outcome.error else "SUCCEEDED"
+        stored, now = _mine(store, held), self._clock.now()
+        task = None if stored is None else store.task(held.project, held.job, held.task)
+        if stored is None or task is None:
+            raise _fenced()
+        job = _again(store, task)
+        outcome = told(job, task)
+        if stored.state == "SUCCEEDED" and not outcome.error:
+            return None
         if outcome.error:
             after = self._failed(store, job, task, stored, (outcome.error, outcome.retryable))
         else:
             after = replace(task, state="SUCCEEDED", error="", output=outcome.output, update_time=now)
         if not store.finish(stored, after):
             raise _fenced()
+        state = "FAILED" if outcome.error else "SUCCEEDED"
         ended = replace(stored, state=state, end_time=now, error=outcome.error, progress=0.0 if outcome.error else 1.0)
         store.end(replace(ended, log=_tail(stored.log + outcome.log)))
         if after.state == "SUCCEEDED":
             store.stop(task.project, task.job, now, task.task)  # a copy that was slower
         actor = Actor(f"spiffe://sealane/node/{held.node}", held.project)
         store.record(actor, "FinishTask", task.name, now, attempt=str(held.attempt), state=state)
-        return self.settle(store, job, gather)
+        return self.settle(store, job)
 
-    def expire(self, store: Store, gather: Gather) -> list[AttemptRow]:
+    def expire(self, store: Store) -> list[AttemptRow]:
         """Take back tasks whose lease is over; the attempts that are lost by that."""
         now, lost = self._clock.now(), []
         for attempt in store.running():
@@ -195,12 +203,12 @@ class TaskRules:
                 continue
             task = store.task(attempt.project, attempt.job, attempt.task)
             assert task is not None
-            job = _job_of(store, task)
+            job = _again(store, task)
             error = f"node {attempt.node} stopped renewing its lease"
             if store.finish(attempt, self._failed(store, job, task, attempt, (error, True))):
                 store.end(replace(attempt, state="LOST", end_time=now, error=error))
                 lost.append(attempt)
-                self.settle(store, job, gather)
+                self.settle(store, job)
         return lost
 
     def extend_all(self, store: Tasks) -> list[AttemptRow]:
@@ -211,7 +219,7 @@ class TaskRules:
             store.renew(attempt, until, attempt.progress, attempt.log)
         return under_way
 
-    def settle(self, store: Store, job: JobRow, gather: Gather) -> JobRow:
+    def settle(self, store: Store, job: JobRow) -> JobRow:
         """Count the tasks of a job, and end it where they have ended."""
         now = self._clock.now()
         row = _counted(store, replace(_again(store, job), update_time=now))
@@ -221,7 +229,7 @@ class TaskRules:
             error = f"task {failed.task} failed {failed.failures} times, last: {failed.error}"
             row = replace(row, state="FAILED", error=error, message="ended without a result", tasks_running=0)
         elif row.tasks_succeeded == row.tasks_total:
-            results = gather(store.outputs(row.project, row.job))
+            results = self._gather(row, store.outputs(row.project, row.job))
             state = REGISTERING if row.kind in MEASURING else "SUCCEEDED"
             message = "tells the registry" if row.kind in MEASURING else "done"
             row = replace(row, state=state, results=results, progress=1.0, message=message)
@@ -283,12 +291,9 @@ def max_attempts(job: JobRow) -> int:
     return job.attempts_allowed or MAX_ATTEMPTS
 
 
-def _again(store: Store, job: JobRow) -> JobRow:
-    return store.jobs(job.project, "", 1, only=job.job)[0]
-
-
-def _job_of(store: Store, task: TaskRow) -> JobRow:
-    return store.jobs(task.project, "", 1, only=task.job)[0]
+def _again(store: Store, of: JobRow | TaskRow) -> JobRow:
+    """A job as it is stored now, or that of a task."""
+    return store.jobs(of.project, "", 1, only=of.job)[0]
 
 
 def _all(store: Tasks, row: JobRow) -> list[TaskRow]:
@@ -311,11 +316,10 @@ def _told(row: JobRow) -> str:
     return f"{row.tasks_succeeded} of {row.tasks_total} tasks are done"
 
 
-def _held(store: Tasks, held: AttemptRow) -> AttemptRow:
-    found = [item for item in store.attempts(held.project, held.job, held.task) if item.attempt == held.attempt]
-    if not found or (found[0].node, found[0].state) != (held.node, RUNNING):
-        raise _fenced()
-    return found[0]
+def _mine(store: Tasks, held: AttemptRow) -> AttemptRow | None:
+    """The attempt that a node says it holds, as it is stored."""
+    attempts = store.attempts(held.project, held.job, held.task)
+    return next((item for item in attempts if (item.attempt, item.node) == (held.attempt, held.node)), None)
 
 
 def _tail(log: str) -> str:

@@ -18,6 +18,7 @@ from sealane_scheduler import cluster, present, replay
 from sealane_scheduler.cluster import Copy
 from sealane_scheduler.servicer import PlacementServicer
 from sealane_scheduler.stock import Stock
+from sealane_scheduler.store import KEPT_DECISIONS, DecisionRow, Store
 
 DEPLOYMENT = "projects/p/deployments/d"
 
@@ -186,3 +187,16 @@ async def test_a_refusal_is_kept_once_however_its_numbers_change(world: World) -
     world.fleet.disconnect("edge-1", world.fleet.get("edge-1").session, evicted=True)  # type: ignore[union-attr]
     await world.settle()
     assert len(await explained(world)) == 2
+
+
+async def test_the_newest_decisions_of_each_deployment_are_kept(world: World) -> None:
+    def add(store: Store) -> tuple[list[bytes], int]:
+        for number in range(KEPT_DECISIONS + 7):
+            store.add_decision(DecisionRow("p", "d", float(number), str(number).encode()))
+        for _ in range(3):
+            store.add_decision(DecisionRow("p", "other", 0.0, b"one of few"))
+        return [item.content for item in store.decisions("p", "d")], len(store.decisions("p", "other"))
+
+    kept, others = await world.records.write(add)
+    assert kept == [str(number).encode() for number in reversed(range(7, KEPT_DECISIONS + 7))]
+    assert others == 3

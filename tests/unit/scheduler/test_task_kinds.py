@@ -9,7 +9,8 @@ from sealane.scheduler.v1 import deployment_service_pb2 as deployment_pb
 from sealane.scheduler.v1 import fleet_service_pb2 as fleet_pb
 from sealane.scheduler.v1 import job_service_pb2 as pb
 from sealane_scheduler.store import JobRow
-from sealane_scheduler.task_kinds import check_execution, outcome
+from sealane_scheduler.task_kinds import outcome
+from sealane_scheduler.task_specs import check_execution
 from sealane_scheduler.task_store import TaskRow
 
 JOB = JobRow("p", "j", "RUNNING", b"", 0.0, 0.0, "e", kind="batch")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -26,8 +26,8 @@ LEASE = 10.0
 WANTED = JobRow("", "", "", b"spec", 0.0, 0.0, "", kind="batch")
 
 
-def joined(outputs: object) -> bytes:
-    return b",".join(outputs)  # type: ignore[arg-type]
+def joined(job: JobRow, outputs: Sequence[bytes]) -> bytes:
+    return b",".join(outputs)
 
 
 class Site:
@@ -37,7 +37,7 @@ class Site:
         for metadata in (*METADATA, tables.metadata):
             metadata.create_all(self.connection)
         self.store, self.clock = SqlStore(self.connection), ManualClock()
-        self.rules = TaskRules(self.clock, LEASE)
+        self.rules = TaskRules(self.clock, LEASE, joined)
 
     def close(self) -> None:
         self.connection.close()
@@ -59,12 +59,17 @@ class Site:
         (attempt,) = self.rules.give_out(self.store, job, [(self.task(job, number), node)])
         return attempt
 
-    def finish(self, held: AttemptRow, output: bytes = b"out", error: str = "", retryable: bool = True) -> JobRow:
+    def tell(self, held: AttemptRow, output: bytes = b"out", error: str = "", retryable: bool = True) -> JobRow | None:
         outcome = TaskOutcome(error, retryable, b"" if error else output, "said\n")
-        return self.rules.finish(self.store, held, outcome, joined)
+        return self.rules.finish(self.store, held, lambda job, task: outcome)
+
+    def finish(self, held: AttemptRow, output: bytes = b"out", error: str = "", retryable: bool = True) -> JobRow:
+        ended = self.tell(held, output, error, retryable)
+        assert ended is not None, "it was told before"
+        return ended
 
     def expire(self) -> list[AttemptRow]:
-        return self.rules.expire(self.store, joined)
+        return self.rules.expire(self.store)
 
 
 @pytest.fixture
@@ -117,6 +122,16 @@ def test_an_attempt_belongs_to_its_node(site: Site) -> None:
         site.finish(replace(held, node="n9"))
     with pytest.raises(Aborted):
         site.finish(replace(held, attempt=7))
+
+
+def test_a_result_that_is_told_twice_counts_once(site: Site) -> None:
+    job = site.job(2)
+    held = site.give(job)
+    site.finish(held, b"right")
+    assert site.tell(held, b"another") is None, "the answer to the first was lost: it is no error, and changes nothing"
+    assert site.task(job).output == b"right" and site.again(job).tasks_succeeded == 1
+    with pytest.raises(Aborted):
+        site.tell(held, error="broken after all")
 
 
 def test_a_task_is_given_once(site: Site) -> None:
@@ -288,10 +303,12 @@ class Nodes(RuleBasedStateMachine):
         held = data.draw(st.sampled_from(self.given))
         output = f"{held.task}/{held.attempt}".encode()
         try:
-            self.site.finish(held, output, "broken" if fails else "")
+            ended = self.site.tell(held, output, "broken" if fails else "")
         except Aborted:
             return
-        if not fails:
+        if ended is None:
+            assert self.recorded[held.task] == output and not fails, "a repeat of what is recorded"
+        elif not fails:
             assert held.task not in self.recorded, "a task is recorded once"
             self.recorded[held.task] = output
 

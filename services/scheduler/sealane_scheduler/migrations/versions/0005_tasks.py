@@ -1,4 +1,4 @@
-"""Jobs of many tasks, the tasks, and the attempts at them."""
+"""Jobs of many tasks, the tasks, and the attempts at them; decisions by their deployment."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -23,8 +23,9 @@ def upgrade() -> None:
     """Make the tables; jobs of before have one task each, in their own row."""
     op.add_column("jobs", sa.Column("execution", sa.LargeBinary, nullable=False, server_default=""))
     op.add_column("jobs", sa.Column("begin_time", sa.Float, nullable=False, server_default="0"))
-    for name in ("priority", "attempts_allowed", "tasks_total", "tasks_running", "tasks_succeeded", "tasks_failed"):
+    for name in ("attempts_allowed", "tasks_total", "tasks_running", "tasks_succeeded", "tasks_failed"):
         op.add_column("jobs", sa.Column(name, sa.BigInteger, nullable=False, server_default="0"))
+    op.create_index("decisions_by_deployment", "decisions", ["project", "deployment", "id"])
     op.create_table(
         "tasks",
         sa.Column("project", sa.String, primary_key=True),
