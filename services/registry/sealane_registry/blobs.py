@@ -18,14 +18,16 @@ from typing import Protocol
 from sealane.errors import DataLoss, FailedPrecondition, InvalidArgument
 from sealane.security.encrypted_blob import HEADER_BYTES, copy_key, is_header
 from sealane_registry.blob_folder import sync
-from sealane_registry.blob_store import BlobStore, Damaged, OpenBlob, Stored, read_all
-from sealane_registry.chunk_tags import CHUNK_BYTES, ChunkHasher, ChunkTags, regrouped
+from sealane_registry.blob_store import BlobStore, Damaged, OpenBlob, Stored
+from sealane_registry.chunk_tags import CHUNK_BYTES
 from sealane_registry.encrypted_copies import EncryptedCopy, encrypt_to, encrypted_key
-from sealane_registry.spool import CHUNKS, Finished, plain_key
+from sealane_registry.plain_copies import CHUNKS, PlainCopy, plain_key
+from sealane_registry.spool import Finished
 
 log = logging.getLogger("sealane.registry.blobs")
 
 CORRUPT = "BLOB_CORRUPT"
+_TRASH = "trash/"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -249,19 +251,31 @@ class Blobs:
         stored = self._store.stat(blob.key)
         if stored is None or stored.modified != blob.modified or not free():
             return False
-        trash = f"trash/{blob.sha256}.{secrets.token_hex(8)}"
+        trash = f"{_TRASH}{stored.key}.{secrets.token_hex(8)}"
         if not self._store.move(stored, trash):
             return False
         moved = self._store.stat(trash)
-        if moved is not None and not free():
-            if self._store.stat(stored.key) is None:
-                self._store.move(moved, stored.key)
-            self._store.delete(trash)
-            return False
-        if stored.key == plain_key(blob.sha256):
-            self._store.delete(stored.key + CHUNKS)
-        self._store.delete(trash)
-        return True
+        return moved is None or self._decide(moved, free)
+
+    def empty_trash(self, free: Callable[[str], bool]) -> None:
+        """End the removals that a crash cut short; only while none is under way.
+
+        Args:
+            free: whether no project has a digest.
+        """
+        for moved in list(self._store.list(_TRASH)):
+            sha256 = moved.key.rpartition("/")[2].partition(".")[0]
+            self._decide(moved, lambda sha256=sha256: free(sha256))  # type: ignore[misc]
+
+    def _decide(self, moved: Stored, free: Callable[[], bool]) -> bool:
+        """Delete what was moved out of sight, or bring it back; whether it is gone."""
+        key = moved.key.removeprefix(_TRASH).rpartition(".")[0]
+        if gone := free():
+            self._store.delete(key + CHUNKS)  # where it lay in the clear
+        elif self._store.stat(key) is None:
+            self._store.move(moved, key)
+        self._store.delete(moved.key)
+        return gone
 
     def _below(self, prefix: str) -> Iterator[Blob]:
         for stored in self._store.list(prefix):
@@ -298,27 +312,12 @@ class Blobs:
             opened.close()
             raise self._set_aside(sha256, opened.stored) from damaged
 
-    def _plain(self, sha256: str, opened: OpenBlob) -> _Plain:
+    def _plain(self, sha256: str, opened: OpenBlob) -> PlainCopy:
         try:
-            tags = ChunkTags(self._key, sha256, opened.stored.size)
-            return _Plain(opened, tags, self._tags(sha256, opened, tags))
+            return PlainCopy(self._store, opened, self._key, sha256)
         except Damaged as damaged:
             opened.close()
             raise self._set_aside(sha256, opened.stored) from damaged
-
-    def _tags(self, sha256: str, opened: OpenBlob, tags: ChunkTags) -> bytes:
-        """The tags of a blob's chunks, made anew where there are none."""
-        key = opened.stored.key + CHUNKS
-        known = tags.decode(read_all(self._store, key))
-        if known is not None:
-            return known
-        hasher = ChunkHasher(tags)
-        for piece in opened.read(0, opened.stored.size):
-            hasher.update(piece)
-        if hasher.size != opened.stored.size or hasher.sha256() != sha256:
-            raise Damaged
-        self._store.put_bytes(key, made := hasher.encoded())
-        return tags.decode(made) or b""
 
     def _is_encrypted(self, key: str) -> bool:
         opened = self._store.open(key)
@@ -350,28 +349,3 @@ def _checked(form: Form, sha256: str, pace: Callable[[int], None]) -> Iterator[b
         yield chunk
     if hasher.hexdigest() != sha256:
         raise Damaged
-
-
-class _Plain:
-    """Implements :class:`Form`: the content as it is, with a tag for each chunk."""
-
-    def __init__(self, opened: OpenBlob, tags: ChunkTags, known: bytes) -> None:
-        self._opened, self._tags, self._known = opened, tags, known
-        self.stored, self.size = opened.stored, opened.stored.size
-
-    def chunks(self, first: int, end: int) -> Iterator[bytes]:
-        """See :class:`Form`."""
-        start = first * CHUNK_BYTES
-        length = min(end * CHUNK_BYTES, self.size) - start
-        index = first
-        for chunk in regrouped(self._opened.read(start, length), CHUNK_BYTES):
-            if not self._tags.matches(self._known, index, chunk):
-                raise Damaged
-            yield chunk
-            index += 1
-        if index < end:
-            raise Damaged
-
-    def close(self) -> None:
-        """See :class:`Form`."""
-        self._opened.close()

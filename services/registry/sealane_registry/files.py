@@ -9,8 +9,9 @@ from sealane_registry.blob_store import BlobStore
 from sealane_registry.blobs import Blobs, Encryption
 from sealane_registry.config import Config
 from sealane_registry.encrypted_copies import EncryptedForms, drop_in_the_clear
+from sealane_registry.plain_copies import PlainForms
 from sealane_registry.root_secret import check_apart, root_secret
-from sealane_registry.spool import PlainForms, Spool
+from sealane_registry.spool import Spool
 
 #: Key of the tags of chunks. Where it is lost they are made again, which reads each artifact once.
 CHUNK_KEY = "chunks.key"

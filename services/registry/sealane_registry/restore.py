@@ -16,7 +16,7 @@ from sealane.records.database import Database
 from sealane.records.migrate import migrate
 from sealane_registry import export, schema
 from sealane_registry.blob_folder import FolderStore
-from sealane_registry.spool import plain_key
+from sealane_registry.plain_copies import plain_key
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 

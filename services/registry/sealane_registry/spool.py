@@ -16,14 +16,11 @@ from typing import Protocol
 
 from sealane.errors import Aborted, FailedPrecondition, InvalidArgument
 from sealane.failpoint import failpoint
-from sealane_registry.beside import beside
 from sealane_registry.blob_folder import disk_error, sync
-from sealane_registry.chunk_tags import ChunkHasher, ChunkTags
 from sealane_registry.store import UploadRow
 
 #: Uploads whose digests are kept in memory; those of others are computed at their end.
 MAX_KEPT = 64
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,68 +192,6 @@ class Spool:
             if len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
         return kept
-
-
-class PlainForms:
-    """Uploads lie as they come.
-
-    Args:
-        key: of the tags of chunks, 32 bytes.
-    """
-
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-
-    def begin(self, path: Path, row: UploadRow) -> None:
-        """See :class:`Forms`."""
-        create(path, b"")
-
-    def resume(self, path: Path, row: UploadRow) -> Writing:
-        """See :class:`Forms`."""
-        return _PlainWriting(path, row, self._key)
-
-
-class _PlainWriting:
-    """Implements :class:`Writing`."""
-
-    def __init__(self, path: Path, row: UploadRow, key: bytes) -> None:
-        self._path, self._row = path, row
-        self.held = path.lstat().st_size
-        self._tags = ChunkTags(key, row.sha256, row.size)
-        self._hasher = ChunkHasher(self._tags)
-
-    def append(self, data: bytes | memoryview) -> None:
-        """See :class:`Writing`."""
-        with beside(lambda: self._hash(data)):
-            append(self._path, self.held, data)
-        self.held += len(data)
-
-    def sha256(self) -> str:
-        """See :class:`Writing`."""
-        if self._hasher.size != self.held:
-            self._hasher = ChunkHasher(self._tags)
-            with self._path.open("rb") as file:
-                while data := file.read(_PIECE):
-                    self._hasher.update(data)
-        return self._hasher.sha256()
-
-    def _hash(self, data: bytes | memoryview) -> None:
-        if self._hasher.size == self.held:  # else it was begun before the process, and is read at its end
-            self._hasher.update(data)
-
-    def finish(self) -> Finished:
-        """See :class:`Writing`."""
-        key = plain_key(self._row.sha256)
-        return Finished(self._path, key, (key + CHUNKS, self._hasher.encoded()))
-
-
-#: What the tags of a blob's chunks are called, beside it.
-CHUNKS = ".chunks"
-
-
-def plain_key(sha256: str) -> str:
-    """Where a blob lies in the clear."""
-    return f"sha256/{sha256[:2]}/{sha256}"
 
 
 def create(path: Path, content: bytes) -> None:

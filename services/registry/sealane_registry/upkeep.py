@@ -132,6 +132,10 @@ class Collecting:
 
     async def run(self, interval: float) -> None:
         """A round after each interval, in seconds, until it is cancelled; none where it is 0."""
+        try:
+            await asyncio.to_thread(self._blobs.empty_trash, self._free())
+        except SealaneError as error:
+            log.warning("removals that were cut short wait for the next start", extra={"reason": error.reason})
         while interval:
             await asyncio.sleep(interval)
             if self._held():
@@ -143,10 +147,20 @@ class Collecting:
 
     async def round(self) -> tuple[int, int]:
         """Collect once; returns the artifacts and the blobs that went."""
-        loop, count, found = asyncio.get_running_loop(), 0, BATCH
+        count, found = 0, BATCH
         while found == BATCH:
             found, _ = await self._records.write(lambda store: drop_artifacts(store, self._clock))
             count += found
+
+        blobs = await asyncio.to_thread(drop_blobs, self._blobs, self._clock, self._free())
+        await self._records.write(lambda store: store.drop_changes(self._clock.now() - CHANGES_SECONDS))
+        if count or blobs:
+            log.info("collected", extra={"artifacts": count, "blobs": blobs})
+        return count, blobs
+
+    def _free(self) -> Callable[[str], bool]:
+        """Whether no project has a digest, asked from another thread."""
+        loop = asyncio.get_running_loop()
 
         def free(sha256: str) -> bool:
             asked = asyncio.run_coroutine_threadsafe(
@@ -154,8 +168,4 @@ class Collecting:
             )
             return asked.result(timeout=30)
 
-        blobs = await asyncio.to_thread(drop_blobs, self._blobs, self._clock, free)
-        await self._records.write(lambda store: store.drop_changes(self._clock.now() - CHANGES_SECONDS))
-        if count or blobs:
-            log.info("collected", extra={"artifacts": count, "blobs": blobs})
-        return count, blobs
+        return free

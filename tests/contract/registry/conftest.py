@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import postgres
 import pytest
 import sqlalchemy as sa
-from object_servers import MOTO, FaultyProxy, s3_server
+from object_servers import MOTO, FaultyProxy, new_bucket, reach, s3_server
+from obstore.store import MemoryStore
 from registry_site import Site
 
 from sealane.records import tables
+from sealane_registry.blob_folder import FolderStore
+from sealane_registry.blob_objects import BucketStore
+from sealane_registry.blob_store import BlobStore
 from sealane_registry.store_sql import SqlStore, metadata
 
 
@@ -53,6 +58,17 @@ def s3() -> Iterator[str]:
         pytest.skip("no S3 server here; make .venv-moto/.ready")
     with s3_server() as address:
         yield address
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
+def blob_store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    """Where artifacts may lie."""
+    if request.param == "folder":
+        return FolderStore(tmp_path / "cas")
+    if request.param == "memory":
+        return BucketStore(MemoryStore())
+    address = request.getfixturevalue("s3")
+    return BucketStore(reach(new_bucket(address), address, tmp_path))
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from object_servers import FaultyProxy, new_bucket, reach
 from sealane.errors import DataLoss, ResourceExhausted, SealaneError, Unavailable
 from sealane_registry.blob_objects import PART_BYTES, BucketStore
 from sealane_registry.blobs import Blobs
-from sealane_registry.spool import PlainForms, Spool
+from sealane_registry.plain_copies import PlainForms
+from sealane_registry.spool import Spool
 from sealane_registry.store import UploadRow
 
 KEY = b"k" * 32

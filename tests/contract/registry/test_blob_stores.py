@@ -8,12 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from object_servers import new_bucket, reach
-from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
+from obstore.store import AzureStore, GCSStore, S3Store
 
 from sealane.errors import InvalidArgument, SealaneError, Unavailable
-from sealane_registry.blob_folder import FolderStore
-from sealane_registry.blob_objects import PART_BYTES, Access, BucketStore, open_store
+from sealane_registry.blob_objects import PART_BYTES, Access, open_store
 from sealane_registry.blob_store import BlobStore, read_all
 
 SMALL = random.Random(3).randbytes(1000)
@@ -22,14 +20,9 @@ LARGE = random.Random(4).randbytes(2 * PART_BYTES + 12_345)
 KEY = "sha256/ab/abcd"
 
 
-@pytest.fixture(params=["folder", "memory", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    if request.param == "folder":
-        return FolderStore(tmp_path / "cas")
-    if request.param == "memory":
-        return BucketStore(MemoryStore())
-    address = request.getfixturevalue("s3")
-    return BucketStore(reach(new_bucket(address), address, tmp_path))
+@pytest.fixture
+def store(blob_store: BlobStore) -> BlobStore:
+    return blob_store
 
 
 def put(store: BlobStore, tmp_path: Path, content: bytes, key: str = KEY) -> None:

@@ -17,8 +17,9 @@ from sealane_registry import blob_folder
 from sealane_registry.blob_folder import FolderStore
 from sealane_registry.blobs import Blobs
 from sealane_registry.chunk_tags import CHUNK_BYTES, ChunkHasher, ChunkTags
+from sealane_registry.plain_copies import PlainForms
 from sealane_registry.scrub import Scrub
-from sealane_registry.spool import MAX_KEPT, PlainForms, Spool
+from sealane_registry.spool import MAX_KEPT, Spool
 from sealane_registry.store import UploadRow
 
 CONTENT = random.Random(1).randbytes(3 * CHUNK_BYTES // 2)
@@ -360,6 +361,41 @@ def test_a_blob_that_nobody_has_is_removed_and_another_is_not(site: Site) -> Non
     assert site.blobs.remove(blob, lambda: True)
     assert not site.blobs.has(SHA)
     assert not [path for path in (site.root / "cas").rglob("*") if path.is_file()]
+
+
+class _Crashed(Exception):
+    """The process ends here."""
+
+
+def cut_short(site: Site) -> None:
+    """A removal that ends between the move out of sight and the second question."""
+    (blob,) = site.blobs.list()
+    answers = [True]
+
+    def free() -> bool:
+        if not answers:
+            raise _Crashed
+        return answers.pop()
+
+    with pytest.raises(_Crashed):
+        site.blobs.remove(blob, free)
+    assert not site.blobs.has(SHA) and list(site.store.list("trash/"))
+
+
+def test_a_removal_that_a_crash_cut_short_is_ended_at_the_next_start(site: Site) -> None:
+    site.put()
+    cut_short(site)
+    asked: list[str] = []
+    site.blobs.empty_trash(lambda sha256: not asked.append(sha256))
+    assert asked == [SHA]
+    assert not [path for path in (site.root / "cas").rglob("*") if path.is_file()]
+
+
+def test_what_was_recorded_before_a_crash_cut_its_removal_short_comes_back(site: Site) -> None:
+    site.put()
+    cut_short(site)
+    site.blobs.empty_trash(lambda sha256: sha256 != SHA)
+    assert site.read() == CONTENT and not list(site.store.list("trash/"))
 
 
 def test_what_is_recorded_while_it_is_removed_comes_back(site: Site) -> None:

@@ -21,9 +21,10 @@ from sealane_registry.blob_store import Stored
 from sealane_registry.blobs import Blobs, Encryption
 from sealane_registry.collection import drop_blobs
 from sealane_registry.encrypted_copies import EncryptedForms, drop_in_the_clear, encrypted_key
+from sealane_registry.plain_copies import PlainForms, plain_key
 from sealane_registry.root_secret import PLACE, check_apart, root_secret
 from sealane_registry.scrub import Scrub
-from sealane_registry.spool import PlainForms, Spool, plain_key
+from sealane_registry.spool import Spool
 from sealane_registry.store import UploadRow
 from sealane_registry.upkeep import Encrypting
 

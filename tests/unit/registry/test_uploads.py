@@ -24,7 +24,8 @@ from sealane_registry.access import Access
 from sealane_registry.artifact_servicer import UPLOAD_SECONDS, ArtifactServicer, Files
 from sealane_registry.blob_folder import FolderStore
 from sealane_registry.blobs import Blobs
-from sealane_registry.spool import PlainForms, Spool
+from sealane_registry.plain_copies import PlainForms
+from sealane_registry.spool import Spool
 from sealane_registry.store_sql import SqlStore, metadata
 from sealane_registry.upkeep import Scrubbing
 

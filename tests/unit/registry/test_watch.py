@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 
 from sealane.clock import ManualClock
 from sealane.errors import FailedPrecondition
-from sealane.records import tables
 from sealane.records.database import Database
 from sealane.records.tables import Actor
 from sealane.records.transactions import Transactions
 from sealane_registry.store import Store
-from sealane_registry.store_sql import SqlStore, metadata
+from sealane_registry.store_sql import SqlStore
 from sealane_registry.watch import Seen, Watches
 
 
@@ -35,15 +33,8 @@ class Records:
 
 
 @pytest.fixture
-def records(tmp_path: Path) -> Iterator[Records]:
-    def prepare(connection) -> None:
-        metadata.create_all(connection)
-        tables.metadata.create_all(connection)
-
-    database = Database.at(tmp_path / "registry.db")
-    database.start(prepare)
-    yield Records(database)
-    database.close()
+def records(database: Database) -> Records:
+    return Records(database)
 
 
 async def take(stream: AsyncIterator[Seen], count: int) -> list[str]:
