@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -55,16 +54,13 @@ class Jobs(TaskJobs):
             max_accuracy_drop: largest fall of accuracy that is accepted, 0 to 1.
             request_id: UUID that makes a repeat safe across processes; default: a new one.
         """
-        spec = pb.OptimiseSpec(
+        optimise = pb.OptimiseSpec(
             source_variant=references.variant(self._session.project, source_variant),
             calibration_sha256=self._digest(calibration),
             test_sha256=self._digest(test),
             max_accuracy_drop=max_accuracy_drop,
         )
-        request = pb.CreateJobRequest(
-            parent=self._session.parent, job=pb.Job(optimise=spec), request_id=request_id or str(uuid.uuid4())
-        )
-        return self._stub().CreateJob(request, timeout=self._session.timeout)
+        return self._create(pb.Job(optimise=optimise), request_id)
 
     def check(self, version: str, *, variants: Sequence[str] = (), request_id: str = "") -> pb.Job:
         """Load each variant of a version once in a worker's box; the registry keeps what came of it.
@@ -76,13 +72,8 @@ class Jobs(TaskJobs):
             variants: ids of variants; empty for all.
             request_id: UUID that makes a repeat safe across processes; default: a new one.
         """
-        name = self._version(version)
-        request = pb.CreateJobRequest(
-            parent=self._session.parent,
-            job=pb.Job(check=pb.CheckSpec(version=name, variants=variants)),
-            request_id=request_id or str(uuid.uuid4()),
-        )
-        return self._stub().CreateJob(request, timeout=self._session.timeout)
+        check = pb.CheckSpec(version=self._version(version), variants=variants)
+        return self._create(pb.Job(check=check), request_id)
 
     def get(self, job: str) -> pb.Job:
         """A job by its id or full name."""

@@ -204,9 +204,10 @@ class TaskJobs:
         if data_class := options.get("data_class", ""):
             execution.data_class = deployment_pb.DataClass.Value(f"DATA_CLASS_{data_class.upper()}")
         job.execution.CopyFrom(execution)
-        request = pb.CreateJobRequest(
-            parent=self._session.parent, job=job, request_id=options.get("request_id", "") or str(uuid.uuid4())
-        )
+        return self._create(job, options.get("request_id", ""))
+
+    def _create(self, job: pb.Job, request_id: str) -> pb.Job:
+        request = pb.CreateJobRequest(parent=self._session.parent, job=job, request_id=request_id or str(uuid.uuid4()))
         return self._stub().CreateJob(request, timeout=self._session.timeout)
 
     def _version(self, version: str) -> str:
