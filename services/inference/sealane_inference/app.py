@@ -125,7 +125,7 @@ async def serve(config: Config) -> None:
     advertised = config.advertise_mesh or f"{config.mesh_listen.rpartition(':')[0]}:{ports['mesh']}"
     watch = Watch(
         lambda: enroll.mesh_target(identity, "scheduler", config.scheduler_mesh),
-        routing_service_pb2.WatchRoutesRequest(gateway=config.name, lane_address=advertised),
+        routing_service_pb2.WatchRoutesRequest(gateway=config.name, lane_address=advertised, takes_changes=True),
         present,
     )
     member.start()

@@ -108,6 +108,28 @@ class RouteTable:
     names: Mapping[str, Names] = field(default_factory=dict)
     has_chains: bool = False
 
+    def changed(self, revision: int, routes: Iterable[Route], removed: Iterable[tuple[str, str]]) -> RouteTable:
+        """The table with some routes new or otherwise, and some gone.
+
+        Args:
+            revision: of the new table.
+            routes: those that are new or changed.
+            removed: project and deployment of those that are gone.
+        """
+        projects: dict[str, dict[str, Route]] = {}
+
+        def of(project: str) -> dict[str, Route]:
+            return projects.setdefault(project, dict(self.routes.get(project, {})))
+
+        for project, deployment in removed:
+            of(project).pop(deployment, None)
+        for route in routes:
+            of(route.project)[route.deployment] = route
+        names = {project: Names.of(found.values()) for project, found in projects.items()}
+        every = {**self.routes, **projects}
+        chained = any(route.chain is not None for found in every.values() for route in found.values())
+        return RouteTable(revision, every, {**self.names, **names}, chained)
+
     @classmethod
     def of(cls, revision: int, routes: Iterable[Route]) -> RouteTable:
         """A table of these routes."""

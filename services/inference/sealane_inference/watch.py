@@ -72,9 +72,11 @@ class Watch:
         seen = False
         with connect(self._dial()) as channel:
             stub = routing_service_pb2_grpc.RoutingServiceStub(channel)
+            present = RouteTable()
             for table in stub.WatchRoutes(self._request):
                 seen = True
-                self._post(functools.partial(self._present.replace, to_plain(table)))
+                present = to_plain(table, present)
+                self._post(functools.partial(self._present.replace, present))
                 if self._stop.is_set():
                     break
         return seen
@@ -84,8 +86,13 @@ class Watch:
             self._loop.call_soon_threadsafe(change)
 
 
-def to_plain(table: pb.RouteTable) -> RouteTable:
-    """A route table without protobuf; routes with malformed names are left out."""
+def to_plain(table: pb.RouteTable, before: RouteTable) -> RouteTable:
+    """A route table without protobuf; routes with malformed names are left out.
+
+    Args:
+        table: what the scheduler told.
+        before: the table of which it may tell changes alone.
+    """
     routes = []
     for route in table.routes:
         plain = _route(route)
@@ -93,7 +100,10 @@ def to_plain(table: pb.RouteTable) -> RouteTable:
             log.error("route left out, its names are malformed", extra={"deployment": route.deployment})
         else:
             routes.append(plain)
-    return RouteTable.of(table.revision, routes)
+    if not table.changes_only:
+        return RouteTable.of(table.revision, routes)
+    gone = [(parts[1], parts[3]) for name in table.removed if len(parts := name.split("/")) == 4]
+    return before.changed(table.revision, routes, gone)
 
 
 def _route(route: pb.Route) -> Route | None:

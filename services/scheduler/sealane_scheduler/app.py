@@ -42,6 +42,7 @@ from sealane_scheduler.grants import Grants
 from sealane_scheduler.job_loop import JobLoop
 from sealane_scheduler.job_servicer import JobServicer
 from sealane_scheduler.jobs import JobRules
+from sealane_scheduler.placement_servicer import PlacementServicer
 from sealane_scheduler.quota_shares import QuotaShares
 from sealane_scheduler.registry_port import RegistryPort
 from sealane_scheduler.served_model_servicer import ServedModelServicer
@@ -111,7 +112,7 @@ async def run(config: Config) -> None:
     desired = DesiredStates(controller, chains, loop, task_loop, gateways, Grants(identity, clock))
     served = {
         deployment_service_pb2: DeploymentServicer(records, controller, chains, registry, clock),
-        placement_service_pb2: servicer.PlacementServicer(records, controller, registry, clock),
+        placement_service_pb2: PlacementServicer(records, controller, registry, clock),
         node_service_pb2: servicer.NodeServicer(controller, clock),
         routing_service_pb2: servicer.RoutingServicer(
             controller, chains, gateways, QuotaShares(clock.monotonic()), clock

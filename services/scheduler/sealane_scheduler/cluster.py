@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sealane_scheduler.batch import Placed
 from sealane_scheduler.decision import Decision
-from sealane_scheduler.filters import Demand, NodeView, VariantView
+from sealane_scheduler.filters import Demand, NodeView, VariantView, cpu_of, memory_of
 from sealane_scheduler.fleet import READY, Fleet, NodeState
+from sealane_scheduler.queue_order import Waiting
 from sealane_scheduler.store import DeploymentRow, PlacementRow
 
 PREPARING, SERVING, FAILED = "PREPARING", "SERVING", "FAILED"
@@ -33,6 +35,25 @@ class Copy:
     told: Told = Told()
     leaving: bool = False
     """Whether another copy was placed for it to move to; the first to go when there are more than are wanted."""
+    gives_way: float = 0.0
+    """When it ends for a deployment of higher priority, by the monotonic clock; 0 where it need not."""
+    since: float = 0.0
+    """When it was placed, or the scheduler started, in seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nomination:
+    """A place that is kept for a deployment until others have left it.
+
+    Args:
+        placed: the decision, and what is reserved.
+        node: where it is.
+        victims: who has to leave: names of deployments and epochs of their copies.
+    """
+
+    placed: Placed
+    node: str
+    victims: tuple[tuple[str, int], ...]
 
 
 @dataclass(slots=True)
@@ -49,6 +70,23 @@ class Deployed:
     """The last decision that found a place, serialized."""
     refused: bytes = b""
     """The refusal, serialized."""
+    nominated: Nomination | None = None
+    """The place that others leave for it."""
+    asked: int = -1
+    """State of the cluster for which a place was last looked for."""
+    asked_at: float = 0.0
+    """When that was, by the monotonic clock."""
+
+    def waiting(self, copies: int) -> Waiting:
+        """Itself in the queue, with so many copies to be placed."""
+        variants = [memory_of(self.demand, variant) for variant in self.variants]
+        needs = copies * float(min(variants, default=0)), copies * float(cpu_of(self.demand))
+        return Waiting(self.row.name, self.row.project, self.demand.priority, self.row.create_time, needs)
+
+    @property
+    def decision(self) -> bytes:
+        """The last decision about it, serialized."""
+        return self.placed if self.refusal is None and self.nominated is None else self.refused
 
     @property
     def sealing_required(self) -> bool:
@@ -66,6 +104,10 @@ class Deployed:
     def ready(self, fleet: Fleet) -> list[Copy]:
         """Copies on nodes that are there, oldest first."""
         return [copy for copy in self.copies if _is_ready(fleet, copy) and copy.state != FAILED]
+
+    def staying(self, fleet: Fleet) -> list[Copy]:
+        """Copies that are there and need not give their place to others."""
+        return [copy for copy in self.ready(fleet) if not copy.gives_way]
 
     def serving(self, fleet: Fleet) -> list[Copy]:
         """Copies that answer now."""

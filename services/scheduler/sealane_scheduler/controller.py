@@ -1,7 +1,7 @@
 """Keeps the cluster as the deployments want it: notices lost nodes, places, releases.
 
-One task on the event loop owns the cluster. It decides with the pure core (:mod:`placement`), commits,
-then tells: a decision is durable before any node hears of it.
+One task on the event loop owns the cluster. It decides with the pure core (:mod:`together`), commits, then tells: a
+decision is durable before any node hears of it.
 """
 
 from __future__ import annotations
@@ -9,33 +9,38 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-
-import numpy as np
+from typing import TypeVar
 
 from sealane.clock import Clock
-from sealane.errors import Aborted, NotFound, SealaneError
+from sealane.errors import Aborted, FailedPrecondition, NotFound, SealaneError
 from sealane.failpoint import failpoint
 from sealane.records.tables import Actor
 from sealane.records.transactions import Transactions
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane_scheduler import cluster, present
+from sealane_scheduler.batch import Basis, Place, Placed, because, give_back
 from sealane_scheduler.changes import Changes
 from sealane_scheduler.cluster import Copy, Deployed
-from sealane_scheduler.columns import Snapshot, tie_of
+from sealane_scheduler.columns import NodeTable, Snapshot, tie_of
 from sealane_scheduler.decision import Decision
 from sealane_scheduler.filters import Demand, NodeView, VariantView, forbidden
 from sealane_scheduler.fleet import DEAD, READY, Fleet
 from sealane_scheduler.moves import Movable, Move
 from sealane_scheduler.placement import Question, decide
-from sealane_scheduler.replay import record
+from sealane_scheduler.placer import Placer
+from sealane_scheduler.placing import Binding, adopt, keep
+from sealane_scheduler.route_log import RouteLog
 from sealane_scheduler.stock import Stock
-from sealane_scheduler.store import DecisionRow, DeploymentRow, PlacementRow, Store
+from sealane_scheduler.store import DeploymentRow, PlacementRow, Store
+from sealane_scheduler.together import place_all
 
 log = logging.getLogger("sealane.controller")
+T = TypeVar("T")
+R = TypeVar("R")
 
 TICK_SECONDS = 0.1
 #: A stream that broke and did not come back within this time gets its work substituted.
@@ -44,8 +49,8 @@ SUBSTITUTE_SECONDS = 0.5
 RECONNECT_SECONDS = 5.0
 #: A variant that a node could not load is not tried there again for this long.
 AVOID_SECONDS = 30.0
-#: Of fleets up to this size all that a decision was made from is kept with it.
-RECORDED_NODES = 256
+#: What fits nowhere is decided again at every change that could help, and after this time.
+RETRY_SECONDS = 1.0
 
 
 class Controller:
@@ -56,8 +61,14 @@ class Controller:
         self._clock = clock
         self.fleet = fleet
         self.changes = Changes(int(clock.now() * 1000))
+        self.routes = RouteLog()
         self._deployed: dict[str, Deployed] = {}
         self._stock = Stock(fleet)
+        self._placer = Placer(records, self._stock, fleet, clock, self._deployed, self._changed)
+        self._version_of: dict[str, str] = {}
+        self._due: set[str] = set()
+        self._unsettled: set[str] = set()
+        self._news = 0
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
 
@@ -71,16 +82,22 @@ class Controller:
             if item is None:
                 await self._records.write(partial(_release, row=placement))
                 continue
-            copy = Copy(placement)
+            copy = Copy(placement, since=self._clock.now())
             item.copies.append(copy)
             self._stock.occupy(item, copy)
             self.fleet.expect(placement.node, RECONNECT_SECONDS)
         for item in self._deployed.values():
             item.placed = await self._records.read(partial(_last_place, row=item.row))
+        self._due.update(self._deployed)
 
     def get(self, name: str) -> Deployed | None:
         """A deployment by its resource name."""
         return self._deployed.get(name)
+
+    def version(self, name: str) -> tuple[str, bytes] | None:
+        """Name and content of a version that is deployed, as it was last heard of; None where it is not."""
+        item = self._deployed.get(self._version_of.get(name, ""))
+        return None if item is None else (item.row.model_version, item.row.version)
 
     def all(self) -> Iterable[Deployed]:
         """All deployments, by name."""
@@ -90,11 +107,109 @@ class Controller:
         """Look at the cluster now, not at the next tick."""
         self._wake.set()
 
+    def news(self) -> None:
+        """Something changed that may give room to what fits nowhere."""
+        self._news += 1
+        self.wake()
+
+    def look_at(self, names: Iterable[str]) -> None:
+        """Look whether these deployments are as they want to be."""
+        self._due.update(names)
+        self.wake()
+
+    def _changed(self, names: Iterable[str]) -> None:
+        names = list(names)
+        self.routes.touch(names)
+        self.changes.announce()
+        self.look_at(names)
+
+    def rerouted_since(self, number: int) -> list[str] | None:
+        """Names of deployments whose routes may have changed since :attr:`routes` had a number; None for all."""
+        self._take_turned()
+        self.routes.forget(len(self._deployed))
+        return self.routes.since(number)
+
+    def _take_turned(self) -> None:
+        """Nodes came, went, or are judged otherwise."""
+        if not self.fleet.turned:
+            return
+        names = set[str]().union(*map(self._stock.holders, self.fleet.turned))
+        self.fleet.turned.clear()
+        self._due |= names
+        self.routes.touch(names)
+        self._news += 1
+
     def add(self, row: DeploymentRow) -> Deployed:
         """A deployment was created."""
         item = self._deployed.setdefault(row.name, _deployed(row))
-        self.wake()
+        self.look_at([row.name])
         return item
+
+    async def create(
+        self,
+        rows: Sequence[DeploymentRow],
+        note: Callable[[Store, Sequence[Binding]], T],
+        commit: Callable[[Callable[[Store], T]], Awaitable[R]],
+        *,
+        gang: bool = False,
+    ) -> R:
+        """Create deployments and place them, in one transaction.
+
+        Args:
+            rows: the deployments, which are recorded here.
+            note: records what else belongs to it, and makes the answer.
+            commit: runs a function of the store in a transaction, or not at all where it is the repeat of a call.
+            gang: whether to create nothing where not all of their copies can be placed.
+
+        Returns:
+            What `commit` returns.
+
+        Raises:
+            FailedPrecondition: a gang that does not fit; the reason is the binding constraint.
+            AlreadyExists: an id is taken.
+        """
+        async with self._lock:
+            items = [_deployed(row) for row in rows]
+            found = place_all([self._placer.wanted(item) for item in items], self._stock, gang=gang)
+        if gang and (lacking := next((place for place in found if place.refusal is not None), None)) is not None:
+            give_back(found, self._stock)
+            raise _does_not_fit(rows[found.index(lacking)], lacking)
+        bindings = [
+            Binding(item, placed, self._clock.now(), note_refusal=not placed.places)
+            for item, placed in zip(items, found, strict=True)
+        ]
+        # A caller that goes away must not leave behind what is recorded and known to nobody.
+        return await asyncio.shield(asyncio.ensure_future(self._created(bindings, note, commit)))
+
+    async def _created(
+        self,
+        bindings: Sequence[Binding],
+        note: Callable[[Store, Sequence[Binding]], T],
+        commit: Callable[[Callable[[Store], T]], Awaitable[R]],
+    ) -> R:
+        ran = []
+
+        def create(store: Store) -> T:
+            store.add_deployments([binding.item.row for binding in bindings])
+            keep(store, bindings)
+            ran.append(True)
+            return note(store, bindings)
+
+        try:
+            answer = await commit(create)
+        except BaseException:
+            give_back((binding.placed for binding in bindings), self._stock)
+            raise
+        if not ran:
+            give_back((binding.placed for binding in bindings), self._stock)
+            return answer
+        failpoint("scheduler.bind.committed")
+        for binding in bindings:
+            row = binding.item.row
+            self._deployed[row.name], self._version_of[row.model_version] = binding.item, row.name
+            adopt(binding, self._stock)
+        self._changed(binding.item.row.name for binding in bindings)
+        return answer
 
     async def rename(self, wanted: Iterable[DeploymentRow], actor: Actor, now: float) -> None:
         """Let deployments be served under the names and labels of these rows, all at once."""
@@ -116,7 +231,7 @@ class Controller:
             await self._records.write(put)
             for item, row in changed:
                 item.row = row
-        self.changes.announce()
+        self._changed(row.name for _, row in changed)
 
     async def delete(self, name: str, etag: str, drop: Callable[[Store], None]) -> None:
         """Delete a deployment; nothing is placed meanwhile.
@@ -139,7 +254,9 @@ class Controller:
             await self._records.write(drop)
             del self._deployed[name]
             self._stock.vacate(item, item.copies)
-        self.changes.announce()
+            self._placer.give_up(item)
+        self._changed([name])
+        self.news()
 
     async def refresh(self, version: model_pb.Version) -> None:
         """A version has new variants, measurements or signatures, or is judged otherwise: later decisions see it."""
@@ -151,8 +268,8 @@ class Controller:
                 await self._records.write(partial(_put, row=row))
                 item.row, item.variants = row, present.variants(version)
                 self._stock.touch(item.copies)
-                self.changes.announce()
-        self.wake()
+                self._changed([row.name])
+        self.news()
 
     def snapshot(self) -> Snapshot:
         """The nodes as a decision sees them now."""
@@ -179,14 +296,15 @@ class Controller:
         if known is None:
             return
         known.told = copy.told
-        if (known.state, known.message) == (copy.state, copy.message):
+        message = known.message if known.gives_way else copy.message
+        if (known.state, known.message) == (copy.state, message):
             return
-        known.state, known.message, known.digest = copy.state, copy.message, copy.digest
+        known.state, known.message, known.digest = copy.state, message, copy.digest
         self._stock.touch([known])
         if copy.state == cluster.FAILED:
             self._stock.refuse(node, known.row.variant, self._clock.monotonic())
-        self.changes.announce()
-        self.wake()
+            self._news += 1
+        self._changed([deployment])
 
     async def run(self) -> None:
         """Keep the cluster until cancelled."""
@@ -195,8 +313,7 @@ class Controller:
             if self.fleet.tick():
                 self.changes.announce()
             try:
-                for item in self._by_priority():
-                    await self.reconcile(item)
+                await self.round()
             except SealaneError as error:
                 log.warning("a decision was not recorded, trying again", extra={"reason": error.reason})
             try:
@@ -205,26 +322,60 @@ class Controller:
             except TimeoutError:
                 continue
 
-    def _by_priority(self) -> list[Deployed]:
-        """Who is placed first: the higher priority, then the older."""
-        return sorted(self._deployed.values(), key=lambda item: (-item.demand.priority, item.row.create_time))
+    async def round(self) -> None:
+        """Bring what is not as it should be nearer to it."""
+        async with self._lock:
+            self._take_turned()
+            if self._stock.forgive(self._clock.monotonic() - AVOID_SECONDS):
+                self._news += 1
+            names = self._due | self._unsettled
+            self._due = set()
+            try:
+                await self._settle([self._deployed[name] for name in sorted(names) if name in self._deployed])
+            except BaseException:
+                self._due |= names
+                raise
 
     async def reconcile(self, item: Deployed) -> None:
-        """Bring one deployment nearer to what it wants: release what is over, place what is missing."""
+        """Bring one deployment nearer to what it wants."""
         async with self._lock:
-            if self._deployed.get(item.row.name) is not item:
-                return
             self._stock.forgive(self._clock.monotonic() - AVOID_SECONDS)
-            await self._release(item, [copy for copy in item.copies if self._is_over(item, copy)])
-            await self._release(item, self._surplus(item))
-            ready = item.ready(self.fleet)
-            if len(ready) <= item.demand.replicas:
-                _stay(item.copies)
-            if ready and item.refusal is not None:
-                item.refusal = None
-                self.changes.announce()
-            if len(ready) < item.demand.replicas and not self._may_come_back(item):
-                await self._place(item)
+            if self._deployed.get(item.row.name) is item:
+                item.asked = -1
+                await self._settle([item])
+
+    async def _settle(self, items: Sequence[Deployed]) -> None:
+        """Release what is over, and place what is missing."""
+        missing = [item for item in items if await self._lacks(item)]
+        now = self._clock.monotonic()
+        asking = [item for item in missing if item.asked != self._news or now - item.asked_at >= RETRY_SECONDS]
+        if asking:
+            await self._placer.place(asking)
+            for item in asking:
+                item.asked, item.asked_at = self._news, now
+        for item in items:
+            if self._is_settled(item):
+                self._unsettled.discard(item.row.name)
+            else:
+                self._unsettled.add(item.row.name)
+
+    async def _lacks(self, item: Deployed) -> bool:
+        """Release what is over; whether copies are missing."""
+        await self._release(item, [copy for copy in item.copies if self._is_over(item, copy)])
+        await self._release(item, self._surplus(item))
+        if item.nominated is not None:
+            await self._placer.succeed(item, item.nominated)
+        staying = item.staying(self.fleet)
+        if len(item.ready(self.fleet)) <= item.demand.replicas:
+            _stay(item.copies)
+        if staying and item.refusal is not None:
+            item.refusal = None
+            self._changed([item.row.name])
+        return len(staying) < item.demand.replicas and item.nominated is None and not self._may_come_back(item)
+
+    def _is_settled(self, item: Deployed) -> bool:
+        staying = item.staying(self.fleet)
+        return len(staying) == len(item.copies) == item.demand.replicas and not any(copy.leaving for copy in staying)
 
     async def move(self, move: Move) -> bool:
         """Place a copy anew elsewhere; the old one goes once the new one serves. Whether that was begun."""
@@ -236,14 +387,17 @@ class Controller:
                 return False
             variants = tuple(variant for variant in item.variants if variant.variant == move.variant)
             others = (copy.row.node for copy in item.ready(self.fleet) if copy is not source)
-            demand = replace(item.demand, apart=tuple((node, self._zone(node)) for node in others))
-            there = nodes.take(np.array([nodes.index[move.target]]))
-            decision = decide(Question(demand, variants), there)
+            demand = replace(item.demand, apart=tuple((node, self._placer.zone(node)) for node in others))
+            question = Question(demand, variants)
+            there = NodeTable([nodes.node(nodes.index[move.target])]).snapshot()
+            decision = decide(question, there)
             if not decision.node or move.target == move.source:
                 return False
-            reason = f"moved from {move.source}, which saves {move.saves:.3g} an hour"
+            why = f"moved from {move.source}, which saves {move.saves:.3g} an hour"
             source.leaving = True
-            await self._bind(item, replace(decision, reasons=(reason, *decision.reasons[1:])), b"")
+            taken = self._stock.take(decision.node, item.demand, variants[0])
+            place = Place(because(decision, why), Basis(question, there, why=why), taken)
+            await self._placer.bind([Binding(item, Placed((place,)), self._clock.now())])
             return True
 
     def movable(self, allowed: Callable[[DeploymentRow], bool]) -> list[Movable]:
@@ -259,6 +413,8 @@ class Controller:
     def _is_over(self, item: Deployed, copy: Copy) -> bool:
         state, variant = self.fleet.get(copy.row.node), item.variant(copy.row.variant)
         if copy.state == cluster.FAILED or state is None or state.state == DEAD or variant is None:
+            return True
+        if copy.gives_way and self._clock.monotonic() >= copy.gives_way:
             return True
         # Where data may go is checked again for every copy, however it came to be there.
         return state.state == READY and bool(forbidden(item.demand, cluster.place_of(state), variant))
@@ -276,63 +432,32 @@ class Controller:
         state = self.fleet.get(copy.row.node)
         return state is not None and state.state == READY
 
-    async def _place(self, item: Deployed) -> None:
-        taken = tuple((copy.row.node, self._zone(copy.row.node)) for copy in item.ready(self.fleet))
-        nodes = self._stock.snapshot()
-        question = Question(replace(item.demand, apart=taken), item.variants, tie_of(item.row.model_version))
-        decision = decide(question, nodes)
-        if not decision.node:
-            if taken:
-                return  # it serves, with fewer copies than wanted
-            if item.refusal is None or item.refusal.kind != decision.kind:
-                refused = present.decision(decision, 0, self._clock.now())
-                item.refused = await self._note(item, refused, _recorded(question, nodes))
-                item.refusal = decision
-                self.changes.announce()
-            return
-        await self._bind(item, decision, _recorded(question, nodes))
-
-    async def _bind(self, item: Deployed, decision: Decision, made_from: bytes) -> None:
-        row = item.row
-        wanted = PlacementRow(row.project, row.deployment, 0, decision.node, decision.variant)
-        epoch = await self._records.write(partial(_bind, row=wanted))
-        failpoint("scheduler.bind.committed")
-        copy = Copy(replace(wanted, epoch=epoch))
-        item.copies.append(copy)
-        self._stock.occupy(item, copy)
-        message = present.decision(decision, epoch, self._clock.now())
-        item.placed, item.refusal = await self._note(item, message, made_from), None
-        self.changes.announce()
-
-    async def _note(self, item: Deployed, decision: pb.Decision, made_from: bytes) -> bytes:
-        """Keep a decision, with what it was made from; returns it without."""
-        content = decision.SerializeToString()
-        decision.record = made_from
-        note = DecisionRow(item.row.project, item.row.deployment, self._clock.now(), decision.SerializeToString())
-        await self._records.write(lambda store: store.add_decision(note))
-        return content
-
-    def _zone(self, node: str) -> str:
-        state = self.fleet.get(node)
-        return "" if state is None else state.facts.attributes.get("zone", "")
-
     async def _release(self, item: Deployed, copies: list[Copy]) -> None:
         for copy in copies:
             await self._records.write(partial(_release, row=copy.row))
             item.copies.remove(copy)
             self._stock.vacate(item, [copy])
-            self.changes.announce()
+            self._changed([item.row.name])
+            self._news += 1
 
 
-def _recorded(question: Question, nodes: Snapshot) -> bytes:
-    """All that a decision is made from; nothing of large fleets."""
-    return record(question, nodes) if len(nodes) <= RECORDED_NODES else b""
+def _does_not_fit(row: DeploymentRow, placed: Placed) -> FailedPrecondition:
+    assert placed.refusal is not None
+    decision = placed.refusal[0]
+    constraint = decision.binding_constraint
+    return FailedPrecondition(
+        f"nothing was created: {row.deployment} does not fit beside the others: {decision.unavailable_reason}; "
+        "ask for less, or make room",
+        reason=constraint.upper(),
+        constraint=constraint,
+        deployment=row.deployment,
+    )
 
 
 def _stay(copies: Iterable[Copy]) -> None:
     """Nobody came in the place of these."""
     for copy in copies:
-        copy.leaving = False
+        copy.leaving = bool(copy.gives_way)
 
 
 def _deployed(row: DeploymentRow) -> Deployed:
@@ -342,12 +467,6 @@ def _deployed(row: DeploymentRow) -> Deployed:
 
 def _put(store: Store, row: DeploymentRow) -> None:
     store.put_deployment(row)
-
-
-def _bind(store: Store, row: PlacementRow) -> int:
-    epoch = store.bind(row)
-    failpoint("scheduler.bind.recorded")
-    return epoch
 
 
 def _release(store: Store, row: PlacementRow) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
+from functools import partial
 
 from google.protobuf import empty_pb2
 
@@ -19,6 +21,7 @@ from sealane_scheduler.cluster import Deployed
 from sealane_scheduler.controller import Controller
 from sealane_scheduler.deployment_names import alias_of, check_version, find, may_see, may_see_chain
 from sealane_scheduler.ensembles import Chained, Ensembles
+from sealane_scheduler.placing import Binding
 from sealane_scheduler.registry_port import RegistryPort
 from sealane_scheduler.store import DeploymentRow, EnsembleRow, Store
 
@@ -61,18 +64,14 @@ class DeploymentServicer:
             alias=alias_of(request.deployment.model_version),
         )
 
-        def create(store: Store) -> pb.Deployment:
-            store.add_deployment(row)
+        def note(store: Store, bindings: Sequence[Binding]) -> pb.Deployment:
             store.record(who, "CreateDeployment", row.name, now, version=version.name)
             return pb.Deployment(name=row.name, etag=row.etag)
 
-        stored = pb.Deployment.FromString(await self._records.once(call, request, request.request_id, create))
-        known = self._controller.get(stored.name)
-        item = known or (self._controller.add(row) if stored.etag == row.etag else None)
-        if item is None:
-            return stored
-        await self._controller.reconcile(item)
-        return present.deployment(item, self._controller.fleet)
+        commit = partial(self._records.once, call, request, request.request_id)
+        stored = pb.Deployment.FromString(await self._controller.create([row], note, commit))
+        item = self._controller.get(stored.name)
+        return stored if item is None else present.deployment(item, self._controller.fleet)
 
     async def GetDeployment(self, request: pb.GetDeploymentRequest, call: Call) -> pb.Deployment:
         chained = self._chain(request.name, call)

@@ -14,7 +14,7 @@ import numpy as np
 from sealane_scheduler import front, nearest, remedies
 from sealane_scheduler.decision import Decision, Rejected, Scored, Seen
 from sealane_scheduler.filters import Demand, NodeView, VariantView, expected_ms
-from sealane_scheduler.scan import Scan, best
+from sealane_scheduler.scan import Pair, Scan, best
 
 #: Of no more candidates than this, every one is told.
 ALL_TOLD = 64
@@ -23,8 +23,14 @@ BEST_TOLD = 5
 _NAMES_TOLD = 3
 
 
-def explain(found: Scan) -> Decision:
-    """The decision that a scan leads to."""
+def explain(found: Scan, chosen: Pair | None = None, why: str = "") -> Decision:
+    """The decision that a scan leads to.
+
+    Args:
+        found: what was found.
+        chosen: who was chosen where it is not the cheapest.
+        why: the reason for that.
+    """
     few = len(found.nodes) * len(found.question.variants) <= ALL_TOLD
     misses = nearest.misses(found)
     filters = tuple(nearest.count(found, miss) for miss in misses)
@@ -34,11 +40,13 @@ def explain(found: Scan) -> Decision:
     seen = Seen(nodes.version, nodes.digest, nodes.total, len(nodes), found.question.seed)
     if not ranked:
         return _nowhere(found, misses, Decision("", "", (), rejected, filters=filters, seen=seen))
+    if chosen is not None:
+        ranked = [chosen, *(pair for pair in ranked if pair != chosen)]
     candidates = tuple(front.scored(found, pair) for pair in ranked)
     return Decision(
         candidates[0].node,
         candidates[0].variant,
-        _reasons(found, ranked[0], candidates),
+        _reasons(found, ranked[0], candidates, why),
         rejected,
         candidates,
         filters=filters,
@@ -59,10 +67,11 @@ def _all_rejected(found: Scan) -> tuple[Rejected, ...]:
     return tuple(nearest.rejection(found, pair) for pair in pairs)
 
 
-def _reasons(found: Scan, chosen: tuple[int, int], candidates: Sequence[Scored]) -> tuple[str, ...]:
+def _reasons(found: Scan, chosen: Pair, candidates: Sequence[Scored], why: str) -> tuple[str, ...]:
     demand, winner = found.question.demand, candidates[0]
     node, variant = found.fitting.node(chosen[1]), found.question.variants[chosen[0]]
-    reasons = [f"lowest cost {winner.score:.3f} of {found.passed} candidates that passed every filter"]
+    first = f"lowest cost {winner.score:.3f} of {found.passed} candidates that passed every filter"
+    reasons = [why or first]
     if len(found.nodes) < found.nodes.total:
         looked = f"{len(found.nodes)} of {found.nodes.total} nodes"
         reasons.append(f"{looked} were looked at: a sample, and who holds the model")

@@ -94,6 +94,8 @@ class Fleet:
         """Tier -> sandbox level that its nodes must give."""
         self.touched: set[str] = set()
         """Nodes of which something has changed; whoever keeps a picture of them empties it."""
+        self.turned: set[str] = set()
+        """Nodes that came, went or are judged otherwise; the controller empties it."""
         self._clock = clock
         self._patience = patience
         self._nodes: dict[str, NodeState] = {}
@@ -110,7 +112,7 @@ class Fleet:
         """A worker that had placements before a restart: it gets `grace` seconds to come back."""
         now = self._clock.monotonic()
         self._nodes.setdefault(node, NodeState(node, Facts({}), seen=now, lost=now, grace=grace))
-        self.touched.add(node)
+        self._turn(node)
 
     def connect(self, node: str, facts: Facts, statement: str) -> int:
         """A stream began; returns its number. An older stream of the same node is superseded."""
@@ -118,7 +120,7 @@ class Fleet:
         now = self._clock.monotonic()
         rtt = self._nodes[node].rtt_ms if node in self._nodes else 0.0
         self._nodes[node] = NodeState(node, facts, statement, self._sessions, now, now, rtt_ms=rtt, state=READY)
-        self.touched.add(node)
+        self._turn(node)
         return self._sessions
 
     def holds(self, node: str, session: int) -> bool:
@@ -133,7 +135,7 @@ class Fleet:
             return False
         state.session, state.lost, state.evicted = 0, self._clock.monotonic(), evicted
         state.state = self._judge(state)
-        self.touched.add(node)
+        self._turn(node)
         return True
 
     def heartbeat(self, node: str, rtt_ms: float | None, statement: str) -> None:
@@ -142,6 +144,7 @@ class Fleet:
         state.seen = self._clock.monotonic()
         if statement:
             state.statement = statement
+            self._turn(node)
         if rtt_ms is not None:
             state.rtt_ms = rtt_ms if not state.rtt_ms else state.rtt_ms + _RTT_WEIGHT * (rtt_ms - state.rtt_ms)
             self.touched.add(node)
@@ -152,7 +155,7 @@ class Fleet:
         for state in self._nodes.values():
             before, state.state = state.state, self._judge(state)
             if before != state.state:
-                self.touched.add(state.node)
+                self._turn(state.node)
                 changed = True
         return changed
 
@@ -163,6 +166,10 @@ class Fleet:
             return 0.0
         since = state.lost if not state.session else state.seen
         return self._clock.monotonic() - since - state.grace
+
+    def _turn(self, node: str) -> None:
+        self.touched.add(node)
+        self.turned.add(node)
 
     def _judge(self, state: NodeState) -> str:
         if state.evicted:

@@ -18,7 +18,7 @@ from sealane_scheduler.columns import NodeTable, Snapshot
 from sealane_scheduler.filters import NodeView, VariantView, cpu_of, memory_of
 from sealane_scheduler.moves import GlobalPlan, Movable, Move
 from sealane_scheduler.placement import Question, search
-from sealane_scheduler.terms import uses_per_hour
+from sealane_scheduler.terms import by_the_hour
 
 #: Nodes that are weighed for each deployment, the cheapest, beside those where it is.
 CANDIDATES = 64
@@ -72,7 +72,7 @@ def _ways(item: Movable, nodes: Snapshot) -> dict[str, tuple[float, VariantView]
     weights = dict(item.demand.weights) | dict(_LIFTED)
     demand = replace(item.demand, weights=tuple(sorted(weights.items())), apart=())
     found = search(Question(demand, item.variants), nodes)
-    hourly = uses_per_hour(demand) / 1000 / 1e6
+    hourly = by_the_hour(demand) / 1e6
     here = dict(item.copies)
     ways: dict[str, tuple[float, VariantView]] = {}
     least = found.scores.min(axis=0) if len(found.fit) else np.zeros(0)

@@ -69,7 +69,7 @@ def deployment(deployed: Deployed, fleet: Fleet) -> pb.Deployment:
                 memory_bytes=copy.told.memory_bytes,
             )
         )
-    message.decision.MergeFromString(deployed.placed if deployed.refusal is None else deployed.refused)
+    message.decision.MergeFromString(deployed.decision)
     return message
 
 

@@ -73,6 +73,8 @@ def demand(message: pb.Demand) -> Demand:
         precisions=tuple(_precision(item) for item in message.precisions),
         weights=tuple(sorted(message.weights.items())),
         spread="zone" if message.spread_by == pb.SPREAD_BY_ZONE else "node",
+        preemptible=message.preemptible,
+        gang=message.gang,
     )
 
 

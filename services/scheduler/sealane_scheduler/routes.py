@@ -18,6 +18,49 @@ def table(controller: Controller, chains: Ensembles) -> pb.RouteTable:
     return pb.RouteTable(revision=controller.changes.revision, routes=routes)
 
 
+class Tables:
+    """The tables for one who watches: all routes first, then what has changed of them, where that is known.
+
+    Args:
+        controller: the cluster.
+        chains: the chains.
+        takes_changes: whether tables of changes may be sent.
+    """
+
+    def __init__(self, controller: Controller, chains: Ensembles, takes_changes: bool) -> None:
+        self._controller = controller
+        self._chains = chains
+        self._takes_changes = takes_changes
+        self._number = -1
+        self._sent: dict[str, bytes] = {}
+
+    def next(self) -> pb.RouteTable | None:
+        """What there is to be told; None where nothing has changed."""
+        controller, number = self._controller, self._number
+        names = controller.rerouted_since(number) if self._takes_changes and number >= 0 else None
+        self._number = controller.routes.number
+        changed, gone = self._changed_chains()
+        if names is None:
+            return table(controller, self._chains)
+        message = pb.RouteTable(revision=controller.changes.revision, routes=changed, removed=gone, changes_only=True)
+        for name in names:
+            item = controller.get(name)
+            if item is not None:
+                message.routes.append(route(item, controller.fleet))
+            elif name not in self._sent:
+                message.removed.append(name)
+        return message if message.routes or message.removed else None
+
+    def _changed_chains(self) -> tuple[list[pb.Route], list[str]]:
+        """Chains are few, and change with their members: they are made anew and compared."""
+        found = [chain_route(chained, self._chains, self._controller.fleet) for chained in self._chains.all()]
+        now = {item.deployment: item.SerializeToString() for item in found}
+        changed = [item for item in found if now[item.deployment] != self._sent.get(item.deployment)]
+        gone = [name for name in self._sent if name not in now and self._controller.get(name) is None]
+        self._sent = now
+        return changed, gone
+
+
 def chain_route(chained: Chained, chains: Ensembles, fleet: Fleet) -> pb.Route:
     """The route of a chain; it has endpoints where a worker serves all models of it."""
     message = pb.Route(deployment=chained.row.name, ensemble=chained.message)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -24,6 +24,7 @@ from sealane_scheduler import cluster
 from sealane_scheduler.cluster import Deployed
 from sealane_scheduler.controller import Controller
 from sealane_scheduler.ensembles import Ensembles
+from sealane_scheduler.placing import Binding
 from sealane_scheduler.registry_port import RegistryPort, version_number
 from sealane_scheduler.store import DeploymentRow, Store
 
@@ -271,17 +272,14 @@ class ServedModels:
         # Not under their name yet: it goes on meaning what it did until all of them serve.
         nameless = [replace(row, served_name="", labels="") for row in rows]
 
-        def create(store: Store) -> None:
+        def note(store: Store, bindings: Sequence[Binding]) -> None:
             for row in nameless:
-                store.add_deployment(row)
                 store.record(
                     actor, "CreateDeployment", row.name, row.create_time, version=row.model_version, origin=row.origin
                 )
 
         if nameless:
-            await self._records.write(create)
-        for row in nameless:
-            await self._controller.reconcile(self._controller.add(row))
+            await self._controller.create(nameless, note, self._records.write)
 
     async def _delete(self, actor: Actor, row: DeploymentRow) -> None:
         await self._controller.delete(row.name, "", partial(_drop, row=row, actor=actor, now=self._clock.now()))

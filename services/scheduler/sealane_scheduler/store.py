@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -136,7 +136,7 @@ class JobRow:
 class Deployments(Protocol):
     """Deployments, placements, decisions, inside one transaction."""
 
-    def add_deployment(self, row: DeploymentRow) -> None:
+    def add_deployments(self, rows: Sequence[DeploymentRow]) -> None:
         """Add; a taken name raises AlreadyExists."""
         ...
 
@@ -148,12 +148,12 @@ class Deployments(Protocol):
         """Remove with its placements; decisions stay."""
         ...
 
-    def deployments(self) -> list[DeploymentRow]:
-        """All deployments of all projects."""
+    def deployments(self, *, contents: bool = True) -> list[DeploymentRow]:
+        """All deployments of all projects; without `contents`, `demand` and `version` are left empty."""
         ...
 
-    def bind(self, row: PlacementRow) -> int:
-        """Add a placement under the deployment's next epoch, which is returned; ``row.epoch`` is ignored."""
+    def bind(self, rows: Sequence[PlacementRow]) -> list[int]:
+        """Add placements, each under its deployment's next epoch; returns these. ``row.epoch`` is ignored."""
         ...
 
     def release(self, row: PlacementRow) -> None:
@@ -164,7 +164,7 @@ class Deployments(Protocol):
         """All placements."""
         ...
 
-    def add_decision(self, row: DecisionRow) -> None:
+    def add_decisions(self, rows: Sequence[DecisionRow]) -> None:
         """Add; of each deployment the newest KEPT_DECISIONS stay."""
         ...
 
@@ -222,4 +222,8 @@ class Store(Deployments, Ensembles, Jobs, Tasks, Protocol):
 
     def record(self, actor: Actor, action: str, resource: str, now: float, **details: str) -> None:
         """Audit and announce one change, in its transaction."""
+        ...
+
+    def record_all(self, actor: Actor, action: str, changes: Mapping[str, Mapping[str, str]], now: float) -> None:
+        """The same for a change of several resources: the name of each, and its details."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -98,8 +98,12 @@ jobs = sa.Table(
 )
 
 
-def _of(table: sa.Table, project: str, deployment: str) -> sa.ColumnElement[bool]:
+def _of(table: sa.Table, project: object, deployment: object) -> sa.ColumnElement[bool]:
     return (table.c.project == project) & (table.c.deployment == deployment)
+
+
+def _among(table: sa.Table, keys: Collection[tuple[str, str]]) -> sa.ColumnElement[bool]:
+    return sa.tuple_(table.c.project, table.c.deployment).in_(sorted(keys))
 
 
 #: Tables of every noun.
@@ -112,11 +116,12 @@ class SqlStore(task_sql.TaskSql):
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
 
-    def add_deployment(self, row: DeploymentRow) -> None:
+    def add_deployments(self, rows: Sequence[DeploymentRow]) -> None:
         """Add; a taken name raises AlreadyExists."""
-        self._refuse_taken(row.project, row.deployment)
-        self._connection.execute(placements.delete().where(_of(placements, row.project, row.deployment)))
-        self._connection.execute(deployments.insert().values(asdict(row)))
+        keys = {(row.project, row.deployment) for row in rows}
+        self._refuse_taken(keys)
+        self._connection.execute(placements.delete().where(_among(placements, keys)))
+        self._connection.execute(deployments.insert(), [asdict(row) for row in rows])
 
     def put_deployment(self, row: DeploymentRow) -> None:
         """Replace an existing one."""
@@ -128,14 +133,19 @@ class SqlStore(task_sql.TaskSql):
         for table in (placements, deployments):
             self._connection.execute(table.delete().where(_of(table, project, deployment)))
 
-    def deployments(self) -> list[DeploymentRow]:
-        """All deployments of all projects."""
-        query = sa.select(deployments).order_by(deployments.c.project, deployments.c.deployment)
+    def deployments(self, *, contents: bool = True) -> list[DeploymentRow]:
+        """All deployments of all projects; without `contents`, `demand` and `version` are left empty."""
+        empty = sa.literal(b"", sa.LargeBinary)
+        wanted = [
+            column if contents or column.name not in ("demand", "version") else empty.label(column.name)
+            for column in deployments.c
+        ]
+        query = sa.select(*wanted).order_by(deployments.c.project, deployments.c.deployment)
         return [DeploymentRow(**row._mapping) for row in self._connection.execute(query)]
 
     def add_ensemble(self, row: EnsembleRow) -> None:
         """Add; a name that a chain or a deployment has raises AlreadyExists."""
-        self._refuse_taken(row.project, row.deployment)
+        self._refuse_taken({(row.project, row.deployment)})
         self._connection.execute(ensembles.insert().values(asdict(row)))
 
     def drop_ensemble(self, project: str, deployment: str) -> None:
@@ -147,27 +157,42 @@ class SqlStore(task_sql.TaskSql):
         query = sa.select(ensembles).order_by(ensembles.c.project, ensembles.c.deployment)
         return [EnsembleRow(**row._mapping) for row in self._connection.execute(query)]
 
-    def _refuse_taken(self, project: str, deployment: str) -> None:
+    def _refuse_taken(self, keys: Collection[tuple[str, str]]) -> None:
         # A name under which a compatible protocol serves versions would hide a deployment of that id.
-        hidden = (deployments.c.project == project) & (deployments.c.served_name == deployment)
-        for table, taken in (
-            (deployments, _of(deployments, project, deployment) | hidden),
-            (ensembles, _of(ensembles, project, deployment)),
+        served = sa.tuple_(deployments.c.project, deployments.c.served_name)
+        for names in (
+            sa.select(deployments.c.deployment).where(_among(deployments, keys)),
+            sa.select(deployments.c.served_name).where(served.in_(keys)),
+            sa.select(ensembles.c.deployment).where(_among(ensembles, keys)),
         ):
-            if self._connection.execute(sa.select(table.c.etag).where(taken)).first() is not None:
-                raise AlreadyExists(f"deployment {deployment} exists; delete it first, or choose another id")
+            taken = self._connection.execute(names.limit(1)).scalar_one_or_none()
+            if taken is not None:
+                raise AlreadyExists(f"deployment {taken} exists; delete it first, or choose another id")
 
-    def bind(self, row: PlacementRow) -> int:
-        """Add a placement under the deployment's next epoch, which is returned."""
-        key = _of(epochs, row.project, row.deployment)
-        grown = epochs.update().where(key).values(epoch=epochs.c.epoch + 1).returning(epochs.c.epoch)
-        epoch = self._connection.execute(grown).scalar_one_or_none()
-        if epoch is None:
-            epoch = 1
-            first = epochs.insert().values(project=row.project, deployment=row.deployment, epoch=epoch)
-            self._connection.execute(first)
-        self._connection.execute(placements.insert().values(asdict(row) | {"epoch": epoch}))
-        return int(epoch)
+    def bind(self, rows: Sequence[PlacementRow]) -> list[int]:
+        """Add placements, each under its deployment's next epoch; returns these."""
+        if not rows:
+            return []
+        keys = {(row.project, row.deployment) for row in rows}
+        found = self._connection.execute(sa.select(epochs).where(_among(epochs, keys)))
+        before = {(row.project, row.deployment): int(row.epoch) for row in found}
+        now, bound = dict.fromkeys(keys, 0) | before, []
+        for row in rows:
+            now[row.project, row.deployment] += 1
+            bound.append(now[row.project, row.deployment])
+        grown = [{"of": project, "name": name, "to": now[project, name]} for project, name in before]
+        if grown:
+            key = _of(epochs, sa.bindparam("of"), sa.bindparam("name"))
+            self._connection.execute(epochs.update().where(key).values(epoch=sa.bindparam("to")), grown)
+        first = [
+            {"project": project, "deployment": name, "epoch": now[project, name]}
+            for project, name in keys - before.keys()
+        ]
+        if first:
+            self._connection.execute(epochs.insert(), first)
+        placed = [asdict(row) | {"epoch": epoch} for row, epoch in zip(rows, bound, strict=True)]
+        self._connection.execute(placements.insert(), placed)
+        return bound
 
     def release(self, row: PlacementRow) -> None:
         """Remove a placement."""
@@ -179,13 +204,18 @@ class SqlStore(task_sql.TaskSql):
         query = sa.select(placements).order_by(placements.c.epoch)
         return [PlacementRow(**row._mapping) for row in self._connection.execute(query)]
 
-    def add_decision(self, row: DecisionRow) -> None:
+    def add_decisions(self, rows: Sequence[DecisionRow]) -> None:
         """Add; of each deployment the newest KEPT_DECISIONS stay."""
-        self._connection.execute(decisions.insert().values(asdict(row)))
-        mine = _of(decisions, row.project, row.deployment)
-        newest = sa.select(decisions.c.id).where(mine).order_by(decisions.c.id.desc())
-        oldest_kept = newest.offset(KEPT_DECISIONS - 1).limit(1).scalar_subquery()
-        self._connection.execute(decisions.delete().where(mine & (decisions.c.id < oldest_kept)))
+        if not rows:
+            return
+        self._connection.execute(decisions.insert(), [asdict(row) for row in rows])
+        theirs = _among(decisions, {(row.project, row.deployment) for row in rows})
+        age = sa.func.row_number().over(
+            partition_by=(decisions.c.project, decisions.c.deployment), order_by=decisions.c.id.desc()
+        )
+        aged = sa.select(decisions.c.id, age.label("age")).where(theirs).subquery()
+        old = sa.select(aged.c.id).where(aged.c.age > KEPT_DECISIONS)
+        self._connection.execute(decisions.delete().where(decisions.c.id.in_(old)))
 
     def decisions(self, project: str, deployment: str) -> list[DecisionRow]:
         """Decisions about a deployment, newest first."""
@@ -244,3 +274,7 @@ class SqlStore(task_sql.TaskSql):
     def record(self, actor: Actor, action: str, resource: str, now: float, **details: str) -> None:
         """Audit and announce one change, in its transaction."""
         tables.record(self._connection, actor=actor, action=action, resource=resource, now=now, **details)
+
+    def record_all(self, actor: Actor, action: str, changes: Mapping[str, Mapping[str, str]], now: float) -> None:
+        """The same for a change of several resources: the name of each, and its details."""
+        tables.record_all(self._connection, actor=actor, action=action, changes=changes, now=now)

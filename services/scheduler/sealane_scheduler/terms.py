@@ -115,6 +115,11 @@ def uses_per_hour(demand: Demand) -> float:
     return (demand.rate or DEFAULT_RATE) * 3600
 
 
+def by_the_hour(demand: Demand) -> float:
+    """What a score, which is of 1,000 calls, is multiplied with to compare deployments that are called unequally."""
+    return uses_per_hour(demand) / 1000
+
+
 def unfaithful(variant: VariantView) -> float:
     """How far a variant may be from what was trained where a test set shows no difference."""
     if variant.precision == "INT8":

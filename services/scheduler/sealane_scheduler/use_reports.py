@@ -20,8 +20,8 @@ from sealane_scheduler.tasks import BATCH, KINDS, MAX_TASKS
 
 log = logging.getLogger("sealane.uses")
 
-#: Changes within this time are told together.
-GATHER_SECONDS = 0.2
+#: Changes within this time are told together; within ten times as long as telling takes where that is longer.
+GATHER_SECONDS, GATHER_TIMES = 0.2, 10.0
 RETRY_SECONDS = 2.0
 #: Told again although nothing has changed: the registry may be one that was restored.
 AGAIN_SECONDS = 60.0
@@ -53,15 +53,17 @@ class UseReports:
         """Tell until cancelled."""
         while True:
             self._changed.clear()
+            begun = self._clock.monotonic()
             if not await self.step():
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
+            took = self._clock.monotonic() - begun
             try:
                 async with asyncio.timeout(max(self._due - self._clock.monotonic(), 0.0)):
                     await self._changed.wait()
             except TimeoutError:
                 continue
-            await asyncio.sleep(GATHER_SECONDS)
+            await asyncio.sleep(max(GATHER_SECONDS, GATHER_TIMES * took))
 
     async def step(self) -> bool:
         """Tell once, unless the registry was told just that lately; whether it knows."""
@@ -108,4 +110,4 @@ def _files(store: Store, row: JobRow, *, made: bool) -> frozenset[str]:
 
 
 def _rows(store: Store, since: float) -> tuple[list[DeploymentRow], list[EnsembleRow], list[JobRow]]:
-    return store.deployments(), store.ensembles(), store.jobs_since(ENDED, since)
+    return store.deployments(contents=False), store.ensembles(), store.jobs_since(ENDED, since)

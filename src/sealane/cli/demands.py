@@ -37,6 +37,8 @@ class Demand(TypedDict):
     rate: float | None
     priority: int | None
     spread: str | None
+    preemptible: bool
+    gang: bool
     weight: tuple[str, ...]
 
 
@@ -47,6 +49,8 @@ def demands(command: C) -> C:
         click.option("--precision", multiple=True, help="Precision allowed, such as int8; may be repeated."),
         click.option("--pinned", is_flag=True, help="Keep it in memory however long nobody calls it."),
         click.option("--weight", multiple=True, metavar="TERM=FACTOR", help="Factor of a term of the score."),
+        click.option("--gang", is_flag=True, help="Place its copies all at once or not at all."),
+        click.option("--preemptible", is_flag=True, help="May give its place to a deployment of higher priority."),
         click.option("--spread", type=click.Choice(["node", "zone"]), help="What its copies may not share."),
         click.option("--priority", type=int, help="Who is placed first where several wait: the higher."),
         click.option("--replicas", type=int, help="Copies."),
@@ -82,6 +86,8 @@ def fields(options: Demand) -> DemandFields:
         "formats": options["fmt"],
         "precisions": options["precision"],
         "pinned": options["pinned"],
+        "preemptible": options["preemptible"],
+        "gang": options["gang"],
         "weights": dict(map(_weight, options["weight"])),
     }
     given = {name: value for name, value in options.items() if value is not None and name in _SAME}

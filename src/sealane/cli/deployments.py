@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO, Unpack
+import json
+from typing import TYPE_CHECKING, BinaryIO, Unpack, cast
 
 import click
 
@@ -11,6 +12,7 @@ from sealane.cli.decisions import explain, plan
 from sealane.cli.demands import Demand, demands, fields
 
 if TYPE_CHECKING:
+    from sealane.client.deployments import Placeable
     from sealane.ensembles import Step
     from sealane.scheduler.v1 import deployment_service_pb2 as pb
 
@@ -68,6 +70,32 @@ def chain(cli: Cli, deployment: str, file: BinaryIO, wait: float) -> None:
 
 
 @deployments.command()
+@click.argument("file", type=click.File("rb"))
+@click.option("--gang", is_flag=True, help="Place all of them whole, or create nothing.")
+@common
+def place(cli: Cli, file: BinaryIO, gang: bool) -> None:
+    """Create and place up to 64 deployments at once, as the JSON FILE says.
+
+    FILE holds [{"deployment": ID, "version": MODEL@VERSION, "demand": {"tier": "edge", "replicas": 2}}]: demands are
+    named as in the Python SDK, see 'sealane deployments create --help'. Where they want the same room, they are placed
+    so that all of them together cost least.
+    """
+    items = _placeable(file.read())
+    with cli.client() as client:
+        placed = client.deployments.place(items, gang=gang)
+    rows = [
+        (
+            _last(item.deployment),
+            ", ".join(f"{_last(copy.node)} ({copy.variant})" for copy in item.copies),
+            item.binding_constraint,
+            item.reason,
+        )
+        for item in placed
+    ]
+    cli.table(("DEPLOYMENT", "GOES TO", "HELD BACK BY", "BECAUSE"), rows, placed)
+
+
+@deployments.command()
 @click.argument("deployment")
 @common
 def get(cli: Cli, deployment: str) -> None:
@@ -119,6 +147,24 @@ def _chain(content: bytes) -> tuple[list[Step], list[str]]:
         raise click.ClickException(f"the file is no chain: {str(error).splitlines()[0]}; see --help") from error
     chain = ensemble_messages.chain_of(message)
     return list(chain.steps), list(chain.outputs)
+
+
+def _placeable(content: bytes) -> list[Placeable]:
+    """Deployments of a JSON file."""
+    from sealane.client.demand import DemandFields
+    from sealane.client.deployments import Placeable
+
+    try:
+        found = [
+            Placeable(str(item["deployment"]), str(item["version"]), cast("DemandFields", dict(item.get("demand", {}))))
+            for item in json.loads(content)
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise click.ClickException(f"the file is no list of deployments: {error!r}; see --help") from error
+    known = DemandFields.__annotations__
+    if unknown := sorted({name for item in found for name in item.demands if name not in known}):
+        raise click.ClickException(f"demand {unknown[0]!r} is unknown; use some of {sorted(known)}")
+    return found
 
 
 def _memory(placement: pb.Placement) -> str:

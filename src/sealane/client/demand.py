@@ -85,6 +85,10 @@ class DemandFields(TypedDict, total=False):
     """Factors of single terms of the score, such as ``{"energy": 100.0}``."""
     spread: str
     """What its copies may not share: ``node`` or ``zone``."""
+    preemptible: bool
+    """Its copies may be taken away for a deployment of higher priority that fits nowhere else."""
+    gang: bool
+    """Place its copies all at once or not at all."""
 
 
 def demand(fields: DemandFields) -> pb.Demand:
@@ -115,6 +119,8 @@ def demand(fields: DemandFields) -> pb.Demand:
         precisions=[_word(_PRECISIONS, name, "precisions") for name in fields.get("precisions", ())],
         weights=fields.get("weights", {}),
         spread_by=_word(_SPREADS, fields.get("spread", ""), "spread"),
+        preemptible=fields.get("preemptible", False),
+        gang=fields.get("gang", False),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Unpack
 
 from sealane import ensemble_messages
@@ -17,9 +18,26 @@ from sealane.errors import Unavailable
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane.scheduler.v1 import deployment_service_pb2_grpc, placement_service_pb2, placement_service_pb2_grpc
 
+PlacedCopies = placement_service_pb2.PlaceResponse.Placed
+
 _FIRST_POLL_SECONDS = 0.05
 _LAST_POLL_SECONDS = 0.5
 _OPTIMIZE_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Placeable:
+    """A deployment for :meth:`Deployments.place`.
+
+    Args:
+        deployment: its id.
+        model_version: ``digits@3``, ``digits@production`` or the full name; an alias is resolved once.
+        demands: what it needs and wants.
+    """
+
+    deployment: str
+    model_version: str
+    demands: DemandFields = field(default_factory=DemandFields)
 
 
 class Deployments:
@@ -45,6 +63,37 @@ class Deployments:
             request_id=str(uuid.uuid4()),
         )
         return self._stub().CreateDeployment(request, timeout=self._session.timeout)
+
+    def place(self, items: Sequence[Placeable], *, gang: bool = False, request_id: str = "") -> Sequence[PlacedCopies]:
+        """Create up to 64 deployments and place them, all in one commit.
+
+        Args:
+            items: the deployments.
+            gang: place all of them whole, or create nothing.
+            request_id: UUID that makes a repeat safe across processes; default: a new one.
+
+        Returns:
+            What was decided about each, in the same order: nodes, variants and epochs of its copies, and what holds it
+            back where it has none.
+
+        Raises:
+            FailedPrecondition: a gang that does not fit; `metadata["constraint"]` says what binds.
+            AlreadyExists: an id is taken; nothing was created.
+        """
+        request = placement_service_pb2.PlaceRequest(
+            parent=self._session.parent,
+            items=[
+                placement_service_pb2.PlaceRequest.Item(
+                    deployment_id=item.deployment,
+                    model_version=references.version(self._session.project, item.model_version),
+                    demand=demand(item.demands),
+                )
+                for item in items
+            ],
+            gang=gang,
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        return self._placements().Place(request, timeout=self._session.timeout).placed
 
     def create_chain(self, deployment: str, steps: Sequence[Step], outputs: Sequence[str] = ()) -> pb.Deployment:
         """Create a deployment that chains models; they are deployments that are there.

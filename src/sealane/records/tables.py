@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -90,21 +90,40 @@ def record(connection: sa.Connection, *, actor: Actor, action: str, resource: st
     Raises:
         Unavailable: it cannot be recorded, so the change must not be made.
     """
-    payload = json.dumps(details, sort_keys=True)
+    record_all(connection, actor=actor, action=action, changes={resource: details}, now=now)
+
+
+def record_all(
+    connection: sa.Connection, *, actor: Actor, action: str, changes: Mapping[str, Mapping[str, str]], now: float
+) -> None:
+    """The rows of several resources that one call changes: the name of each, and its details.
+
+    Raises:
+        Unavailable: they cannot be recorded, so the change must not be made.
+    """
+    payloads = {resource: json.dumps(details, sort_keys=True) for resource, details in changes.items()}
     try:
         connection.execute(
-            audit.insert().values(
-                time=now,
-                project=actor.project,
-                actor=actor.subject,
-                action=action,
-                resource=resource,
-                request_id=actor.request_id,
-                details=payload,
-            )
+            audit.insert(),
+            [
+                {
+                    "time": now,
+                    "project": actor.project,
+                    "actor": actor.subject,
+                    "action": action,
+                    "resource": resource,
+                    "request_id": actor.request_id,
+                    "details": payload,
+                }
+                for resource, payload in payloads.items()
+            ],
         )
         connection.execute(
-            outbox.insert().values(time=now, project=actor.project, kind=action, resource=resource, payload=payload)
+            outbox.insert(),
+            [
+                {"time": now, "project": actor.project, "kind": action, "resource": resource, "payload": payload}
+                for resource, payload in payloads.items()
+            ],
         )
     except sa.exc.SQLAlchemyError as error:
         raise Unavailable(

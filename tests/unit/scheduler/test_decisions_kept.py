@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,9 +17,9 @@ from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane.scheduler.v1 import placement_service_pb2 as placement_pb
 from sealane_scheduler import cluster, present, replay
 from sealane_scheduler.cluster import Copy
-from sealane_scheduler.servicer import PlacementServicer
+from sealane_scheduler.placement_servicer import PlacementServicer
 from sealane_scheduler.stock import Stock
-from sealane_scheduler.store import KEPT_DECISIONS, DecisionRow, Store
+from sealane_scheduler.store import KEPT_DECISIONS, DecisionRow, DeploymentRow, Store
 
 DEPLOYMENT = "projects/p/deployments/d"
 
@@ -35,6 +36,10 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 def servicer(world: World) -> PlacementServicer:
     registry = SimpleNamespace(version=lambda name: VERSION)
     return PlacementServicer(world.records, world.controller, registry, world.clock)  # type: ignore[arg-type]
+
+
+def add(store: Store, made: DeploymentRow) -> None:
+    store.add_deployments([made])
 
 
 def call(*scopes: str) -> SimpleNamespace:
@@ -103,8 +108,11 @@ async def test_the_higher_priority_is_placed_first(world: World) -> None:
     world.fleet.connect("small", facts("edge", "site-z"), "")
     names = ("low", "high", "middle")
     for name, priority in zip(names, (0, 9, 5), strict=True):
-        world.controller.add(row(name, priority=priority))
-    assert [item.row.deployment for item in world.controller._by_priority()] == ["high", "middle", "low"]
+        made = row(name, priority=priority, residency=["site-z"], cpu_milli=1000)
+        await world.records.write(partial(add, made=made))
+        world.controller.add(made)
+    await world.controller.round()
+    assert [len(world.nodes(name)) for name in names] == [0, 1, 1]
 
 
 async def test_copies_of_one_deployment_keep_apart_by_zone(world: World) -> None:
@@ -192,9 +200,9 @@ async def test_a_refusal_is_kept_once_however_its_numbers_change(world: World) -
 async def test_the_newest_decisions_of_each_deployment_are_kept(world: World) -> None:
     def add(store: Store) -> tuple[list[bytes], int]:
         for number in range(KEPT_DECISIONS + 7):
-            store.add_decision(DecisionRow("p", "d", float(number), str(number).encode()))
+            store.add_decisions([DecisionRow("p", "d", float(number), str(number).encode())])
         for _ in range(3):
-            store.add_decision(DecisionRow("p", "other", 0.0, b"one of few"))
+            store.add_decisions([DecisionRow("p", "other", 0.0, b"one of few")])
         return [item.content for item in store.decisions("p", "d")], len(store.decisions("p", "other"))
 
     kept, others = await world.records.write(add)

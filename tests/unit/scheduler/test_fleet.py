@@ -76,7 +76,7 @@ class World:
         self.controller = Controller(self.records, self.fleet, self.clock)
 
     async def create(self, deployment: DeploymentRow) -> None:
-        await self.records.write(lambda store: store.add_deployment(deployment))
+        await self.records.write(lambda store: store.add_deployments([deployment]))
         self.controller.add(deployment)
         await self.settle()
 
@@ -288,7 +288,7 @@ async def test_more_copies_than_nodes_serve_with_what_there_is(world: World) -> 
 
 async def test_a_delete_and_a_placement_leave_no_orphan(world: World) -> None:
     for _ in range(20):
-        await world.records.write(lambda store: store.add_deployment(B))
+        await world.records.write(lambda store: store.add_deployments([B]))
         item = world.controller.add(B)
         deleting = world.controller.delete(B.name, "", lambda store: store.drop_deployment("p", "b"))
         await asyncio.gather(world.controller.reconcile(item), deleting, world.controller.reconcile(item))
@@ -302,7 +302,7 @@ async def test_a_delete_and_a_placement_leave_no_orphan(world: World) -> None:
 
 async def test_a_copy_where_its_data_may_not_be_is_released_however_it_came_there(world: World) -> None:
     await world.create(A)
-    await world.records.write(lambda store: store.bind(PlacementRow("p", "a", 0, "cloud-1", "litert")))
+    await world.records.write(lambda store: store.bind([PlacementRow("p", "a", 0, "cloud-1", "litert")]))
     world.restart()
     await world.controller.load()
     for node, tier, zone, clearance in (

@@ -20,7 +20,7 @@ from sealane_scheduler.cluster import Copy
 from sealane_scheduler.filters import MIB, Demand, NodeView, VariantView
 from sealane_scheduler.global_plan import plan
 from sealane_scheduler.moves import Movable, Move
-from sealane_scheduler.servicer import PlacementServicer
+from sealane_scheduler.placement_servicer import PlacementServicer
 
 ONNX = {"onnxruntime": frozenset({"ONNX"})}
 VARIANT = VariantView("v", "ONNX", "FLOAT32", 10 * MIB, "sha256:1", 0.9, 5.0)

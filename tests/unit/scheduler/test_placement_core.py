@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sealane.security.sealing_policy import SealingPolicy
 from sealane_scheduler import placement, replay
+from sealane_scheduler.batch import Basis
 from sealane_scheduler.columns import NodeTable
 from sealane_scheduler.equals import decide_equals
 from sealane_scheduler.filters import FILTERS, MIB, Demand, NodeView, VariantView, cpu_of, memory_of
@@ -126,7 +127,7 @@ def test_the_order_of_the_nodes_does_not_matter_and_a_record_replays(
     snapshot = NodeTable(nodes).snapshot()
     decision = decide(question, snapshot)
     assert decide(question, NodeTable(nodes[::-1]).snapshot()) == decision
-    assert replay.replay(replay.record(question, snapshot)) == decision
+    assert replay.replay(replay.record(Basis(question, snapshot))) == decision
 
 
 @given(DEMAND, NODES)

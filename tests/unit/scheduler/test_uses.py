@@ -91,7 +91,7 @@ class Parts:
         self.reports = UseReports(records, self.registry, self.clock)  # type: ignore[arg-type]
 
     async def deploy(self, name: str) -> None:
-        await self.records.write(lambda store: store.add_deployment(replace(CAMERA, deployment=name)))
+        await self.records.write(lambda store: store.add_deployments([replace(CAMERA, deployment=name)]))
 
     def holders(self) -> list[str]:
         return [use.holder.rpartition("/")[2] for use in self.registry.told[-1]]

@@ -181,6 +181,8 @@ class Demand(_message.Message):
     PRECISIONS_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
     SPREAD_BY_FIELD_NUMBER: _builtins.int
+    PREEMPTIBLE_FIELD_NUMBER: _builtins.int
+    GANG_FIELD_NUMBER: _builtins.int
     min_accuracy: _builtins.float
     """Least accuracy, 0 to 1, that a variant must have been measured with; 0 takes any."""
     latency_ms: _builtins.float
@@ -217,6 +219,12 @@ class Demand(_message.Message):
     """Who is placed first where several wait, -1000 to 1000: the higher."""
     spread_by: Global___SpreadBy.ValueType
     """What its copies may not share; copies that may share a zone still cost more there."""
+    preemptible: _builtins.bool
+    """Whether its copies may be taken away for a deployment of higher priority that fits nowhere else. They serve
+    for some seconds more and are placed elsewhere where anything fits.
+    """
+    gang: _builtins.bool
+    """Place its copies all at once or not at all. Copies that are lost later are replaced one by one."""
     @_builtins.property
     def formats(self) -> _containers.RepeatedScalarFieldContainer[_variant_service_pb2.Format.ValueType]:
         """Formats allowed; empty allows all."""
@@ -259,10 +267,12 @@ class Demand(_message.Message):
         precisions: _abc.Iterable[_variant_service_pb2.Precision.ValueType] | None = ...,
         weights: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         spread_by: Global___SpreadBy.ValueType = ...,
+        preemptible: _builtins.bool = ...,
+        gang: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "cpu_milli", b"cpu_milli", "data_class", b"data_class", "formats", b"formats", "latency_ms", b"latency_ms", "max_price_per_hour", b"max_price_per_hour", "memory_bytes", b"memory_bytes", "min_accuracy", b"min_accuracy", "objective", b"objective", "origin", b"origin", "pinned", b"pinned", "precisions", b"precisions", "priority", b"priority", "rate", b"rate", "replicas", b"replicas", "request_bytes", b"request_bytes", "residency", b"residency", "response_bytes", b"response_bytes", "spread_by", b"spread_by", "tier_preference", b"tier_preference", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "cpu_milli", b"cpu_milli", "data_class", b"data_class", "formats", b"formats", "gang", b"gang", "latency_ms", b"latency_ms", "max_price_per_hour", b"max_price_per_hour", "memory_bytes", b"memory_bytes", "min_accuracy", b"min_accuracy", "objective", b"objective", "origin", b"origin", "pinned", b"pinned", "precisions", b"precisions", "preemptible", b"preemptible", "priority", b"priority", "rate", b"rate", "replicas", b"replicas", "request_bytes", b"request_bytes", "residency", b"residency", "response_bytes", b"response_bytes", "spread_by", b"spread_by", "tier_preference", b"tier_preference", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,31 +26,43 @@ from sealane.scheduler.v1 import deployment_service_pb2 as sealane_dot_scheduler
 from sealane.type.v1 import access_pb2 as sealane_dot_type_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,sealane/scheduler/v1/placement_service.proto\x12\x14sealane.scheduler.v1\x1a-sealane/scheduler/v1/deployment_service.proto\x1a\x1csealane/type/v1/access.proto\"s\n\x0bPlanRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12,\n\x06\x64\x65mand\x18\x03 \x01(\x0b\x32\x1c.sealane.scheduler.v1.Demand\x12\x0f\n\x07runtime\x18\x04 \x01(\t\"C\n\x0fOptimizeRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tmax_moves\x18\x02 \x01(\x05\x12\r\n\x05\x61pply\x18\x03 \x01(\x08\"\x8b\x02\n\x10OptimizeResponse\x12:\n\x05moves\x18\x01 \x03(\x0b\x32+.sealane.scheduler.v1.OptimizeResponse.Move\x12\x0c\n\x04\x63ost\x18\x02 \x01(\x01\x12\x14\n\x0cplanned_cost\x18\x03 \x01(\x01\x12\r\n\x05\x62ound\x18\x04 \x01(\x01\x12\x0b\n\x03gap\x18\x05 \x01(\x01\x12\x0e\n\x06\x63opies\x18\x06 \x01(\x05\x1ak\n\x04Move\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\t\x12\r\n\x05saves\x18\x05 \x01(\x01\x12\x0f\n\x07\x61pplied\x18\x06 \x01(\x08\"$\n\x0e\x45xplainRequest\x12\x12\n\ndeployment\x18\x01 \x01(\t\"D\n\x0f\x45xplainResponse\x12\x31\n\tdecisions\x18\x01 \x03(\x0b\x32\x1e.sealane.scheduler.v1.Decision2\x82\x03\n\x10PlacementService\x12x\n\x04Plan\x12!.sealane.scheduler.v1.PlanRequest\x1a\x1e.sealane.scheduler.v1.Decision\"-\x90\x02\x01\x8a\xe7\x18&\n\x0bmodels:read\x12\x06parent\x18\x01\x32\rmodel_version\x12v\n\x08Optimize\x12%.sealane.scheduler.v1.OptimizeRequest\x1a&.sealane.scheduler.v1.OptimizeResponse\"\x1b\x90\x02\x00\x8a\xe7\x18\x14\n\x06\x64\x65ploy\x12\x06parent\x18\x03\x38\x01\x12|\n\x07\x45xplain\x12$.sealane.scheduler.v1.ExplainRequest\x1a%.sealane.scheduler.v1.ExplainResponse\"$\x90\x02\x01\x8a\xe7\x18\x1d\n\x0bmodels:read\x12\ndeployment\x18\x01\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,sealane/scheduler/v1/placement_service.proto\x12\x14sealane.scheduler.v1\x1a-sealane/scheduler/v1/deployment_service.proto\x1a\x1csealane/type/v1/access.proto\"\xdc\x01\n\x0cPlaceRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x36\n\x05items\x18\x02 \x03(\x0b\x32\'.sealane.scheduler.v1.PlaceRequest.Item\x12\x0c\n\x04gang\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x1a\x62\n\x04Item\x12\x15\n\rdeployment_id\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12,\n\x06\x64\x65mand\x18\x03 \x01(\x0b\x32\x1c.sealane.scheduler.v1.Demand\"\x94\x02\n\rPlaceResponse\x12:\n\x06placed\x18\x01 \x03(\x0b\x32*.sealane.scheduler.v1.PlaceResponse.Placed\x1a\x34\n\x04\x43opy\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x1a\x90\x01\n\x06Placed\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x38\n\x06\x63opies\x18\x03 \x03(\x0b\x32(.sealane.scheduler.v1.PlaceResponse.Copy\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x1a\n\x12\x62inding_constraint\x18\x05 \x01(\t\"s\n\x0bPlanRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12,\n\x06\x64\x65mand\x18\x03 \x01(\x0b\x32\x1c.sealane.scheduler.v1.Demand\x12\x0f\n\x07runtime\x18\x04 \x01(\t\"C\n\x0fOptimizeRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tmax_moves\x18\x02 \x01(\x05\x12\r\n\x05\x61pply\x18\x03 \x01(\x08\"\x8b\x02\n\x10OptimizeResponse\x12:\n\x05moves\x18\x01 \x03(\x0b\x32+.sealane.scheduler.v1.OptimizeResponse.Move\x12\x0c\n\x04\x63ost\x18\x02 \x01(\x01\x12\x14\n\x0cplanned_cost\x18\x03 \x01(\x01\x12\r\n\x05\x62ound\x18\x04 \x01(\x01\x12\x0b\n\x03gap\x18\x05 \x01(\x01\x12\x0e\n\x06\x63opies\x18\x06 \x01(\x05\x1ak\n\x04Move\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\t\x12\r\n\x05saves\x18\x05 \x01(\x01\x12\x0f\n\x07\x61pplied\x18\x06 \x01(\x08\"$\n\x0e\x45xplainRequest\x12\x12\n\ndeployment\x18\x01 \x01(\t\"D\n\x0f\x45xplainResponse\x12\x31\n\tdecisions\x18\x01 \x03(\x0b\x32\x1e.sealane.scheduler.v1.Decision2\xf1\x03\n\x10PlacementService\x12m\n\x05Place\x12\".sealane.scheduler.v1.PlaceRequest\x1a#.sealane.scheduler.v1.PlaceResponse\"\x1b\x90\x02\x02\x8a\xe7\x18\x14\n\x06\x64\x65ploy\x12\x06parent\x18\x03\x38\x01\x12x\n\x04Plan\x12!.sealane.scheduler.v1.PlanRequest\x1a\x1e.sealane.scheduler.v1.Decision\"-\x90\x02\x01\x8a\xe7\x18&\n\x0bmodels:read\x12\x06parent\x18\x01\x32\rmodel_version\x12v\n\x08Optimize\x12%.sealane.scheduler.v1.OptimizeRequest\x1a&.sealane.scheduler.v1.OptimizeResponse\"\x1b\x90\x02\x00\x8a\xe7\x18\x14\n\x06\x64\x65ploy\x12\x06parent\x18\x03\x38\x01\x12|\n\x07\x45xplain\x12$.sealane.scheduler.v1.ExplainRequest\x1a%.sealane.scheduler.v1.ExplainResponse\"$\x90\x02\x01\x8a\xe7\x18\x1d\n\x0bmodels:read\x12\ndeployment\x18\x01\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sealane.scheduler.v1.placement_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PLACEMENTSERVICE'].methods_by_name['Place']._loaded_options = None
+  _globals['_PLACEMENTSERVICE'].methods_by_name['Place']._serialized_options = b'\220\002\002\212\347\030\024\n\006deploy\022\006parent\030\0038\001'
   _globals['_PLACEMENTSERVICE'].methods_by_name['Plan']._loaded_options = None
   _globals['_PLACEMENTSERVICE'].methods_by_name['Plan']._serialized_options = b'\220\002\001\212\347\030&\n\013models:read\022\006parent\030\0012\rmodel_version'
   _globals['_PLACEMENTSERVICE'].methods_by_name['Optimize']._loaded_options = None
   _globals['_PLACEMENTSERVICE'].methods_by_name['Optimize']._serialized_options = b'\220\002\000\212\347\030\024\n\006deploy\022\006parent\030\0038\001'
   _globals['_PLACEMENTSERVICE'].methods_by_name['Explain']._loaded_options = None
   _globals['_PLACEMENTSERVICE'].methods_by_name['Explain']._serialized_options = b'\220\002\001\212\347\030\035\n\013models:read\022\ndeployment\030\0018\001'
-  _globals['_PLANREQUEST']._serialized_start=147
-  _globals['_PLANREQUEST']._serialized_end=262
-  _globals['_OPTIMIZEREQUEST']._serialized_start=264
-  _globals['_OPTIMIZEREQUEST']._serialized_end=331
-  _globals['_OPTIMIZERESPONSE']._serialized_start=334
-  _globals['_OPTIMIZERESPONSE']._serialized_end=601
-  _globals['_OPTIMIZERESPONSE_MOVE']._serialized_start=494
-  _globals['_OPTIMIZERESPONSE_MOVE']._serialized_end=601
-  _globals['_EXPLAINREQUEST']._serialized_start=603
-  _globals['_EXPLAINREQUEST']._serialized_end=639
-  _globals['_EXPLAINRESPONSE']._serialized_start=641
-  _globals['_EXPLAINRESPONSE']._serialized_end=709
-  _globals['_PLACEMENTSERVICE']._serialized_start=712
-  _globals['_PLACEMENTSERVICE']._serialized_end=1098
+  _globals['_PLACEREQUEST']._serialized_start=148
+  _globals['_PLACEREQUEST']._serialized_end=368
+  _globals['_PLACEREQUEST_ITEM']._serialized_start=270
+  _globals['_PLACEREQUEST_ITEM']._serialized_end=368
+  _globals['_PLACERESPONSE']._serialized_start=371
+  _globals['_PLACERESPONSE']._serialized_end=647
+  _globals['_PLACERESPONSE_COPY']._serialized_start=448
+  _globals['_PLACERESPONSE_COPY']._serialized_end=500
+  _globals['_PLACERESPONSE_PLACED']._serialized_start=503
+  _globals['_PLACERESPONSE_PLACED']._serialized_end=647
+  _globals['_PLANREQUEST']._serialized_start=649
+  _globals['_PLANREQUEST']._serialized_end=764
+  _globals['_OPTIMIZEREQUEST']._serialized_start=766
+  _globals['_OPTIMIZEREQUEST']._serialized_end=833
+  _globals['_OPTIMIZERESPONSE']._serialized_start=836
+  _globals['_OPTIMIZERESPONSE']._serialized_end=1103
+  _globals['_OPTIMIZERESPONSE_MOVE']._serialized_start=996
+  _globals['_OPTIMIZERESPONSE_MOVE']._serialized_end=1103
+  _globals['_EXPLAINREQUEST']._serialized_start=1105
+  _globals['_EXPLAINREQUEST']._serialized_end=1141
+  _globals['_EXPLAINRESPONSE']._serialized_start=1143
+  _globals['_EXPLAINRESPONSE']._serialized_end=1211
+  _globals['_PLACEMENTSERVICE']._serialized_start=1214
+  _globals['_PLACEMENTSERVICE']._serialized_end=1711
 # @@protoc_insertion_point(module_scope)

@@ -20,6 +20,162 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class PlaceRequest(_message.Message):
+    """Request for PlacementService.Place."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Item(_message.Message):
+        """One deployment."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
+        MODEL_VERSION_FIELD_NUMBER: _builtins.int
+        DEMAND_FIELD_NUMBER: _builtins.int
+        deployment_id: _builtins.str
+        """Id: 1 to 63 of `a-z 0-9 -`, starting with a letter."""
+        model_version: _builtins.str
+        """Version, `projects/{project}/models/{model}/versions/{number or alias}`; an alias is resolved once."""
+        @_builtins.property
+        def demand(self) -> _deployment_service_pb2.Demand:
+            """What it needs and wants."""
+
+        def __init__(
+            self,
+            *,
+            deployment_id: _builtins.str = ...,
+            model_version: _builtins.str = ...,
+            demand: _deployment_service_pb2.Demand | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "deployment_id", b"deployment_id", "model_version", b"model_version"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    GANG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Project, `projects/{project}`."""
+    gang: _builtins.bool
+    """Place all copies of all of them, or create nothing."""
+    request_id: _builtins.str
+    """UUID that makes a retry safe."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlaceRequest.Item]:
+        """The deployments, 1 to 64. Of those that cannot all be placed the ones of higher priority are, then the first."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        items: _abc.Iterable[Global___PlaceRequest.Item] | None = ...,
+        gang: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gang", b"gang", "items", b"items", "parent", b"parent", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlaceRequest: _TypeAlias = PlaceRequest  # noqa: Y015
+
+@_typing.final
+class PlaceResponse(_message.Message):
+    """Response of PlacementService.Place."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Copy(_message.Message):
+        """Where one copy goes."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NODE_FIELD_NUMBER: _builtins.int
+        VARIANT_FIELD_NUMBER: _builtins.int
+        EPOCH_FIELD_NUMBER: _builtins.int
+        node: _builtins.str
+        """Node, `nodes/{node}`."""
+        variant: _builtins.str
+        """Variant id that it runs as."""
+        epoch: _builtins.int
+        """Fencing token: grows with every decision about the deployment."""
+        def __init__(
+            self,
+            *,
+            node: _builtins.str = ...,
+            variant: _builtins.str = ...,
+            epoch: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "node", b"node", "variant", b"variant"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Placed(_message.Message):
+        """What was decided about one deployment."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        DEPLOYMENT_FIELD_NUMBER: _builtins.int
+        ETAG_FIELD_NUMBER: _builtins.int
+        COPIES_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        BINDING_CONSTRAINT_FIELD_NUMBER: _builtins.int
+        deployment: _builtins.str
+        """`projects/{project}/deployments/{deployment}`."""
+        etag: _builtins.str
+        """Changes with every change of the deployment."""
+        reason: _builtins.str
+        """Why the last copy went there, or why there is none; PlacementService.Explain tells more."""
+        binding_constraint: _builtins.str
+        """Filter that would have to give way for a copy more; empty where all have a place."""
+        @_builtins.property
+        def copies(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlaceResponse.Copy]:
+            """Where its copies go; fewer than it demands where there is no room for more."""
+
+        def __init__(
+            self,
+            *,
+            deployment: _builtins.str = ...,
+            etag: _builtins.str = ...,
+            copies: _abc.Iterable[Global___PlaceResponse.Copy] | None = ...,
+            reason: _builtins.str = ...,
+            binding_constraint: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["binding_constraint", b"binding_constraint", "copies", b"copies", "deployment", b"deployment", "etag", b"etag", "reason", b"reason"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PLACED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def placed(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlaceResponse.Placed]:
+        """In the order of the items."""
+
+    def __init__(
+        self,
+        *,
+        placed: _abc.Iterable[Global___PlaceResponse.Placed] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["placed", b"placed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlaceResponse: _TypeAlias = PlaceResponse  # noqa: Y015
+
+@_typing.final
 class PlanRequest(_message.Message):
     """Request for PlacementService.Plan."""
 

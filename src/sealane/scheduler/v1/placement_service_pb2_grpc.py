@@ -36,6 +36,11 @@ class PlacementServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.Place = channel.unary_unary(
+                '/sealane.scheduler.v1.PlacementService/Place',
+                request_serializer=sealane_dot_scheduler_dot_v1_dot_placement__service__pb2.PlaceRequest.SerializeToString,
+                response_deserializer=sealane_dot_scheduler_dot_v1_dot_placement__service__pb2.PlaceResponse.FromString,
+                _registered_method=True)
         self.Plan = channel.unary_unary(
                 '/sealane.scheduler.v1.PlacementService/Plan',
                 request_serializer=sealane_dot_scheduler_dot_v1_dot_placement__service__pb2.PlanRequest.SerializeToString,
@@ -56,6 +61,17 @@ class PlacementServiceStub(object):
 class PlacementServiceServicer(object):
     """Answers where something would run and why.
     """
+
+    def Place(self, request, context):
+        """Creates up to 64 deployments and places them, all in one commit. Where they want the same room they are placed so
+        that all of them together cost least; else each goes where CreateDeployment would have placed it. One that nothing
+        fits is created all the same and waits, and its answer says for what; with `gang` nothing is created then, and
+        FAILED_PRECONDITION names the first of them with its binding constraint. An id that is taken answers ALREADY_EXISTS
+        to the whole call. Repeating a call with its request id returns the first answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def Plan(self, request, context):
         """Decides without doing: what CreateDeployment would choose now, or which node a task of a job.
@@ -82,6 +98,11 @@ class PlacementServiceServicer(object):
 
 def add_PlacementServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'Place': grpc.unary_unary_rpc_method_handler(
+                    servicer.Place,
+                    request_deserializer=sealane_dot_scheduler_dot_v1_dot_placement__service__pb2.PlaceRequest.FromString,
+                    response_serializer=sealane_dot_scheduler_dot_v1_dot_placement__service__pb2.PlaceResponse.SerializeToString,
+            ),
             'Plan': grpc.unary_unary_rpc_method_handler(
                     servicer.Plan,
                     request_deserializer=sealane_dot_scheduler_dot_v1_dot_placement__service__pb2.PlanRequest.FromString,
@@ -108,6 +129,33 @@ def add_PlacementServiceServicer_to_server(servicer, server):
 class PlacementService(object):
     """Answers where something would run and why.
     """
+
+    @staticmethod
+    def Place(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.scheduler.v1.PlacementService/Place',
+            sealane_dot_scheduler_dot_v1_dot_placement__service__pb2.PlaceRequest.SerializeToString,
+            sealane_dot_scheduler_dot_v1_dot_placement__service__pb2.PlaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Plan(request,

@@ -34,6 +34,13 @@ class PlacementServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PlacementServiceAsyncStub: ...
+    Place: _grpc.UnaryUnaryMultiCallable[_placement_service_pb2.PlaceRequest, _placement_service_pb2.PlaceResponse]
+    """Creates up to 64 deployments and places them, all in one commit. Where they want the same room they are placed so
+    that all of them together cost least; else each goes where CreateDeployment would have placed it. One that nothing
+    fits is created all the same and waits, and its answer says for what; with `gang` nothing is created then, and
+    FAILED_PRECONDITION names the first of them with its binding constraint. An id that is taken answers ALREADY_EXISTS
+    to the whole call. Repeating a call with its request id returns the first answer.
+    """
     Plan: _grpc.UnaryUnaryMultiCallable[_placement_service_pb2.PlanRequest, _deployment_service_pb2.Decision]
     """Decides without doing: what CreateDeployment would choose now, or which node a task of a job."""
     Optimize: _grpc.UnaryUnaryMultiCallable[_placement_service_pb2.OptimizeRequest, _placement_service_pb2.OptimizeResponse]
@@ -48,6 +55,13 @@ class PlacementServiceAsyncStub(PlacementServiceStub):
     """Answers where something would run and why."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    Place: _aio.UnaryUnaryMultiCallable[_placement_service_pb2.PlaceRequest, _placement_service_pb2.PlaceResponse]  # type: ignore[assignment]
+    """Creates up to 64 deployments and places them, all in one commit. Where they want the same room they are placed so
+    that all of them together cost least; else each goes where CreateDeployment would have placed it. One that nothing
+    fits is created all the same and waits, and its answer says for what; with `gang` nothing is created then, and
+    FAILED_PRECONDITION names the first of them with its binding constraint. An id that is taken answers ALREADY_EXISTS
+    to the whole call. Repeating a call with its request id returns the first answer.
+    """
     Plan: _aio.UnaryUnaryMultiCallable[_placement_service_pb2.PlanRequest, _deployment_service_pb2.Decision]  # type: ignore[assignment]
     """Decides without doing: what CreateDeployment would choose now, or which node a task of a job."""
     Optimize: _aio.UnaryUnaryMultiCallable[_placement_service_pb2.OptimizeRequest, _placement_service_pb2.OptimizeResponse]  # type: ignore[assignment]
@@ -59,6 +73,19 @@ class PlacementServiceAsyncStub(PlacementServiceStub):
 
 class PlacementServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers where something would run and why."""
+
+    @_abc_1.abstractmethod
+    def Place(
+        self,
+        request: _placement_service_pb2.PlaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_placement_service_pb2.PlaceResponse, _abc.Awaitable[_placement_service_pb2.PlaceResponse]]:
+        """Creates up to 64 deployments and places them, all in one commit. Where they want the same room they are placed so
+        that all of them together cost least; else each goes where CreateDeployment would have placed it. One that nothing
+        fits is created all the same and waits, and its answer says for what; with `gang` nothing is created then, and
+        FAILED_PRECONDITION names the first of them with its binding constraint. An id that is taken answers ALREADY_EXISTS
+        to the whole call. Repeating a call with its request id returns the first answer.
+        """
 
     @_abc_1.abstractmethod
     def Plan(

@@ -29,7 +29,7 @@ from sealane.type.v1 import access_pb2 as sealane_dot_type_dot_v1_dot_access__pb
 from sealane.type.v1 import manifest_pb2 as sealane_dot_type_dot_v1_dot_manifest__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*sealane/scheduler/v1/routing_service.proto\x12\x14sealane.scheduler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a-sealane/scheduler/v1/deployment_service.proto\x1a\x1csealane/type/v1/access.proto\x1a\x1esealane/type/v1/manifest.proto\"\xdb\x01\n\x08\x45ndpoint\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08tls_name\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\t\x12\x16\n\x0evariant_digest\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\x03\x12\x19\n\x11sealing_statement\x18\x07 \x01(\t\x12\x0c\n\x04tier\x18\x08 \x01(\t\x12\x0c\n\x04zone\x18\t \x01(\t\x12/\n\x07sealing\x18\n \x03(\x0b\x32\x1e.sealane.type.v1.SealingPolicy\"\x8e\x02\n\x05Route\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x31\n\tendpoints\x18\x03 \x03(\x0b\x32\x1e.sealane.scheduler.v1.Endpoint\x12\x1a\n\x12unavailable_reason\x18\x04 \x01(\t\x12\x1a\n\x12\x62inding_constraint\x18\x05 \x01(\t\x12\x13\n\x0bserved_name\x18\x06 \x01(\t\x12\x0e\n\x06labels\x18\x07 \x03(\t\x12\x30\n\x08\x65nsemble\x18\x08 \x01(\x0b\x32\x1e.sealane.scheduler.v1.Ensemble\x12\x18\n\x10sealing_required\x18\t \x01(\x08\"K\n\nRouteTable\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12+\n\x06routes\x18\x02 \x03(\x0b\x32\x1b.sealane.scheduler.v1.Route\")\n\x13ResolveRouteRequest\x12\x12\n\ndeployment\x18\x01 \x01(\t\"\xaf\x01\n\x0cRoutingLease\x12*\n\x05route\x18\x01 \x01(\x0b\x32\x1b.sealane.scheduler.v1.Route\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x30\n\x0crefresh_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x12WatchRoutesRequest\x12\x0f\n\x07gateway\x18\x01 \x01(\t\x12\x14\n\x0clane_address\x18\x02 \x01(\t\"\x84\x01\n\x12ShareQuotasRequest\x12\x0f\n\x07gateway\x18\x01 \x01(\t\x12\x32\n\x07\x64\x65mands\x18\x02 \x03(\x0b\x32!.sealane.scheduler.v1.QuotaDemand\x12)\n\x06period\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"9\n\x0bQuotaDemand\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x02 \x01(\x03\x12\r\n\x05share\x18\x03 \x01(\x01\"\x8c\x01\n\x13ShareQuotasResponse\x12\x30\n\x06shares\x18\x01 \x03(\x0b\x32 .sealane.scheduler.v1.QuotaShare\x12\x11\n\tenforcers\x18\x02 \x01(\x05\x12\x30\n\rrefresh_after\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\")\n\nQuotaShare\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x32\x82\x03\n\x0eRoutingService\x12}\n\x0cResolveRoute\x12).sealane.scheduler.v1.ResolveRouteRequest\x1a\".sealane.scheduler.v1.RoutingLease\"\x1e\x90\x02\x01\x8a\xe7\x18\x17\n\x05infer\x12\ndeployment\x18\x01\x38\x01\x12q\n\x0bWatchRoutes\x12(.sealane.scheduler.v1.WatchRoutesRequest\x1a .sealane.scheduler.v1.RouteTable\"\x14\x90\x02\x01\x8a\xe7\x18\r\x18\x03\"\tinference0\x01\x12~\n\x0bShareQuotas\x12(.sealane.scheduler.v1.ShareQuotasRequest\x1a).sealane.scheduler.v1.ShareQuotasResponse\"\x1a\x90\x02\x02\x8a\xe7\x18\x13\x18\x02\"\tinference\"\x04nodeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*sealane/scheduler/v1/routing_service.proto\x12\x14sealane.scheduler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a-sealane/scheduler/v1/deployment_service.proto\x1a\x1csealane/type/v1/access.proto\x1a\x1esealane/type/v1/manifest.proto\"\xdb\x01\n\x08\x45ndpoint\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08tls_name\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\t\x12\x16\n\x0evariant_digest\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\x03\x12\x19\n\x11sealing_statement\x18\x07 \x01(\t\x12\x0c\n\x04tier\x18\x08 \x01(\t\x12\x0c\n\x04zone\x18\t \x01(\t\x12/\n\x07sealing\x18\n \x03(\x0b\x32\x1e.sealane.type.v1.SealingPolicy\"\x8e\x02\n\x05Route\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x31\n\tendpoints\x18\x03 \x03(\x0b\x32\x1e.sealane.scheduler.v1.Endpoint\x12\x1a\n\x12unavailable_reason\x18\x04 \x01(\t\x12\x1a\n\x12\x62inding_constraint\x18\x05 \x01(\t\x12\x13\n\x0bserved_name\x18\x06 \x01(\t\x12\x0e\n\x06labels\x18\x07 \x03(\t\x12\x30\n\x08\x65nsemble\x18\x08 \x01(\x0b\x32\x1e.sealane.scheduler.v1.Ensemble\x12\x18\n\x10sealing_required\x18\t \x01(\x08\"r\n\nRouteTable\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12+\n\x06routes\x18\x02 \x03(\x0b\x32\x1b.sealane.scheduler.v1.Route\x12\x14\n\x0c\x63hanges_only\x18\x03 \x01(\x08\x12\x0f\n\x07removed\x18\x04 \x03(\t\")\n\x13ResolveRouteRequest\x12\x12\n\ndeployment\x18\x01 \x01(\t\"\xaf\x01\n\x0cRoutingLease\x12*\n\x05route\x18\x01 \x01(\x0b\x32\x1b.sealane.scheduler.v1.Route\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x30\n\x0crefresh_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x12WatchRoutesRequest\x12\x0f\n\x07gateway\x18\x01 \x01(\t\x12\x14\n\x0clane_address\x18\x02 \x01(\t\x12\x15\n\rtakes_changes\x18\x03 \x01(\x08\"\x84\x01\n\x12ShareQuotasRequest\x12\x0f\n\x07gateway\x18\x01 \x01(\t\x12\x32\n\x07\x64\x65mands\x18\x02 \x03(\x0b\x32!.sealane.scheduler.v1.QuotaDemand\x12)\n\x06period\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"9\n\x0bQuotaDemand\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x63\x61lls\x18\x02 \x01(\x03\x12\r\n\x05share\x18\x03 \x01(\x01\"\x8c\x01\n\x13ShareQuotasResponse\x12\x30\n\x06shares\x18\x01 \x03(\x0b\x32 .sealane.scheduler.v1.QuotaShare\x12\x11\n\tenforcers\x18\x02 \x01(\x05\x12\x30\n\rrefresh_after\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\")\n\nQuotaShare\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x32\x82\x03\n\x0eRoutingService\x12}\n\x0cResolveRoute\x12).sealane.scheduler.v1.ResolveRouteRequest\x1a\".sealane.scheduler.v1.RoutingLease\"\x1e\x90\x02\x01\x8a\xe7\x18\x17\n\x05infer\x12\ndeployment\x18\x01\x38\x01\x12q\n\x0bWatchRoutes\x12(.sealane.scheduler.v1.WatchRoutesRequest\x1a .sealane.scheduler.v1.RouteTable\"\x14\x90\x02\x01\x8a\xe7\x18\r\x18\x03\"\tinference0\x01\x12~\n\x0bShareQuotas\x12(.sealane.scheduler.v1.ShareQuotasRequest\x1a).sealane.scheduler.v1.ShareQuotasResponse\"\x1a\x90\x02\x02\x8a\xe7\x18\x13\x18\x02\"\tinference\"\x04nodeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,21 +47,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTE']._serialized_start=465
   _globals['_ROUTE']._serialized_end=735
   _globals['_ROUTETABLE']._serialized_start=737
-  _globals['_ROUTETABLE']._serialized_end=812
-  _globals['_RESOLVEROUTEREQUEST']._serialized_start=814
-  _globals['_RESOLVEROUTEREQUEST']._serialized_end=855
-  _globals['_ROUTINGLEASE']._serialized_start=858
-  _globals['_ROUTINGLEASE']._serialized_end=1033
-  _globals['_WATCHROUTESREQUEST']._serialized_start=1035
-  _globals['_WATCHROUTESREQUEST']._serialized_end=1094
-  _globals['_SHAREQUOTASREQUEST']._serialized_start=1097
-  _globals['_SHAREQUOTASREQUEST']._serialized_end=1229
-  _globals['_QUOTADEMAND']._serialized_start=1231
-  _globals['_QUOTADEMAND']._serialized_end=1288
-  _globals['_SHAREQUOTASRESPONSE']._serialized_start=1291
-  _globals['_SHAREQUOTASRESPONSE']._serialized_end=1431
-  _globals['_QUOTASHARE']._serialized_start=1433
-  _globals['_QUOTASHARE']._serialized_end=1474
-  _globals['_ROUTINGSERVICE']._serialized_start=1477
-  _globals['_ROUTINGSERVICE']._serialized_end=1863
+  _globals['_ROUTETABLE']._serialized_end=851
+  _globals['_RESOLVEROUTEREQUEST']._serialized_start=853
+  _globals['_RESOLVEROUTEREQUEST']._serialized_end=894
+  _globals['_ROUTINGLEASE']._serialized_start=897
+  _globals['_ROUTINGLEASE']._serialized_end=1072
+  _globals['_WATCHROUTESREQUEST']._serialized_start=1074
+  _globals['_WATCHROUTESREQUEST']._serialized_end=1156
+  _globals['_SHAREQUOTASREQUEST']._serialized_start=1159
+  _globals['_SHAREQUOTASREQUEST']._serialized_end=1291
+  _globals['_QUOTADEMAND']._serialized_start=1293
+  _globals['_QUOTADEMAND']._serialized_end=1350
+  _globals['_SHAREQUOTASRESPONSE']._serialized_start=1353
+  _globals['_SHAREQUOTASRESPONSE']._serialized_end=1493
+  _globals['_QUOTASHARE']._serialized_start=1495
+  _globals['_QUOTASHARE']._serialized_end=1536
+  _globals['_ROUTINGSERVICE']._serialized_start=1539
+  _globals['_ROUTINGSERVICE']._serialized_end=1925
 # @@protoc_insertion_point(module_scope)

@@ -150,21 +150,33 @@ class RouteTable(_message.Message):
 
     REVISION_FIELD_NUMBER: _builtins.int
     ROUTES_FIELD_NUMBER: _builtins.int
+    CHANGES_ONLY_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Grows with every change."""
+    changes_only: _builtins.bool
+    """Whether the routes that are not here are as the table before said, apart from `removed`. Only sent to those who take
+    changes, and never first on a stream.
+    """
     @_builtins.property
     def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Route]:
-        """The routes, all of them."""
+        """The routes: all of them, or those that are new or changed."""
+
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Deployments that are gone, of a table of changes."""
 
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
         routes: _abc.Iterable[Global___Route] | None = ...,
+        changes_only: _builtins.bool = ...,
+        removed: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "routes", b"routes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes_only", b"changes_only", "removed", b"removed", "revision", b"revision", "routes", b"routes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -240,19 +252,23 @@ class WatchRoutesRequest(_message.Message):
 
     GATEWAY_FIELD_NUMBER: _builtins.int
     LANE_ADDRESS_FIELD_NUMBER: _builtins.int
+    TAKES_CHANGES_FIELD_NUMBER: _builtins.int
     gateway: _builtins.str
     """Id of the gateway."""
     lane_address: _builtins.str
     """Its mesh address, `host:port`, that workers dial for the lane."""
+    takes_changes: _builtins.bool
+    """Whether it takes tables of which only changes are told."""
     def __init__(
         self,
         *,
         gateway: _builtins.str = ...,
         lane_address: _builtins.str = ...,
+        takes_changes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "lane_address", b"lane_address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateway", b"gateway", "lane_address", b"lane_address", "takes_changes", b"takes_changes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -64,7 +64,7 @@ class RoutingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchRoutes(self, request, context):
-        """Sends the whole table now and after every change. Opening it registers the gateway: workers are
+        """Sends the whole table now, and it or what has changed of it after every change. Opening it registers the gateway: workers are
         told to dial its lane.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

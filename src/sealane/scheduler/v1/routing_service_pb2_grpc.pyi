@@ -36,7 +36,7 @@ class RoutingServiceStub:
     ResolveRoute: _grpc.UnaryUnaryMultiCallable[_routing_service_pb2.ResolveRouteRequest, _routing_service_pb2.RoutingLease]
     """Returns the endpoints of one deployment, for a client that calls workers itself."""
     WatchRoutes: _grpc.UnaryStreamMultiCallable[_routing_service_pb2.WatchRoutesRequest, _routing_service_pb2.RouteTable]
-    """Sends the whole table now and after every change. Opening it registers the gateway: workers are
+    """Sends the whole table now, and it or what has changed of it after every change. Opening it registers the gateway: workers are
     told to dial its lane.
     """
     ShareQuotas: _grpc.UnaryUnaryMultiCallable[_routing_service_pb2.ShareQuotasRequest, _routing_service_pb2.ShareQuotasResponse]
@@ -56,7 +56,7 @@ class RoutingServiceAsyncStub(RoutingServiceStub):
     ResolveRoute: _aio.UnaryUnaryMultiCallable[_routing_service_pb2.ResolveRouteRequest, _routing_service_pb2.RoutingLease]  # type: ignore[assignment]
     """Returns the endpoints of one deployment, for a client that calls workers itself."""
     WatchRoutes: _aio.UnaryStreamMultiCallable[_routing_service_pb2.WatchRoutesRequest, _routing_service_pb2.RouteTable]  # type: ignore[assignment]
-    """Sends the whole table now and after every change. Opening it registers the gateway: workers are
+    """Sends the whole table now, and it or what has changed of it after every change. Opening it registers the gateway: workers are
     told to dial its lane.
     """
     ShareQuotas: _aio.UnaryUnaryMultiCallable[_routing_service_pb2.ShareQuotasRequest, _routing_service_pb2.ShareQuotasResponse]  # type: ignore[assignment]
@@ -85,7 +85,7 @@ class RoutingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _routing_service_pb2.WatchRoutesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_routing_service_pb2.RouteTable], _abc.AsyncIterator[_routing_service_pb2.RouteTable]]:
-        """Sends the whole table now and after every change. Opening it registers the gateway: workers are
+        """Sends the whole table now, and it or what has changed of it after every change. Opening it registers the gateway: workers are
         told to dial its lane.
         """
 

@@ -1,0 +1,161 @@
+"""Finds places for what lacks them: in the order of the queue, all at once, and for others' if it must."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from sealane.clock import Clock
+from sealane.failpoint import failpoint
+from sealane.records.transactions import Transactions
+from sealane_scheduler import present
+from sealane_scheduler.batch import Place, Placed, Wanted, give_back
+from sealane_scheduler.cluster import Deployed, Nomination
+from sealane_scheduler.columns import tie_of
+from sealane_scheduler.fleet import READY, Fleet
+from sealane_scheduler.placing import Binding, adopt, keep
+from sealane_scheduler.preemption import Preemption, preempt
+from sealane_scheduler.queue_order import in_order
+from sealane_scheduler.scan import Question
+from sealane_scheduler.stock import Stock
+from sealane_scheduler.store import Store
+from sealane_scheduler.together import place_all
+
+log = logging.getLogger("sealane.placer")
+
+#: A copy that gives its place to another deployment serves for so long after it was told.
+GRACE_SECONDS = 5.0
+
+
+class Placer:
+    """The decisions of the controller.
+
+    Args:
+        records: where decisions and copies are kept.
+        stock: what is free.
+        fleet: the nodes.
+        clock: the time.
+        deployed: all deployments by name; the controller's own.
+        changed: called with the names of deployments to look at after every change.
+    """
+
+    def __init__(
+        self,
+        records: Transactions[Store],
+        stock: Stock,
+        fleet: Fleet,
+        clock: Clock,
+        deployed: Mapping[str, Deployed],
+        changed: Callable[[Sequence[str]], None],
+    ) -> None:
+        self._records = records
+        self._stock = stock
+        self._fleet = fleet
+        self._clock = clock
+        self._deployed = deployed
+        self._changed = changed
+
+    def wanted(self, item: Deployed) -> Wanted:
+        """What a deployment lacks."""
+        staying = item.staying(self._fleet)
+        there = [*staying, *(copy for copy in item.ready(self._fleet) if copy.gives_way)]
+        apart = tuple((copy.row.node, self.zone(copy.row.node)) for copy in there)
+        demand = replace(item.demand, apart=apart, gang=item.demand.gang and not item.copies)
+        question = Question(demand, item.variants, tie_of(item.row.model_version))
+        return Wanted(question, item.demand.replicas - len(staying))
+
+    async def place(self, items: Sequence[Deployed]) -> None:
+        """Place what these deployments lack."""
+        items = self._in_order(items)
+        wanted = [self.wanted(item) for item in items]
+        found = place_all(wanted, self._stock)
+        bindings = []
+        for item, want, placed in zip(items, wanted, found, strict=True):
+            refused = placed.refusal is not None and not placed.places and not want.question.demand.apart
+            if refused and self._preempts(item, want.question):
+                refused = False
+            kind = placed.refusal[0].kind if placed.refusal is not None else None
+            new = refused and (item.refusal is None or item.refusal.kind != kind)
+            if placed.places or new:
+                bindings.append(Binding(item, placed, self._clock.now(), note_refusal=new))
+        await self.bind(bindings)
+
+    async def bind(self, bindings: Sequence[Binding]) -> None:
+        """Commit what was decided, then have it known."""
+        if not bindings:
+            return
+        try:
+            await self._records.write(partial(keep, bindings=bindings))
+        except BaseException:
+            give_back((binding.placed for binding in bindings), self._stock)
+            raise
+        if any(binding.placed.places for binding in bindings):
+            failpoint("scheduler.bind.committed")
+        for binding in bindings:
+            adopt(binding, self._stock)
+        self._changed([binding.item.row.name for binding in bindings])
+
+    def _in_order(self, items: Sequence[Deployed]) -> Sequence[Deployed]:
+        if len(items) < 2:
+            return items
+        named = {item.row.name: item for item in items}
+        waiting = [item.waiting(item.demand.replicas - len(item.staying(self._fleet))) for item in items]
+        order = in_order(waiting, self._stock.used(), self._stock.total())
+        return [named[place.name] for place in order]
+
+    def _preempts(self, item: Deployed, question: Question) -> bool:
+        """Have copies of lower priority give their place to a deployment that fits nowhere; whether any does."""
+        lower = any(
+            other.demand.preemptible and other.demand.priority < item.demand.priority
+            for other in self._deployed.values()
+        )
+        if not lower or question.demand.gang:
+            return False
+        found = preempt(question, self._stock.snapshot(), partial(self._stock.holdings, now=self._clock.now()))
+        if found is None:
+            return False
+        self._have_way(item, found)
+        return True
+
+    def _have_way(self, item: Deployed, found: Preemption) -> None:
+        node = found.decision.node
+        until = self._clock.monotonic() + GRACE_SECONDS
+        for victim in found.victims:
+            other = self._deployed[victim.deployment]
+            copy = other.copy(node, victim.epoch)
+            assert copy is not None
+            copy.gives_way, copy.leaving = until, True
+            copy.message = f"gives its place to {item.row.name}, whose priority is {item.demand.priority}"
+        taken = self._stock.take(node, item.demand, found.variant)
+        victims = tuple((victim.deployment, victim.epoch) for victim in found.victims)
+        item.nominated = Nomination(Placed((Place(found.decision, found.basis, taken),)), node, victims)
+        item.refused = present.decision(found.decision, 0, self._clock.now()).SerializeToString()
+        item.refusal = None
+        log.info("a deployment takes the place of others", extra={"deployment": item.row.name, "node": node})
+        self._changed([victim.deployment for victim in found.victims])
+
+    async def succeed(self, item: Deployed, nomination: Nomination) -> None:
+        """Place a deployment where others gave way, once they are gone."""
+        state = self._fleet.get(nomination.node)
+        if state is None or state.state != READY:
+            self.give_up(item)
+            return
+        for name, epoch in nomination.victims:
+            other = self._deployed.get(name)
+            if other is not None and other.copy(nomination.node, epoch) is not None:
+                return
+        item.nominated = None
+        await self.bind([Binding(item, nomination.placed, self._clock.now())])
+
+    def give_up(self, item: Deployed) -> None:
+        """Keep no place for a deployment any more."""
+        if item.nominated is not None:
+            give_back([item.nominated.placed], self._stock)
+            item.nominated = None
+
+    def zone(self, node: str) -> str:
+        """Zone of a node."""
+        state = self._fleet.get(node)
+        return "" if state is None else state.facts.attributes.get("zone", "")

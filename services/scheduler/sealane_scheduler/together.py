@@ -1,0 +1,150 @@
+"""Placing what waits together, so that all of it costs least. Pure.
+
+Each member is first placed as if it were alone, the higher priority before the lower. Where one then lacks room that
+another of its priority took, all of that priority are assigned at once by linear programming (:func:`place_batch`); of
+the two the cheaper one holds, so a batch never costs more than one decision after the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from sealane_scheduler.batch import Basis, Place, Placed, Room, Wanted, beside, give_back, one_by_one, without
+from sealane_scheduler.columns import Snapshot
+from sealane_scheduler.explanation import explain
+from sealane_scheduler.filters import cpu_of, memory_of
+from sealane_scheduler.placement import decide, search
+from sealane_scheduler.scan import Pair, Scan, best
+from sealane_scheduler.terms import by_the_hour
+
+#: What a copy costs that is nowhere, as a multiple of the dearest place.
+_PENALTY = 10.0
+_EQUAL = 1e-9
+_MILLIONTHS = 1e6
+
+
+def place_all(wanted: Sequence[Wanted], room: Room, *, gang: bool = False) -> list[Placed]:
+    """Places for all members, in their order; what they got is taken.
+
+    Args:
+        wanted: the members; the higher priority comes first, then as they stand here.
+        room: what is free.
+        gang: whether all of them are placed or none.
+    """
+    order = sorted(range(len(wanted)), key=lambda index: -wanted[index].priority)
+    found: dict[int, Placed] = {}
+    for _, level in itertools.groupby(order, key=lambda index: wanted[index].priority):
+        indices = list(level)
+        found.update(zip(indices, _level([wanted[index] for index in indices], room), strict=True))
+    placed = [found[index] for index in range(len(wanted))]
+    if gang and any(item.refusal is not None for item in placed):
+        return [without(item, room) for item in placed]
+    return placed
+
+
+def _level(wanted: Sequence[Wanted], room: Room) -> list[Placed]:
+    """Members of one priority."""
+    before = room.snapshot()
+    alone = one_by_one(wanted, room)
+    if len({item.question for item in wanted}) == 1 or not _is_contended(wanted, alone, before, room):
+        return alone
+    give_back(alone, room)
+    scans = [search(item.question, before) for item in wanted]
+    dearest = max(_hourly(item, _dearest(scan)) for item, scan in zip(wanted, scans, strict=True))
+    penalty = _PENALTY * dearest + _EQUAL
+    found = _assigned(wanted, scans, before, room, penalty)
+    if _total(wanted, found, penalty) < _total(wanted, alone, penalty) - _EQUAL:
+        return found
+    give_back(found, room)
+    return one_by_one(wanted, room)
+
+
+def _is_contended(wanted: Sequence[Wanted], alone: Sequence[Placed], before: Snapshot, room: Room) -> bool:
+    """Whether somebody would have paid less, or had a place, had others not taken what he needs."""
+    taken = {place.decision.node for item in alone for place in item.places}
+    after, some = room.snapshot(), before.take(np.array(sorted(before.index[name] for name in taken), np.int64))
+    asked = set()
+    for item, placed in zip(wanted, alone, strict=True):
+        paid = max((place.decision.candidates[0].score for place in placed.places), default=np.inf)
+        limit = np.inf if placed.refusal is not None else paid * _MILLIONTHS - 1
+        if (item.question, limit) in asked:
+            continue
+        asked.add((item.question, limit))
+        found = search(item.question, some)
+        own = {place.decision.node for place in placed.places}
+        for pair in np.argwhere(found.scores < limit):
+            name = found.fitting.node(int(pair[1])).node
+            left, variant = after.node(after.index[name]), item.question.variants[int(pair[0])]
+            memory, cpu = memory_of(item.question.demand, variant), cpu_of(item.question.demand)
+            if name not in own and (left.free_memory < memory or left.free_cpu_milli < cpu):
+                return True
+    return False
+
+
+def _hourly(item: Wanted, score: float) -> float:
+    return score * by_the_hour(item.question.demand)
+
+
+def _dearest(scan: Scan) -> float:
+    passed = scan.scores[np.isfinite(scan.scores)]
+    return float(np.abs(passed).max()) / _MILLIONTHS if len(passed) else 0.0
+
+
+def _total(wanted: Sequence[Wanted], found: Sequence[Placed], penalty: float) -> float:
+    """What a batch costs by the hour, copies that are nowhere included."""
+    return sum(
+        sum(_hourly(item, place.decision.candidates[0].score) for place in placed.places)
+        + penalty * (item.copies - len(placed.places))
+        for item, placed in zip(wanted, found, strict=True)
+    )
+
+
+def _assigned(
+    wanted: Sequence[Wanted], scans: Sequence[Scan], before: Snapshot, room: Room, penalty: float
+) -> list[Placed]:
+    """Places by the solver; what they got is taken."""
+    from sealane_scheduler import contention  # the solver takes 50 MB that most schedulers never need
+
+    chosen = contention.assign(wanted, scans, before, penalty)
+    found: list[Placed] = []
+    for member, (item, scan, pairs) in enumerate(zip(wanted, scans, chosen, strict=True)):
+        places = []
+        for copy, pair in enumerate(pairs):
+            decision = explain(scan, pair, _why(scan, pair, len(wanted)))
+            taken = room.take(decision.node, item.question.demand, item.question.variants[pair[0]])
+            basis = Basis(item.question, before, tuple(wanted), member, copy)
+            places.append(Place(decision, basis, taken))
+        found.append(Placed(tuple(places)))
+    return [_checked(item, placed, room) for item, placed in zip(wanted, found, strict=True)]
+
+
+def _checked(item: Wanted, placed: Placed, room: Room) -> Placed:
+    """The same with what speaks against more copies, where some have no place."""
+    if len(placed.places) == item.copies:
+        return placed
+    question, nodes = item.question, room.snapshot()
+    for place in placed.places:
+        question = beside(question, nodes.node(nodes.index[place.decision.node]))
+    decision = decide(question, nodes)
+    if decision.node:  # the solver looked at some nodes only
+        rest = one_by_one([Wanted(question, item.copies - len(placed.places))], room)[0]
+        placed = Placed((*placed.places, *rest.places), rest.refusal)
+    else:
+        placed = Placed(placed.places, (decision, Basis(question, nodes)))
+    lacking = placed.refusal is not None and item.question.demand.gang
+    return without(placed, room) if lacking else placed
+
+
+def _why(scan: Scan, pair: Pair, count: int) -> str:
+    (first,) = best(scan, 1)
+    if first == pair:
+        return ""
+    more = (scan.scores[pair] - scan.scores[first]) / _MILLIONTHS
+    node, variant = scan.fitting.node(first[1]).node, scan.question.variants[first[0]].variant
+    return (
+        f"assigned at once with {count - 1} others that want the same room: {more:.3f} more than {variant} on {node}, "
+        "and all of them together cost least"
+    )
