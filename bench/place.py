@@ -162,7 +162,7 @@ def main() -> int:
             client.models.push(LIGHT / "litert-int8.tflite", "digits", variant="litert-int8", alias="latest")
             site = Site(stack, client)
             site.measure(2, OF_MANY, few, 1.0)  # the first calls import and compile
-            many_rate, placed = site.measure(3, OF_MANY, few, wanted.seconds)
+            many_rate, placed = site.measure(3, OF_MANY, few, wanted.seconds) if not os.environ.get("ONE") else (0, [])
             one_rate, more = site.measure(12, 1, other, wanted.seconds)
             stack.child("scheduler").crash()
             stack.wait_for_lanes(60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,7 +35,9 @@ def assign(wanted: Sequence[Wanted], scans: Sequence[Scan], nodes: Snapshot, pen
         nodes: what is free.
         penalty: cost by the hour of a copy that is nowhere.
     """
-    ways = [_ways(scan) for scan in scans]
+    alike = Counter(id(scan) for scan in scans)
+    known = {id(scan): _ways(scan, alike[id(scan)]) for scan in scans}
+    ways = [known[id(scan)] for scan in scans]
     names = sorted({node for way in ways for node in way})
     if not names:
         return [[] for _ in wanted]
@@ -47,14 +50,14 @@ def assign(wanted: Sequence[Wanted], scans: Sequence[Scan], nodes: Snapshot, pen
     ]
 
 
-def _ways(scan: Scan) -> Ways:
-    """The candidates of a member that are weighed, one for each node."""
+def _ways(scan: Scan, members: int) -> Ways:
+    """The candidates of some equal members that are weighed, one for each node."""
     ways: Ways = {}
     if not scan.passed:
         return ways
     least = scan.scores.min(axis=0)
     every = np.arange(len(scan.fit))
-    cheapest = np.argsort(least, kind="stable")[:CHEAPEST]
+    cheapest = np.argsort(least, kind="stable")[: CHEAPEST + members]
     chance = np.argsort(ties(scan, np.zeros_like(every), every), kind="stable")[:BY_CHANCE]
     for place in np.concatenate([cheapest, chance]).tolist():
         ways[scan.fitting.node(place).node] = (int(np.argmin(scan.scores[:, place])), place)

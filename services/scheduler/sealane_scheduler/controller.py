@@ -174,9 +174,10 @@ class Controller:
         if gang and (lacking := next((place for place in found if place.refusal is not None), None)) is not None:
             give_back(found, self._stock)
             raise _does_not_fit(rows[found.index(lacking)], lacking)
+        now = self._clock.now()
+        serialize = present.Serializer(now)
         bindings = [
-            Binding(item, placed, self._clock.now(), note_refusal=not placed.places)
-            for item, placed in zip(items, found, strict=True)
+            Binding(item, placed, now, not placed.places, serialize) for item, placed in zip(items, found, strict=True)
         ]
         # A caller that goes away must not leave behind what is recorded and known to nobody.
         return await asyncio.shield(asyncio.ensure_future(self._created(bindings, note, commit)))
@@ -191,7 +192,7 @@ class Controller:
 
         def create(store: Store) -> T:
             store.add_deployments([binding.item.row for binding in bindings])
-            keep(store, bindings)
+            keep(store, bindings, first=True)
             ran.append(True)
             return note(store, bindings)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import InitVar, dataclass, field, replace
 
 from sealane.failpoint import failpoint
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
@@ -11,6 +11,7 @@ from sealane.scheduler.v1 import placement_service_pb2 as placement_pb
 from sealane_scheduler import present
 from sealane_scheduler.batch import Placed
 from sealane_scheduler.cluster import Copy, Deployed
+from sealane_scheduler.decision import Decision
 from sealane_scheduler.replay import record
 from sealane_scheduler.stock import Stock
 from sealane_scheduler.store import DecisionRow, PlacementRow, Store
@@ -25,24 +26,25 @@ class Binding:
         placed: the decisions.
         now: when they were made, in seconds since 1970.
         note_refusal: whether the refusal is kept.
+        serialize: makes bytes of decisions; shared by what is decided together.
     """
 
     item: Deployed
     placed: Placed
     now: float
     note_refusal: bool = False
+    serialize: InitVar[Callable[[Decision], bytes] | None] = None
     contents: list[bytes] = field(default_factory=list)
     """The decisions, serialized, without their epochs and without what they were made from."""
     refused: bytes = b""
     epochs: list[int] = field(default_factory=list)
     """Filled in by :func:`keep`."""
 
-    def __post_init__(self) -> None:
-        self.contents = [
-            present.decision(place.decision, 0, self.now).SerializeToString() for place in self.placed.places
-        ]
+    def __post_init__(self, serialize: Callable[[Decision], bytes] | None) -> None:
+        write = serialize or present.Serializer(self.now)
+        self.contents = [write(place.decision) for place in self.placed.places]
         if self.note_refusal and self.placed.refusal is not None:
-            self.refused = present.decision(self.placed.refusal[0], 0, self.now).SerializeToString()
+            self.refused = write(self.placed.refusal[0])
 
     @property
     def rows(self) -> list[PlacementRow]:
@@ -63,15 +65,15 @@ class Binding:
         return [DecisionRow(row.project, row.deployment, self.now, content) for content in kept]
 
 
-def keep(store: Store, bindings: Sequence[Binding]) -> None:
-    """Record what was decided."""
+def keep(store: Store, bindings: Sequence[Binding], *, first: bool = False) -> None:
+    """Record what was decided; `first` where their deployments are new."""
     rows = [row for binding in bindings for row in binding.rows]
     epochs = iter(store.bind(rows))
     for binding in bindings:
         binding.epochs = [next(epochs) for _ in binding.placed.places]
     if rows:
         failpoint("scheduler.bind.recorded")
-    store.add_decisions([row for binding in bindings for row in binding.decisions()])
+    store.add_decisions([row for binding in bindings for row in binding.decisions()], first=first)
 
 
 def adopt(binding: Binding, stock: Stock) -> None:

@@ -15,11 +15,12 @@ from sealane.security import suites
 from sealane.security.statements import Statement
 from sealane_scheduler.cluster import Deployed
 from sealane_scheduler.fleet import READY, Facts, Fleet, NodeState, RuntimeFacts
-from sealane_scheduler.present_placement import decision, demand, global_plan, variants
+from sealane_scheduler.present_placement import Serializer, decision, demand, global_plan, variants
 from sealane_scheduler.store import DeploymentRow, EnsembleRow, JobRow
 from sealane_scheduler.tasks import estimated_end
 
 __all__ = [
+    "Serializer",
     "chain",
     "decision",
     "demand",

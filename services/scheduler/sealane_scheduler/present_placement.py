@@ -151,20 +151,51 @@ def _precision(number: variant_pb.Precision.ValueType) -> str:
 
 def decision(plain: Decision, epoch: int, now: float) -> pb.Decision:
     """A decision."""
+    message = _common(plain)
+    message.MergeFrom(_own(plain, epoch, now))
+    return message
+
+
+class Serializer:
+    """Decisions as bytes; what decisions about equals have in common is made once.
+
+    Args:
+        now: when they were made, in seconds since 1970.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._now = now
+        self._known: dict[int, tuple[Decision, bytes]] = {}
+
+    def __call__(self, plain: Decision) -> bytes:
+        """A decision; messages one behind the other are read as one."""
+        known = self._known.get(id(plain.filters))
+        if known is None or known[0].filters is not plain.filters or known[0].rejected is not plain.rejected:
+            known = self._known[id(plain.filters)] = plain, _common(plain).SerializeToString()
+        return known[1] + _own(plain, 0, self._now).SerializeToString()
+
+
+def _common(plain: Decision) -> pb.Decision:
+    """What decisions about equals have in common."""
+    return pb.Decision(
+        rejections=[_rejection(item) for item in plain.rejected],
+        binding_constraint=plain.binding_constraint,
+        filters=[_count(item) for item in plain.filters],
+        changes=[_change(item) for item in plain.changes],
+        passed=plain.passed,
+        snapshot=_snapshot(plain.seen),
+    )
+
+
+def _own(plain: Decision, epoch: int, now: float) -> pb.Decision:
     return pb.Decision(
         decide_time=time_of(now),
         epoch=epoch,
         node=_node(plain.node),
         variant=plain.variant,
         reasons=plain.reasons or ((plain.unavailable_reason,) if plain.unavailable_reason else ()),
-        rejections=[_rejection(item) for item in plain.rejected],
         candidates=[_candidate(item) for item in plain.candidates],
-        binding_constraint=plain.binding_constraint,
-        filters=[_count(item) for item in plain.filters],
         neighbours=[_neighbour(item) for item in plain.neighbours],
-        changes=[_change(item) for item in plain.changes],
-        passed=plain.passed,
-        snapshot=_snapshot(plain.seen),
         variant_digest=plain.variant_digest,
     )
 

@@ -31,17 +31,17 @@ class Tables:
         self._controller = controller
         self._chains = chains
         self._takes_changes = takes_changes
-        self._number = -1
+        self._number = self._revision = -1
         self._sent: dict[str, bytes] = {}
 
     def next(self) -> pb.RouteTable | None:
         """What there is to be told; None where nothing has changed."""
-        controller, number = self._controller, self._number
-        names = controller.rerouted_since(number) if self._takes_changes and number >= 0 else None
-        self._number = controller.routes.number
+        controller, revision = self._controller, self._revision
+        names = controller.rerouted_since(self._number)
+        self._number, self._revision = controller.routes.number, controller.changes.revision
         changed, gone = self._changed_chains()
-        if names is None:
-            return table(controller, self._chains)
+        if names is None or not self._takes_changes:
+            return table(controller, self._chains) if revision != self._revision else None
         message = pb.RouteTable(revision=controller.changes.revision, routes=changed, removed=gone, changes_only=True)
         for name in names:
             item = controller.get(name)

@@ -164,8 +164,8 @@ class Deployments(Protocol):
         """All placements."""
         ...
 
-    def add_decisions(self, rows: Sequence[DecisionRow]) -> None:
-        """Add; of each deployment the newest KEPT_DECISIONS stay."""
+    def add_decisions(self, rows: Sequence[DecisionRow], *, first: bool = False) -> None:
+        """Add; of each deployment the newest KEPT_DECISIONS stay, unless these are the `first` of new ones."""
         ...
 
     def decisions(self, project: str, deployment: str) -> list[DecisionRow]:

@@ -106,6 +106,12 @@ def _among(table: sa.Table, keys: Collection[tuple[str, str]]) -> sa.ColumnEleme
     return sa.tuple_(table.c.project, table.c.deployment).in_(sorted(keys))
 
 
+def _named(table: sa.Table, column: str = "deployment") -> sa.Select[Any]:
+    name = sa.tuple_(table.c.project, table.c[column])
+    return sa.select(table.c[column]).where(name.in_(sa.bindparam("keys", expanding=True)))
+
+
+_TAKEN = sa.union_all(_named(deployments), _named(deployments, "served_name"), _named(ensembles)).limit(1)
 #: Tables of every noun.
 METADATA = (metadata, task_sql.metadata)
 
@@ -159,15 +165,9 @@ class SqlStore(task_sql.TaskSql):
 
     def _refuse_taken(self, keys: Collection[tuple[str, str]]) -> None:
         # A name under which a compatible protocol serves versions would hide a deployment of that id.
-        served = sa.tuple_(deployments.c.project, deployments.c.served_name)
-        for names in (
-            sa.select(deployments.c.deployment).where(_among(deployments, keys)),
-            sa.select(deployments.c.served_name).where(served.in_(keys)),
-            sa.select(ensembles.c.deployment).where(_among(ensembles, keys)),
-        ):
-            taken = self._connection.execute(names.limit(1)).scalar_one_or_none()
-            if taken is not None:
-                raise AlreadyExists(f"deployment {taken} exists; delete it first, or choose another id")
+        taken = self._connection.execute(_TAKEN, {"keys": sorted(keys)}).first()
+        if taken is not None:
+            raise AlreadyExists(f"deployment {taken[0]} exists; delete it first, or choose another id")
 
     def bind(self, rows: Sequence[PlacementRow]) -> list[int]:
         """Add placements, each under its deployment's next epoch; returns these."""
@@ -204,11 +204,13 @@ class SqlStore(task_sql.TaskSql):
         query = sa.select(placements).order_by(placements.c.epoch)
         return [PlacementRow(**row._mapping) for row in self._connection.execute(query)]
 
-    def add_decisions(self, rows: Sequence[DecisionRow]) -> None:
-        """Add; of each deployment the newest KEPT_DECISIONS stay."""
+    def add_decisions(self, rows: Sequence[DecisionRow], *, first: bool = False) -> None:
+        """Add; of each deployment the newest KEPT_DECISIONS stay, unless these are the `first` of new ones."""
         if not rows:
             return
         self._connection.execute(decisions.insert(), [asdict(row) for row in rows])
+        if first:
+            return
         theirs = _among(decisions, {(row.project, row.deployment) for row in rows})
         age = sa.func.row_number().over(
             partition_by=(decisions.c.project, decisions.c.deployment), order_by=decisions.c.id.desc()

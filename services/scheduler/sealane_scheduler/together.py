@@ -1,8 +1,9 @@
 """Placing what waits together, so that all of it costs least. Pure.
 
-Each member is first placed as if it were alone, the higher priority before the lower. Where one then lacks room that
-another of its priority took, all of that priority are assigned at once by linear programming (:func:`place_batch`); of
-the two the cheaper one holds, so a batch never costs more than one decision after the other.
+Each member is first placed as if it were alone, the higher priority before the lower. Where that costs more than it
+must, because some lack room that others of their priority took, all of that priority are assigned at once by linear
+programming (:func:`place_batch`); of the two the cheaper one holds, so a batch never costs more than one decision after
+the other.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import numpy as np
 
 from sealane_scheduler.batch import Basis, Place, Placed, Room, Wanted, beside, give_back, one_by_one, without
 from sealane_scheduler.columns import Snapshot
+from sealane_scheduler.decision import Decision
 from sealane_scheduler.explanation import explain
 from sealane_scheduler.filters import cpu_of, memory_of
 from sealane_scheduler.placement import decide, search
-from sealane_scheduler.scan import Pair, Scan, best
+from sealane_scheduler.scan import Pair, Question, Scan, best
 from sealane_scheduler.terms import by_the_hour
 
+#: Share of the cost that may be lost before all members are assigned anew.
+SLACK = 0.02
 #: What a copy costs that is nowhere, as a multiple of the dearest place.
 _PENALTY = 10.0
 _EQUAL = 1e-9
@@ -52,7 +56,8 @@ def _level(wanted: Sequence[Wanted], room: Room) -> list[Placed]:
     if len({item.question for item in wanted}) == 1 or not _is_contended(wanted, alone, before, room):
         return alone
     give_back(alone, room)
-    scans = [search(item.question, before) for item in wanted]
+    found_for = {question: search(question, before) for question in dict.fromkeys(item.question for item in wanted)}
+    scans = [found_for[item.question] for item in wanted]
     dearest = max(_hourly(item, _dearest(scan)) for item, scan in zip(wanted, scans, strict=True))
     penalty = _PENALTY * dearest + _EQUAL
     found = _assigned(wanted, scans, before, room, penalty)
@@ -63,25 +68,37 @@ def _level(wanted: Sequence[Wanted], room: Room) -> list[Placed]:
 
 
 def _is_contended(wanted: Sequence[Wanted], alone: Sequence[Placed], before: Snapshot, room: Room) -> bool:
-    """Whether somebody would have paid less, or had a place, had others not taken what he needs."""
+    """Whether more than SLACK of the cost, or a place, is lost because some took what others would have had alone.
+
+    What all of them would pay if nobody took another's room bounds the cost of every assignment from below.
+    """
     taken = {place.decision.node for item in alone for place in item.places}
     after, some = room.snapshot(), before.take(np.array(sorted(before.index[name] for name in taken), np.int64))
-    asked = set()
-    for item, placed in zip(wanted, alone, strict=True):
-        paid = max((place.decision.candidates[0].score for place in placed.places), default=np.inf)
-        limit = np.inf if placed.refusal is not None else paid * _MILLIONTHS - 1
-        if (item.question, limit) in asked:
-            continue
-        asked.add((item.question, limit))
-        found = search(item.question, some)
-        own = {place.decision.node for place in placed.places}
-        for pair in np.argwhere(found.scores < limit):
-            name = found.fitting.node(int(pair[1])).node
-            left, variant = after.node(after.index[name]), item.question.variants[int(pair[0])]
-            memory, cpu = memory_of(item.question.demand, variant), cpu_of(item.question.demand)
-            if name not in own and (left.free_memory < memory or left.free_cpu_milli < cpu):
+    lost, total = 0.0, 0.0
+    for question, members in itertools.groupby(zip(wanted, alone, strict=True), key=lambda pair: pair[0].question):
+        alike = list(members)
+        own = {place.decision.node for _, placed in alike for place in placed.places}
+        least = _least_taken(question, some, after, own)
+        for item, placed in alike:
+            if placed.refusal is not None and least < np.inf:
                 return True
-    return False
+            for place in placed.places:
+                score = place.decision.candidates[0].score
+                total += abs(_hourly(item, score))
+                lost += max(0.0, _hourly(item, score - least)) if least < np.inf else 0.0
+    return lost > SLACK * total
+
+
+def _least_taken(question: Question, taken: Snapshot, after: Snapshot, own: set[str]) -> float:
+    """The least that a member would have paid on a node that has no room for it any more; infinite for none."""
+    found, least = search(question, taken), np.inf
+    for pair in np.argwhere(np.isfinite(found.scores)):
+        name = found.fitting.node(int(pair[1])).node
+        left, variant = after.node(after.index[name]), question.variants[int(pair[0])]
+        memory, cpu = memory_of(question.demand, variant), cpu_of(question.demand)
+        if name not in own and (left.free_memory < memory or left.free_cpu_milli < cpu):
+            least = min(least, float(found.scores[tuple(pair)]) / _MILLIONTHS)
+    return least
 
 
 def _hourly(item: Wanted, score: float) -> float:
@@ -110,10 +127,12 @@ def _assigned(
 
     chosen = contention.assign(wanted, scans, before, penalty)
     found: list[Placed] = []
+    told: dict[tuple[int, Pair], Decision] = {}
     for member, (item, scan, pairs) in enumerate(zip(wanted, scans, chosen, strict=True)):
         places = []
         for copy, pair in enumerate(pairs):
-            decision = explain(scan, pair, _why(scan, pair, len(wanted)))
+            key = (id(scan), pair)
+            decision = told[key] = told.get(key) or explain(scan, pair, _why(scan, pair, len(wanted)))
             taken = room.take(decision.node, item.question.demand, item.question.variants[pair[0]])
             basis = Basis(item.question, before, tuple(wanted), member, copy)
             places.append(Place(decision, basis, taken))
