@@ -128,7 +128,8 @@ class Site:
         times = sorted(second for item in placing for second in item.seconds)
         refused = sum(item.refused for item in placing)
         sys.stdout.write(
-            f"  {callers} callers, {size} a call: {len(placed) / took:.0f} a second, {used / len(placed) * 1e6:.0f} us of "
+            f"  {callers} callers, {size} a call: {len(placed) / took:.0f} a second, "
+            f"{used / len(placed) * 1e6:.0f} us of "
             f"the scheduler's processor each; a call p50 {times[len(times) // 2] * 1000:.1f} ms "
             f"p99 {times[int(len(times) * 0.99)] * 1000:.1f} ms; {refused} fit nowhere\n"
         )

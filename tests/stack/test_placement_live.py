@@ -6,9 +6,11 @@ import json
 import threading
 import zlib
 
+import pytest
 from light_site import CLOUD, EDGE, MODEL, LightSite, eventually
 
-from sealane.errors import SealaneError
+from sealane.client.deployments import Placeable
+from sealane.errors import AlreadyExists, FailedPrecondition, SealaneError
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
 
 MIB = 1 << 20
@@ -73,3 +75,48 @@ def test_a_copy_moves_to_a_better_place_and_no_call_fails(site: LightSite) -> No
     assert not failures
     assert client.deployments.get("mover").decision.reasons[0].startswith(f"moved from {CLOUD}, which saves ")
     client.deployments.delete("mover")
+
+
+def test_many_are_placed_in_one_call_and_serve(site: LightSite) -> None:
+    client, version = site.client, f"{MODEL}@1"
+    items = [
+        Placeable("many-edge", version, {"tier": "edge"}),
+        Placeable("many-both", version, {"replicas": 2, "gang": True}),
+        Placeable("many-none", version, {"accelerator": "none-has-it"}),
+    ]
+    edge, both, none = client.deployments.place(items)
+    assert [copy.node for copy in edge.copies] == [f"nodes/{EDGE}"]
+    assert sorted(copy.node for copy in both.copies) == [f"nodes/{CLOUD}", f"nodes/{EDGE}"]
+    assert not none.copies and none.binding_constraint == "accelerator"
+    for name in ("many-edge", "many-both"):
+        client.deployments.wait(name, 60)
+        client.inference.predict(name, site.image, timeout=10.0)
+    with pytest.raises(AlreadyExists):
+        client.deployments.place([Placeable("many-new", version), Placeable("many-edge", version)])
+    with pytest.raises(FailedPrecondition) as refused:
+        client.deployments.place(
+            [Placeable("many-new", version), Placeable("many-no", version, items[2].demands)], gang=True
+        )
+    assert refused.value.metadata["constraint"] == "accelerator"
+    names = {item.name.rpartition("/")[2] for item in client.deployments.list()}
+    assert not names & {"many-new", "many-no"}
+    for name in ("many-edge", "many-both", "many-none"):
+        client.deployments.delete(name)
+
+
+def test_a_higher_priority_takes_the_place_of_who_agreed_and_no_call_fails_meanwhile(site: LightSite) -> None:
+    client, version = site.client, f"{MODEL}@1"
+    capacity = {node.name: node.capacity.memory_bytes for node in client.nodes.list()}
+    most = capacity[f"nodes/{EDGE}"] - 700 * MIB
+    client.deployments.create("modest", version, memory_bytes=most, residency=["site-a"], preemptible=True)
+    client.deployments.wait("modest", 60)
+    client.deployments.create("urgent", version, memory_bytes=most, residency=["site-a"], priority=9)
+    waiting = client.deployments.get("urgent")
+    assert waiting.decision.reasons[0].startswith("takes the place of modest, of lower priority")
+    client.inference.predict("modest", site.image, timeout=10.0)  # it serves until its time is over
+    client.deployments.wait("urgent", 60)
+    client.inference.predict("urgent", site.image, timeout=10.0)
+    assert client.deployments.get("modest").decision.binding_constraint == "memory"
+    client.deployments.delete("urgent")
+    client.deployments.wait("modest", 60)  # there is room again
+    client.deployments.delete("modest")
