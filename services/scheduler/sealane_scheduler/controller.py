@@ -23,7 +23,7 @@ from sealane.records.transactions import Transactions
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane_scheduler import cluster, present
-from sealane_scheduler.changes import Changes
+from sealane_scheduler.changes import NOBODY, Changes
 from sealane_scheduler.cluster import Copy, Deployed
 from sealane_scheduler.columns import Snapshot, tie_of
 from sealane_scheduler.decision import Decision
@@ -86,6 +86,10 @@ class Controller:
         """All deployments, by name."""
         return [self._deployed[name] for name in sorted(self._deployed)]
 
+    def placed_on(self, node: str) -> list[tuple[Deployed, Copy]]:
+        """What is placed on a node, by name of the deployment."""
+        return sorted(self._stock.held(node), key=lambda pair: pair[0].row.name)
+
     def wake(self) -> None:
         """Look at the cluster now, not at the next tick."""
         self._wake.set()
@@ -116,7 +120,7 @@ class Controller:
             await self._records.write(put)
             for item, row in changed:
                 item.row = row
-        self.changes.announce()
+        self.changes.announce(copy.row.node for item, _ in changed for copy in item.copies)
 
     async def delete(self, name: str, etag: str, drop: Callable[[Store], None]) -> None:
         """Delete a deployment; nothing is placed meanwhile.
@@ -139,7 +143,7 @@ class Controller:
             await self._records.write(drop)
             del self._deployed[name]
             self._stock.vacate(item, item.copies)
-        self.changes.announce()
+        self.changes.announce(copy.row.node for copy in item.copies)
 
     async def refresh(self, version: model_pb.Version) -> None:
         """A version has new variants, measurements or signatures, or is judged otherwise: later decisions see it."""
@@ -151,7 +155,7 @@ class Controller:
                 await self._records.write(partial(_put, row=row))
                 item.row, item.variants = row, present.variants(version)
                 self._stock.touch(item.copies)
-                self.changes.announce()
+                self.changes.announce(copy.row.node for copy in item.copies)
         self.wake()
 
     def snapshot(self) -> Snapshot:
@@ -185,7 +189,7 @@ class Controller:
         self._stock.touch([known])
         if copy.state == cluster.FAILED:
             self._stock.refuse(node, known.row.variant, self._clock.monotonic())
-        self.changes.announce()
+        self.changes.announce(NOBODY)
         self.wake()
 
     async def run(self) -> None:
@@ -193,7 +197,7 @@ class Controller:
         while True:
             self._wake.clear()
             if self.fleet.tick():
-                self.changes.announce()
+                self.changes.announce(NOBODY)
             try:
                 for item in self._by_priority():
                     await self.reconcile(item)
@@ -222,7 +226,7 @@ class Controller:
                 _stay(item.copies)
             if ready and item.refusal is not None:
                 item.refusal = None
-                self.changes.announce()
+                self.changes.announce(NOBODY)
             if len(ready) < item.demand.replicas and not self._may_come_back(item):
                 await self._place(item)
 
@@ -288,7 +292,7 @@ class Controller:
                 refused = present.decision(decision, 0, self._clock.now())
                 item.refused = await self._note(item, refused, _recorded(question, nodes))
                 item.refusal = decision
-                self.changes.announce()
+                self.changes.announce(NOBODY)
             return
         await self._bind(item, decision, _recorded(question, nodes))
 
@@ -302,7 +306,7 @@ class Controller:
         self._stock.occupy(item, copy)
         message = present.decision(decision, epoch, self._clock.now())
         item.placed, item.refusal = await self._note(item, message, made_from), None
-        self.changes.announce()
+        self.changes.announce([copy.row.node])
 
     async def _note(self, item: Deployed, decision: pb.Decision, made_from: bytes) -> bytes:
         """Keep a decision, with what it was made from; returns it without."""
@@ -321,7 +325,7 @@ class Controller:
             await self._records.write(partial(_release, row=copy.row))
             item.copies.remove(copy)
             self._stock.vacate(item, [copy])
-            self.changes.announce()
+            self.changes.announce([copy.row.node])
 
 
 def _recorded(question: Question, nodes: Snapshot) -> bytes:
