@@ -91,6 +91,11 @@ def node_names(node: str, hosts: Sequence[str] = ()) -> LeafNames:
     return LeafNames(f"spiffe://sealane/node/{node}", f"{node}.node.sealane", hosts)
 
 
+def relay_names(relay: str, hosts: Sequence[str] = ()) -> LeafNames:
+    """Names of a relay's leaf."""
+    return LeafNames(f"spiffe://sealane/relay/{relay}", f"{relay}.relay.sealane", hosts)
+
+
 def account_names(account: str) -> LeafNames:
     """Names of a service account's leaf; `account` is its resource name."""
     _, project, _, name = account.split("/")

@@ -36,6 +36,7 @@ LONGEST_OFFLINE_SECONDS = 30 * 86_400.0
 #: RFC 1123 section 2.1, and the underscore that container names have.
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*")
 _MESH = "sealane"
+_NAMES = {"service": authority.service_names, "node": authority.node_names, "relay": authority.relay_names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +217,7 @@ def spiffe_id_of(kind: str, subject: str) -> str:
 def _names(peer: Peer) -> authority.LeafNames:
     if peer.kind == "account":
         return authority.account_names(peer.subject)
-    make = authority.service_names if peer.kind == "service" else authority.node_names
-    return make(peer.subject, peer.hosts)
+    return _NAMES[peer.kind](peer.subject, peer.hosts)
 
 
 def _joined(store: Store, spiffe_id: str) -> Peer | None:
@@ -281,6 +281,8 @@ def _check_node(attributes: dict[str, str]) -> None:
         raise InvalidArgument(
             "a node needs a clearance: 'public', 'internal' or 'restricted'", field="attributes.clearance"
         )
+    if attributes.get("relay"):
+        names.check_id(attributes["relay"], "attributes.relay", label=True)
 
 
 def _check_offline(kind: str, attributes: dict[str, str], offline: Offline) -> None:

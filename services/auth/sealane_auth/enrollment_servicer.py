@@ -30,7 +30,7 @@ class EnrollmentServicer:
         """Create a join token."""
         kind = request.WhichOneof("subject")
         if kind is None:
-            raise InvalidArgument("say who is to join: service, node or account", field="subject")
+            raise InvalidArgument("say who is to join: service, node, relay or account", field="subject")
         offline = Offline(seconds_of(request.offline_ttl, "offline_ttl"), tuple(request.site_accounts))
         attributes = {name: getattr(request.attributes, name) for name in _ATTRIBUTES}
         wanted = JoinToken("", kind, getattr(request, kind), attributes, tuple(request.hosts), 0.0, offline)

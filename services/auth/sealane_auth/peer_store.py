@@ -21,7 +21,7 @@ class Offline:
 
 @dataclass(frozen=True, slots=True)
 class JoinToken:
-    """A join token by the SHA-256 of its secret. `kind` is ``service``, ``node`` or ``account``."""
+    """A join token by the SHA-256 of its secret. `kind` is ``service``, ``node``, ``relay`` or ``account``."""
 
     token_hash: str
     kind: str
@@ -34,11 +34,11 @@ class JoinToken:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A service, node or account that has joined.
+    """A service, node, relay or account that has joined.
 
     Args:
-        kind: ``service``, ``node`` or ``account``.
-        subject: name of the service, id of the node, or resource name of the account.
+        kind: ``service``, ``node``, ``relay`` or ``account``.
+        subject: name of the service, id of the node or relay, or resource name of the account.
         attributes: of a node.
         hosts: names and addresses in its certificate, beside those of the mesh.
         device_key: raw Ed25519 public key that it joined with; empty for none.

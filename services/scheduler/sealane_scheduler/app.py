@@ -120,7 +120,9 @@ async def run(config: Config) -> None:
         job_service_pb2: JobServicer(records, rules, registry, controller.changes, tasks=tasks, task_loop=task_loop),
         served_model_service_pb2: ServedModelServicer(served_models, member.keys, member.revocations, clock),
         audit_service_pb2: AuditServicer(sealer),
-        fleet_service_pb2: FleetServicer(controller, (loop, task_loop), desired, member.keys, clock),
+        fleet_service_pb2: FleetServicer(
+            controller, (loop, task_loop), desired, member.keys, member.revocations, clock
+        ),
     }
     telemetry_ = telemetry.configure(
         telemetry.TelemetryConfig("scheduler", config.trace_file, config.otlp_endpoint, config.sample_ratio)

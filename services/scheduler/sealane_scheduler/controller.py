@@ -23,7 +23,7 @@ from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane_scheduler import cluster, present
 from sealane_scheduler.batch import Basis, Place, Placed, because, give_back
-from sealane_scheduler.changes import Changes
+from sealane_scheduler.changes import NOBODY, Changes
 from sealane_scheduler.cluster import Copy, Deployed
 from sealane_scheduler.columns import NodeTable, Snapshot, tie_of
 from sealane_scheduler.decision import Decision
@@ -103,6 +103,10 @@ class Controller:
         """All deployments, by name."""
         return [self._deployed[name] for name in sorted(self._deployed)]
 
+    def placed_on(self, node: str) -> list[tuple[Deployed, Copy]]:
+        """What is placed on a node, by name of the deployment."""
+        return sorted(self._stock.held(node), key=lambda pair: pair[0].row.name)
+
     def wake(self) -> None:
         """Look at the cluster now, not at the next tick."""
         self._wake.set()
@@ -117,10 +121,14 @@ class Controller:
         self._due.update(names)
         self.wake()
 
-    def _changed(self, names: Iterable[str]) -> None:
+    def _changed(self, names: Iterable[str], nodes: Iterable[str] | None = None) -> None:
+        """Deployments are otherwise; `nodes` are those that are to do something else now, by default where they run."""
         names = list(names)
+        if nodes is None:
+            items = (self._deployed[name] for name in names if name in self._deployed)
+            nodes = {copy.row.node for item in items for copy in item.copies}
         self.routes.touch(names)
-        self.changes.announce()
+        self.changes.announce(nodes)
         self.look_at(names)
 
     def rerouted_since(self, number: int) -> list[str] | None:
@@ -256,7 +264,7 @@ class Controller:
             del self._deployed[name]
             self._stock.vacate(item, item.copies)
             self._placer.give_up(item)
-        self._changed([name])
+        self._changed([name], {copy.row.node for copy in item.copies})
         self.news()
 
     async def refresh(self, version: model_pb.Version) -> None:
@@ -305,14 +313,14 @@ class Controller:
         if copy.state == cluster.FAILED:
             self._stock.refuse(node, known.row.variant, self._clock.monotonic())
             self._news += 1
-        self._changed([deployment])
+        self._changed([deployment], NOBODY)
 
     async def run(self) -> None:
         """Keep the cluster until cancelled."""
         while True:
             self._wake.clear()
             if self.fleet.tick():
-                self.changes.announce()
+                self.changes.announce(NOBODY)
             try:
                 await self.round()
             except SealaneError as error:
@@ -371,7 +379,7 @@ class Controller:
             _stay(item.copies)
         if staying and item.refusal is not None:
             item.refusal = None
-            self._changed([item.row.name])
+            self._changed([item.row.name], NOBODY)
         return len(staying) < item.demand.replicas and item.nominated is None and not self._may_come_back(item)
 
     def _is_settled(self, item: Deployed) -> bool:
@@ -438,7 +446,7 @@ class Controller:
             await self._records.write(partial(_release, row=copy.row))
             item.copies.remove(copy)
             self._stock.vacate(item, [copy])
-            self._changed([item.row.name])
+            self._changed([item.row.name], [copy.row.node])
             self._news += 1
 
 

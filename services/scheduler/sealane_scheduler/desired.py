@@ -30,26 +30,26 @@ class DesiredStates:
     async def of(self, node: str, revision: int) -> pb.DesiredState:
         """All that a worker is to do."""
         message = pb.DesiredState(revision=revision, gateways=self._gateways.addresses())
-        for item in self._controller.all():
+        for item, copy in self._controller.placed_on(node):
             version = model_pb.Version.FromString(item.row.version)
-            for copy in item.copies:
-                variant = next((v for v in version.variants if v.name.endswith(f"/{copy.row.variant}")), None)
-                if copy.row.node == node and variant is not None:
-                    demand = deployment_pb.Demand.FromString(item.row.demand)
-                    message.assignments.append(
-                        pb.Assignment(
-                            deployment=item.row.name,
-                            model_version=item.row.model_version,
-                            variant=variant,
-                            signatures=version.signatures,
-                            epoch=copy.row.epoch,
-                            data_class=demand.data_class,
-                            pinned=demand.pinned,
-                            grant=self._grants.to_serve(node, variant.name),
-                            served_name=item.row.served_name,
-                            labels=labels_of(item.row),
-                        )
-                    )
+            variant = next((v for v in version.variants if v.name.endswith(f"/{copy.row.variant}")), None)
+            if variant is None:
+                continue
+            demand = deployment_pb.Demand.FromString(item.row.demand)
+            message.assignments.append(
+                pb.Assignment(
+                    deployment=item.row.name,
+                    model_version=item.row.model_version,
+                    variant=variant,
+                    signatures=version.signatures,
+                    epoch=copy.row.epoch,
+                    data_class=demand.data_class,
+                    pinned=demand.pinned,
+                    grant=self._grants.to_serve(node, variant.name),
+                    served_name=item.row.served_name,
+                    labels=labels_of(item.row),
+                )
+            )
         for chained in self._chains.served_by(item.deployment for item in message.assignments):
             row = chained.row
             message.ensembles.add(deployment=row.name, epoch=row.epoch, ensemble=chained.message)

@@ -6,6 +6,8 @@ death after the lease moves the work (dear).
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +17,12 @@ READY, SUSPECT, DEAD = "READY", "SUSPECT", "DEAD"
 HEARTBEAT_SECONDS = {"cloud": 1.0, "edge": 5.0}
 _SUSPECT_SECONDS = {"cloud": 3.0, "edge": 12.0}
 _RTT_WEIGHT = 0.2
+#: Heartbeats of all nodes together in a second: beyond, their intervals are stretched.
+HEARTBEATS_PER_SECOND = 2000.0
+#: An interval is told anew once it is off by so much, and is never more than halved at once: a node that does not know
+#: yet is silent for twice the new one, which is less than what raises suspicion.
+_OFF, _HALF = 1.25, 0.5
+_SOON = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,17 @@ class NodeState:
     """Extra seconds before a substitute is placed, after a restart of the scheduler."""
     rtt_ms: float = 0.0
     state: str = SUSPECT
+    relay: str = ""
+    """The relay that carries its stream; empty where it dials itself."""
+    interval: float = 0.0
+    """Seconds between two heartbeats, as it was told."""
+    due: float = math.inf
+    """When to look at it next."""
+
+    @property
+    def stretch(self) -> float:
+        """How many times its tier's interval it was told."""
+        return max(1.0, self.interval / HEARTBEAT_SECONDS[self.tier])
 
     @property
     def tier(self) -> str:
@@ -99,7 +118,8 @@ class Fleet:
         self._clock = clock
         self._patience = patience
         self._nodes: dict[str, NodeState] = {}
-        self._sessions = 0
+        self._sessions = self._connected = 0
+        self._dates: list[tuple[float, str]] = []
 
     def __iter__(self) -> Iterator[NodeState]:
         return iter(sorted(self._nodes.values(), key=lambda state: state.node))
@@ -111,17 +131,36 @@ class Fleet:
     def expect(self, node: str, grace: float) -> None:
         """A worker that had placements before a restart: it gets `grace` seconds to come back."""
         now = self._clock.monotonic()
-        self._nodes.setdefault(node, NodeState(node, Facts({}), seen=now, lost=now, grace=grace))
+        state = self._nodes.setdefault(node, NodeState(node, Facts({}), seen=now, lost=now, grace=grace))
+        self._watch(state)
         self._turn(node)
 
-    def connect(self, node: str, facts: Facts, statement: str) -> int:
+    def connect(self, node: str, facts: Facts, statement: str, relay: str = "") -> int:
         """A stream began; returns its number. An older stream of the same node is superseded."""
         self._sessions += 1
-        now = self._clock.monotonic()
-        rtt = self._nodes[node].rtt_ms if node in self._nodes else 0.0
-        self._nodes[node] = NodeState(node, facts, statement, self._sessions, now, now, rtt_ms=rtt, state=READY)
+        now, before = self._clock.monotonic(), self._nodes.get(node)
+        rtt = before.rtt_ms if before is not None else 0.0
+        self._connected += before is None or not before.session
+        state = NodeState(node, facts, statement, self._sessions, now, now, rtt_ms=rtt, state=READY, relay=relay)
+        state.interval = self._interval(state)
+        self._nodes[node] = state
+        self._watch(state)
         self._turn(node)
         return self._sessions
+
+    def interval_of(self, node: str) -> float:
+        """Seconds between two heartbeats of a connected node, as it is to be told first."""
+        return self._nodes[node].interval
+
+    def new_interval(self, node: str) -> float | None:
+        """Seconds between heartbeats that a node is to be told now; None where what it knows will do."""
+        state = self._nodes[node]
+        wanted = max(self._interval(state), state.interval * _HALF)
+        if 1 / _OFF < wanted / state.interval < _OFF:
+            return None
+        state.interval = wanted
+        self._watch(state)
+        return wanted
 
     def holds(self, node: str, session: int) -> bool:
         """Whether a stream is still the node's: a newer one supersedes it."""
@@ -133,8 +172,10 @@ class Fleet:
         state = self._nodes.get(node)
         if state is None or state.session != session:
             return False
+        self._connected -= 1
         state.session, state.lost, state.evicted = 0, self._clock.monotonic(), evicted
         state.state = self._judge(state)
+        self._watch(state)
         self._turn(node)
         return True
 
@@ -145,17 +186,25 @@ class Fleet:
         if statement:
             state.statement = statement
             self._turn(node)
+        if state.state != READY:
+            self._watch(state)
         if rtt_ms is not None:
             state.rtt_ms = rtt_ms if not state.rtt_ms else state.rtt_ms + _RTT_WEIGHT * (rtt_ms - state.rtt_ms)
             self.touched.add(node)
 
     def tick(self) -> bool:
-        """Look at the clock; whether any node's state changed."""
-        changed = False
-        for state in self._nodes.values():
+        """Look at the clock; whether any node's state changed. Looks only at nodes whose time has come."""
+        changed, now = False, self._clock.monotonic()
+        while self._dates and self._dates[0][0] <= now:
+            due, node = heapq.heappop(self._dates)
+            state = self._nodes[node]
+            if state.due != due:
+                continue  # it has another date by now
+            state.due = math.inf
             before, state.state = state.state, self._judge(state)
+            self._watch(state)
             if before != state.state:
-                self._turn(state.node)
+                self._turn(node)
                 changed = True
         return changed
 
@@ -175,6 +224,29 @@ class Fleet:
         if state.evicted:
             return DEAD
         silent = self._clock.monotonic() - (state.seen if state.session else state.lost)
-        if state.session and silent < _SUSPECT_SECONDS[state.tier]:
+        if state.session and silent < _SUSPECT_SECONDS[state.tier] * state.stretch:
             return READY
-        return DEAD if silent - state.grace >= self._patience.of(state.tier) else SUSPECT
+        return DEAD if silent - state.grace >= self._lost_after(state) else SUSPECT
+
+    def _lost_after(self, state: NodeState) -> float:
+        """Seconds of absence after which it is dead; how often it is heard matters only while its stream is open."""
+        return self._patience.of(state.tier) * (state.stretch if state.session else 1.0)
+
+    def _interval(self, state: NodeState) -> float:
+        return max(HEARTBEAT_SECONDS[state.tier], self._connected / HEARTBEATS_PER_SECOND)
+
+    def _watch(self, state: NodeState) -> None:
+        """Look at a node when its state may change by the clock alone; a date that is earlier already will do."""
+        now, judged = self._clock.monotonic(), self._judge(state)
+        if judged != state.state:
+            due = now
+        elif judged == READY:
+            due = max(now + _SOON, state.seen + _SUSPECT_SECONDS[state.tier] * state.stretch)
+        elif judged == SUSPECT:
+            since = state.seen if state.session else state.lost
+            due = max(now + _SOON, since + self._lost_after(state) + state.grace)
+        else:
+            return
+        if due < state.due:
+            state.due = due
+            heapq.heappush(self._dates, (due, state.node))

@@ -10,10 +10,12 @@ class Gateways:
         self._addresses: dict[str, str] = {}
         self._open: dict[str, int] = {}
 
-    def open(self, gateway: str, address: str) -> None:
-        """A gateway began to watch."""
+    def open(self, gateway: str, address: str) -> bool:
+        """A gateway began to watch; whether workers have to hear of it."""
+        new = self._addresses.get(gateway) != address
         self._addresses[gateway] = address
         self._open[gateway] = self._open.get(gateway, 0) + 1
+        return new
 
     def close(self, gateway: str) -> None:
         """A watch ended."""

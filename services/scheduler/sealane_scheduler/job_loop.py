@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 from sealane.errors import SealaneError
 from sealane.records.transactions import Transactions
@@ -12,6 +13,7 @@ from sealane.rpc.times import duration_of
 from sealane.scheduler.v1 import fleet_service_pb2 as fleet_pb
 from sealane.scheduler.v1 import job_service_pb2 as job_pb
 from sealane_scheduler import present
+from sealane_scheduler.changes import NOBODY
 from sealane_scheduler.check_jobs import CheckJobs
 from sealane_scheduler.controller import Controller
 from sealane_scheduler.fleet import READY
@@ -60,7 +62,7 @@ class JobLoop:
     async def step(self) -> None:
         """One round."""
         if await self._records.write(self._rules.expire):
-            self._changed()
+            self._changed(NOBODY)  # those whose tasks are gone are told below
         await self._sync()
         waiting = await self._records.read(lambda store: store.jobs_of(SINGLE, (PENDING,)))
         self._checks.forget(row.name for row in waiting)
@@ -79,7 +81,7 @@ class JobLoop:
     async def renew(self, row: JobRow, progress: float, message: str) -> None:
         """Extend a lease; raises Aborted where the task is another attempt's."""
         await self._records.write(lambda store: self._rules.renew(store, row, progress, message))
-        self._controller.changes.announce()
+        self._changed(NOBODY)
 
     async def finish(self, row: JobRow, request: fleet_pb.FinishTaskRequest) -> None:
         """End an attempt; raises Aborted where the task is another attempt's. A repeat is no error."""
@@ -91,20 +93,19 @@ class JobLoop:
         check = stored.kind == CHECK
         outcome = self._checks.outcome(job, request, row.node) if check else _outcome(job, request)
         await self._records.write(lambda store: self._rules.finish(store, row, outcome))
-        self._changed()
+        self._changed(NOBODY)
         await self._sync()
 
     async def _sync(self) -> None:
         """Tasks in memory are those that run by the records."""
         running = {row.name: row for row in await self._records.read(lambda store: store.jobs_of(SINGLE, (RUNNING,)))}
         gone = [name for name in self._tasks if name not in running]
-        for name in gone:
-            del self._tasks[name]
+        nodes = [self._tasks.pop(name)[0] for name in gone]
         for name, row in running.items():
             if name not in self._tasks or self._tasks[name][1].attempt != row.attempt:
                 await self._remember(row)
         if gone:
-            self._changed()
+            self._changed(nodes)
 
     def _choose(self, busy: set[str]) -> str:
         """A node that is there, has the runtime and no task; rather a cloud node. Empty where there is none."""
@@ -119,8 +120,8 @@ class JobLoop:
     async def _bind(self, row: JobRow, node: str) -> None:
         claimed = await self._records.write(lambda store: self._rules.claim(store, row, node))
         if claimed is not None:
+            self._changed(NOBODY)
             await self._remember(claimed)
-            self._changed()
 
     async def _remember(self, row: JobRow) -> None:
         assignment = fleet_pb.TaskAssignment(task=row.task, attempt=row.attempt, lease=duration_of(self.lease_seconds))
@@ -132,8 +133,9 @@ class JobLoop:
         except SealaneError as error:
             log.warning("a task waits for the registry", extra={"job": row.name, "reason": error.reason})
             return
+        before = self._tasks.get(row.name)
         self._tasks[row.name] = (row.node, assignment)
-        self._changed()
+        self._changed([row.node] if before is None else [row.node, before[0]])
 
     async def _optimise_task(self, row: JobRow) -> fleet_pb.OptimiseTask:
         spec = job_pb.OptimiseSpec.FromString(row.spec)
@@ -151,7 +153,7 @@ class JobLoop:
             # A slow or busy registry costs no job its work: registering is safe to repeat.
             log.warning("results wait for the registry", extra={"job": row.name, "reason": error.reason})
             return
-        self._changed()
+        self._changed(NOBODY)
 
     async def _register_variants(self, row: JobRow) -> None:
         job = present.job(row)
@@ -163,8 +165,8 @@ class JobLoop:
         results = job_pb.Job(results=job.results, variants=made).SerializeToString()
         await self._records.write(lambda store: self._rules.registered(store, row, results))
 
-    def _changed(self) -> None:
-        self._controller.changes.announce()
+    def _changed(self, nodes: Iterable[str]) -> None:
+        self._controller.changes.announce(nodes)
 
 
 def _outcome(job: job_pb.Job, request: fleet_pb.FinishTaskRequest) -> Outcome:

@@ -14,7 +14,7 @@ from sealane.rpc.authorisation import absent, check_model, model_id
 from sealane.rpc.call import Call
 from sealane.scheduler.v1 import job_service_pb2 as pb
 from sealane_scheduler import present
-from sealane_scheduler.changes import Changes
+from sealane_scheduler.changes import NOBODY, Changes
 from sealane_scheduler.jobs import CHECK, ENDED, OPTIMISE, JobRules
 from sealane_scheduler.registry_port import RegistryPort, version_of
 from sealane_scheduler.store import JobRow, Store
@@ -102,7 +102,7 @@ class JobServicer(TaskServicer):
             await self._task_loop.stopped()
         else:
             row = await self._records.write(lambda store: self._rules.cancel(store, who, job))
-        self._changes.announce()
+        self._changes.announce(NOBODY)  # its worker is told by the loop, which sees the job gone
         return present.job(row)
 
     async def WatchJob(self, request: pb.WatchJobRequest, call: Call) -> AsyncIterator[pb.Job]:

@@ -86,8 +86,13 @@ def chain(row: EnsembleRow, state: str) -> pb.Deployment:
     )
 
 
-def facts(statement: Statement, message: fleet_pb.Register) -> Facts:
+def facts(statement: Statement, message: fleet_pb.Register, *, relayed: bool = False) -> Facts:
     """What a worker said of itself, with what auth vouches for in its sealing statement.
+
+    Args:
+        statement: of auth.
+        message: of the worker.
+        relayed: it came over a relay, which must not point callers at another TLS name than the node's own.
 
     Raises:
         InvalidArgument: a price that is no number from 0.
@@ -113,7 +118,7 @@ def facts(statement: Statement, message: fleet_pb.Register) -> Facts:
         watts=message.watts,
         labels=dict(message.labels),
         endpoint=message.endpoint,
-        tls_name=message.tls_name,
+        tls_name=f"{statement.node}.node.sealane" if relayed else message.tls_name,
     )
 
 

@@ -12,6 +12,7 @@ from sealane.rpc.times import time_of
 from sealane.scheduler.v1 import node_service_pb2 as node_pb
 from sealane.scheduler.v1 import routing_service_pb2 as routing_pb
 from sealane_scheduler import present, quota_present, routes
+from sealane_scheduler.changes import NOBODY
 from sealane_scheduler.controller import Controller
 from sealane_scheduler.deployment_names import find, may_see_chain
 from sealane_scheduler.ensembles import Ensembles
@@ -70,8 +71,8 @@ class RoutingServicer:
     async def WatchRoutes(
         self, request: routing_pb.WatchRoutesRequest, call: Call
     ) -> AsyncIterator[routing_pb.RouteTable]:
-        self._gateways.open(request.gateway, request.lane_address)
-        self._controller.changes.announce()
+        new = self._gateways.open(request.gateway, request.lane_address)
+        self._controller.changes.announce(None if new else NOBODY)
         try:
             tables = routes.Tables(self._controller, self._chains, request.takes_changes)
             while call.remaining > 0:

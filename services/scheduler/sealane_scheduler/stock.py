@@ -52,6 +52,10 @@ class Stock:
         self._held.setdefault(copy.row.node, []).append((item, copy))
         self._changed.add(copy.row.node)
 
+    def held(self, node: str) -> list[tuple[Deployed, Copy]]:
+        """What is placed on a node."""
+        return self._held.get(node, [])
+
     def vacate(self, item: Deployed, copies: Iterable[Copy]) -> None:
         """Copies of a deployment are gone."""
         for copy in copies:

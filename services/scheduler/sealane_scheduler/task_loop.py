@@ -59,6 +59,8 @@ class TaskLoop:
         self._subjects: dict[str, tuple[float, Subject]] = {}
         self._wake = asyncio.Event()
         self._dirty = False
+        self._told: set[str] = set()
+        """Nodes whose tasks are others by now."""
         self._expire_due = 0.0
         self._only = ""
         """The one open job, where there is but one."""
@@ -94,8 +96,8 @@ class TaskLoop:
             await self._step()
         finally:
             if self._dirty:
-                self._dirty = False
-                self._controller.changes.announce()
+                told, self._dirty, self._told = self._told, False, set()
+                self._controller.changes.announce(told)
 
     async def _step(self) -> None:
         if self._rules.now() >= self._expire_due:
@@ -168,7 +170,7 @@ class TaskLoop:
         running = {item.key for item in await self._records.read(lambda store: store.running())}
         gone = [key for key in self._under_way if key not in running]
         for key in gone:
-            del self._under_way[key]
+            self._told.add(self._under_way.pop(key)[0].node)
         if gone:
             self._changed()
 
@@ -188,6 +190,7 @@ class TaskLoop:
             made.attempt = attempt.attempt
             made.lease.CopyFrom(duration_of(self._rules.lease_seconds))
         self._under_way[attempt.key] = (attempt, made)
+        self._told.add(attempt.node)
 
     async def _subject(self, job: JobRow) -> Subject | None:
         """What a job is about; None while the registry is away."""

@@ -156,6 +156,8 @@ class _Session:
         kind = message.WhichOneof("message")
         if kind == "welcome":
             self._interval = message.welcome.heartbeat_interval.ToNanoseconds() / 1e9 or HEARTBEAT_SECONDS
+            if self.welcomed:
+                self.send(self._heartbeat())  # who waits for the next one waits by the former interval
             self.welcomed = True
         elif kind == "ping":
             self._sequence = message.ping.sequence
@@ -165,16 +167,17 @@ class _Session:
             self._hooks.desired(message.desired)
 
     def _messages(self) -> Iterator[pb.NodeMessage]:
-        """What goes up: what is sent, and a heartbeat whenever one is due."""
+        """What goes up: what is sent, and a heartbeat once there was none for an interval; answers to pings count."""
         due = time.monotonic() + self._interval
         while True:
             try:
                 message = self._outgoing.get(timeout=max(due - time.monotonic(), 0.0))
             except queue.Empty:
-                due = time.monotonic() + self._interval * random.uniform(0.8, 1.0)
                 message = self._heartbeat()
             if message is None:
                 return
+            if message.HasField("heartbeat"):
+                due = time.monotonic() + self._interval * random.uniform(0.8, 1.0)
             yield message
 
     def _heartbeat(self) -> pb.NodeMessage:

@@ -83,7 +83,7 @@ def rotate_intermediate(cli: Cli, distrust: bool) -> None:
 
 @click.group()
 def peers() -> None:
-    """Services, nodes and accounts that have a certificate."""
+    """Services, nodes, relays and accounts that have a certificate."""
 
 
 @peers.command(name="list")
@@ -115,6 +115,20 @@ def certificate(cli: Cli, account: str, out: Path) -> None:
     with cli.client() as client:
         made = client.peers.certificate(account, out)
     cli.facts((("peer", made.spiffe_id), ("folder", str(out))), Peer(spiffe_id=made.spiffe_id))
+
+
+@peers.command()
+@click.argument("relay")
+@click.option("--host", multiple=True, help="Further name or address in its certificate; may be repeated.")
+@common
+def relay(cli: Cli, relay: str, host: tuple[str, ...]) -> None:
+    """Print a secret with which RELAY enrolls, once, within an hour; nodes name it in theirs."""
+    with cli.client() as client:
+        made = client.join_tokens.create(relay=relay, hosts=host)
+    if cli.output == "json":
+        cli.facts((), made)
+        return
+    click.echo(made.token)
 
 
 @peers.command()

@@ -43,6 +43,7 @@ class _Place(TypedDict):
     region: str
     pool: str
     clearance: str
+    relay: str
 
 
 @nodes.command(name="join-token")
@@ -58,6 +59,7 @@ class _Place(TypedDict):
     show_default=True,
     help="Highest data class it may see.",
 )
+@click.option("--relay", default="", help="Relay that may carry its stream to the scheduler.")
 @click.option("--host", multiple=True, help="Further name or address in its certificate; may be repeated.")
 @click.option("--offline-days", type=float, default=0.0, help="Days for which it may serve its site without auth.")
 @click.option("--site-account", multiple=True, help="Account that may call it then, by resource name; may be repeated.")

@@ -40,6 +40,7 @@ class NodePlace:
         region: region, such as ``eu``.
         pool: pool id.
         clearance: highest data class it may see: ``public``, ``internal``, ``restricted``.
+        relay: id of the relay that may carry its stream to the scheduler; empty for none.
     """
 
     tier: str
@@ -47,6 +48,7 @@ class NodePlace:
     region: str = ""
     pool: str = ""
     clearance: str = "internal"
+    relay: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class OfflineTime:
 
 
 class JoinTokens:
-    """Secrets that enroll one service, node or account, once."""
+    """Secrets that enroll one service, node, relay or account, once."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -74,6 +76,7 @@ class JoinTokens:
         service: str = "",
         node: str = "",
         account: str = "",
+        relay: str = "",
         place: NodePlace | None = None,
         hosts: Sequence[str] = (),
         offline: OfflineTime | None = None,
@@ -83,19 +86,22 @@ class JoinTokens:
         Args:
             service: service that is to join: ``registry``, ``scheduler``, ``inference``; or
             account: resource name of a service account that is to have a certificate; or
+            relay: id of what is to carry the streams of nodes that name it in their place; or
             node: id of the worker that is to join, with
             place: its attributes.
             hosts: further names and addresses for its certificate.
             offline: what an edge node may do while auth is out of reach; None for nothing.
         """
-        if sum(map(bool, (service, node, account))) != 1 or (node and place is None):
-            raise InvalidArgument("name either a service, an account, or a node and its place", field="subject")
+        if sum(map(bool, (service, node, account, relay))) != 1 or (node and place is None):
+            raise InvalidArgument("name a service, an account, a relay, or a node and its place", field="subject")
         request = enrollment_pb.CreateJoinTokenRequest(hosts=hosts)
         if offline is not None:
             request.offline_ttl.FromNanoseconds(int(offline.seconds * 1e9))
             request.site_accounts.extend(offline.accounts)
         if account:
             request.account = account
+        elif relay:
+            request.relay = relay
         elif service:
             request.service = service
         elif place is not None:
@@ -107,6 +113,7 @@ class JoinTokens:
                     region=place.region,
                     pool=place.pool,
                     clearance=place.clearance,
+                    relay=place.relay,
                 )
             )
         stub = enrollment_service_pb2_grpc.EnrollmentServiceStub(self._session.channel("auth"))

@@ -46,15 +46,15 @@ class Peer:
 
     @property
     def kind(self) -> str:
-        """The service's name, ``node`` or ``account``; empty without a certificate."""
+        """The service's name, ``node``, ``relay`` or ``account``; empty without a certificate."""
         if not self.spiffe_id.startswith(TRUST_DOMAIN):
             return ""
         parts = self.spiffe_id.removeprefix(TRUST_DOMAIN).split("/")
         match parts:
             case ["service", name]:
                 return name
-            case ["node", _]:
-                return "node"
+            case ["node" | "relay" as kind, _]:
+                return kind
             case ["projects", _, "serviceAccounts", _]:
                 return "account"
         return ""
@@ -63,6 +63,11 @@ class Peer:
     def node(self) -> str:
         """Id of the node; empty for others."""
         return self.spiffe_id.removeprefix(f"{TRUST_DOMAIN}node/") if self.kind == "node" else ""
+
+    @property
+    def relay(self) -> str:
+        """Id of the relay; empty for others."""
+        return self.spiffe_id.removeprefix(f"{TRUST_DOMAIN}relay/") if self.kind == "relay" else ""
 
     @property
     def account(self) -> str:
@@ -135,6 +140,19 @@ class Identity:
         return limits is None or model.startswith(limits)
 
 
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A node whose stream somebody else carries: auth's statement, which came with it, says so.
+
+    Args:
+        node: id of the node.
+        issued: seconds since 1970 at which auth signed the statement.
+    """
+
+    node: str
+    issued: float
+
+
 class Cancellation:
     """Says once, from any thread, that nobody waits for an answer any more."""
 
@@ -183,6 +201,8 @@ class Call:
     """Ends a stream from any thread; unset for calls with one answer, which end by themselves."""
     revoked: SealaneError | None = None
     """Why a stream was ended before its time."""
+    carried: Carried | None = None
+    """The node that the peer, a relay, speaks for on this stream: once it is evicted the stream ends too."""
 
     watch: Callable[[Callable[[], None]], bool] | None = None
     """Has a function called when nobody waits any more, as :meth:`Cancellation.watch`; unset where nobody can tell."""

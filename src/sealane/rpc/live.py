@@ -86,6 +86,8 @@ class LiveStreams:
             if call.identity is not None:
                 self._revocations.check(call.identity)
             self._revocations.check_peer(call.peer)
+            if call.carried is not None:
+                self._revocations.check_carried(call.carried)
         except Unauthenticated as refusal:
             self._end(call, refusal)
 

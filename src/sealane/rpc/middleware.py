@@ -32,6 +32,9 @@ access_log = logging.getLogger("sealane.access")
 #: they have places of their own; those who watch for longer come again.
 PUBLIC_STREAMS = 64
 PUBLIC_STREAM_SECONDS = 600.0
+#: Streams that peers alone may open (workers to the scheduler, lanes to the gateway) live for days: they have places of
+#: their own too, so that a large fleet takes none from calls.
+PEER_STREAMS = 20_000
 
 
 class Blocking(Exception):
@@ -99,7 +102,7 @@ class Limits:
 
     def __init__(self, max_in_flight: int) -> None:
         self._max = max_in_flight
-        self._in_flight = self._peak = self._ended = self._public_streams = 0
+        self._in_flight = self._peak = self._ended = self._public_streams = self._peer_streams = 0
         self._lock = threading.Lock()
 
     @property
@@ -123,6 +126,9 @@ class Limits:
         if _public_stream(call):
             self._enter_public_stream(call)
             return
+        if _peer_stream(call):
+            self._enter_peer_stream()
+            return
         with self._lock:
             if self._in_flight >= self._max and not call.method.public:
                 raise ResourceExhausted(
@@ -137,8 +143,21 @@ class Limits:
             if _public_stream(call):
                 self._public_streams -= 1
                 return
+            if _peer_stream(call):
+                self._peer_streams -= 1
+                return
             self._in_flight -= 1
             self._ended += 1
+
+    def _enter_peer_stream(self) -> None:
+        with self._lock:
+            if self._peer_streams >= PEER_STREAMS:
+                raise ResourceExhausted(
+                    "too many peers are connected; start another scheduler or gateway",
+                    reason="PEER_STREAMS",
+                    retry_after=5.0,
+                )
+            self._peer_streams += 1
 
     def _enter_public_stream(self, call: Call) -> None:
         with self._lock:
@@ -150,6 +169,10 @@ class Limits:
                 )
             self._public_streams += 1
         call.deadline = min(call.deadline, time.monotonic() + PUBLIC_STREAM_SECONDS)
+
+
+def _peer_stream(call: Call) -> bool:
+    return call.method.server_streaming and not call.method.access.permission
 
 
 def _public_stream(call: Call) -> bool:

@@ -17,7 +17,7 @@ from sealane.type.v1 import access_pb2
 
 PUBLIC = "PUBLIC"
 #: Peers that a certificate alone makes known; accounts prove themselves by tokens.
-_PEERS = ("auth", "inference", "node", "registry", "scheduler")
+_PEERS = ("auth", "inference", "node", "registry", "relay", "scheduler")
 #: A path is the caller's own text: so much of it is said back and written to logs.
 _MAX_PATH = 200
 

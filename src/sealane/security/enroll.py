@@ -145,7 +145,7 @@ def fetch_keys(channel: Callable[[], grpc.Channel]) -> Callable[[], Published]:
 
 
 def _issued(answer: pb.EnrollResponse) -> tls.Issued:
-    names = ("tier", "zone", "region", "pool", "clearance")
+    names = ("tier", "zone", "region", "pool", "clearance", "relay")
     attributes = {name: getattr(answer.attributes, name) for name in names} if answer.HasField("attributes") else {}
     return tls.Issued(answer.certificate_chain, answer.trust_bundle, answer.spiffe_id, attributes)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sealane.clock import Clock
 from sealane.errors import Unauthenticated, Unavailable
-from sealane.rpc.call import Identity, Peer
+from sealane.rpc.call import TRUST_DOMAIN, Carried, Identity, Peer
 
 log = logging.getLogger("sealane.revocations")
 
@@ -24,6 +24,8 @@ log = logging.getLogger("sealane.revocations")
 STALE_SECONDS = 60.0
 #: Reason of the refusal of a peer that was put out.
 PEER_EVICTED = "PEER_EVICTED"
+#: The same of a node whose stream a relay carries.
+NODE_EVICTED = "NODE_EVICTED"
 #: Tokens live 900 seconds at most, so what is about tokens alone is over then, clocks that differ included.
 KEPT_SECONDS = 1200.0
 #: The file is written at most so often; signs of life, which come every five seconds, bring what was left.
@@ -174,6 +176,17 @@ class Revocations:
                 "the certificate's issuer is no longer trusted; enroll again with the device key",
                 reason="CERTIFICATE_REVOKED",
             )
+
+    def check_carried(self, carried: Carried) -> None:
+        """Refuse a node whose stream a relay carries where it was evicted since its statement was signed.
+
+        Raises:
+            Unauthenticated: so it is.
+        """
+        begin = self._known.get((Kind.PEER, "", f"{TRUST_DOMAIN}node/{carried.node}"))
+        # One that was signed within the second of the eviction may be of before it.
+        if begin is not None and (not begin or carried.issued <= begin):
+            raise Unauthenticated(f"node {carried.node} was evicted; let it join again", reason=NODE_EVICTED)
 
     def _learn(self, revoked: Iterable[Revoked], now: float, *, snapshot: bool) -> bool:
         before: dict[tuple[Kind, str, str], float] = {} if snapshot else self._known

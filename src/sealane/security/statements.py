@@ -16,7 +16,7 @@ TYPE = "sealane-sealing+jwt"
 LIFETIME_SECONDS = 600
 _HEADER = frozenset({"alg", "typ", "kid"})
 _LEEWAY_SECONDS = 30
-_ATTRIBUTES = ("tier", "zone", "region", "pool", "clearance")
+_ATTRIBUTES = ("tier", "zone", "region", "pool", "clearance", "relay")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,11 @@ class Statement:
     public_key: bytes
     attributes: dict[str, str]
     expires: float
+
+    @property
+    def issued(self) -> float:
+        """Seconds since 1970 at which auth signed it."""
+        return self.expires - LIFETIME_SECONDS
 
 
 def issue(

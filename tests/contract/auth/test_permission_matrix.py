@@ -40,6 +40,7 @@ PEERS = (
     "service/scheduler",
     "service/inference",
     "node/edge-1",
+    "relay/site-a",
     "projects/p/serviceAccounts/a",
 )
 FLAWS = ("", "", "", "", "", "", "expired", "revoked", "epoch", "audience", "forged", "none")

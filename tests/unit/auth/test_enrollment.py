@@ -219,7 +219,7 @@ def test_a_statement_carries_the_join_tokens_attributes(site: Site) -> None:
     pair = suites.generate(suites.HYBRID)
     signed, expires = site.rules.vouch(site.store, "edge-1", "MLKEM768_X25519", pair.public_key)
     statement = statements.verify(signed, site.key_set(), site.clock.now())
-    assert statement.attributes == PLACE
+    assert statement.attributes == PLACE | {"relay": ""}
     assert (statement.node, statement.key_id, statement.public_key) == ("edge-1", pair.key_id, pair.public_key)
     with pytest.raises(Unauthenticated, match="expired"):
         statements.verify(signed, site.key_set(), expires + 31)

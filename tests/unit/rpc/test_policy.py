@@ -16,7 +16,7 @@ from sealane.rpc.policy import PUBLIC, MissingAccess
 from sealane.security.permissions import MODEL_PERMISSIONS, PERMISSIONS
 from sealane.type.v1 import access_pb2
 
-PEERS = {"auth", "registry", "scheduler", "inference", "node", "account"}
+PEERS = {"auth", "registry", "scheduler", "inference", "node", "relay", "account"}
 
 
 def all_methods() -> list[MethodDescriptor]:

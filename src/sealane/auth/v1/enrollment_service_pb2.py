@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from sealane.type.v1 import access_pb2 as sealane_dot_type_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(sealane/auth/v1/enrollment_service.proto\x12\x0fsealane.auth.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1csealane/type/v1/access.proto\"]\n\x0eNodeAttributes\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x0c\n\x04pool\x18\x04 \x01(\t\x12\x11\n\tclearance\x18\x05 \x01(\t\"\xe4\x01\n\x16\x43reateJoinTokenRequest\x12\x11\n\x07service\x18\x01 \x01(\tH\x00\x12\x0e\n\x04node\x18\x02 \x01(\tH\x00\x12\x11\n\x07\x61\x63\x63ount\x18\x05 \x01(\tH\x00\x12\x33\n\nattributes\x18\x03 \x01(\x0b\x32\x1f.sealane.auth.v1.NodeAttributes\x12\r\n\x05hosts\x18\x04 \x03(\t\x12.\n\x0boffline_ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rsite_accounts\x18\x07 \x03(\tB\t\n\x07subject\"K\n\tJoinToken\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"V\n\rEnrollRequest\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\x12\x14\n\x0c\x64\x65vice_proof\x18\x03 \x01(\t\"W\n\x0fReenrollRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\x12\x14\n\x0c\x64\x65vice_proof\x18\x03 \x01(\t\"4\n\x10\x45victPeerRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\"\x9e\x02\n\x04Peer\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x33\n\nattributes\x18\x02 \x01(\x0b\x32\x1f.sealane.auth.v1.NodeAttributes\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x1b.sealane.auth.v1.Peer.State\x12-\n\tjoin_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nevict_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_JOINED\x10\x01\x12\x11\n\rSTATE_EVICTED\x10\x02\"9\n\x10ListPeersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x11ListPeersResponse\x12$\n\x05peers\x18\x01 \x03(\x0b\x32\x15.sealane.auth.v1.Peer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x18IssueOfflineGrantRequest\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\"L\n\x0cOfflineGrant\x12\x0b\n\x03jws\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xba\x01\n\x0e\x45nrollResponse\x12\x19\n\x11\x63\x65rtificate_chain\x18\x01 \x01(\x0c\x12\x14\n\x0ctrust_bundle\x18\x02 \x01(\x0c\x12\x11\n\tspiffe_id\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\nattributes\x18\x05 \x01(\x0b\x32\x1f.sealane.auth.v1.NodeAttributes\"L\n\x17RenewCertificateRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\x12\x14\n\x0c\x64\x65vice_proof\x18\x02 \x01(\t2\x86\x06\n\x11\x45nrollmentService\x12h\n\x0f\x43reateJoinToken\x12\'.sealane.auth.v1.CreateJoinTokenRequest\x1a\x1a.sealane.auth.v1.JoinToken\"\x10\x90\x02\x00\x8a\xe7\x18\t\n\x05\x66leet\x18\x03\x12\\\n\x06\x45nroll\x12\x1e.sealane.auth.v1.EnrollRequest\x1a\x1f.sealane.auth.v1.EnrollResponse\"\x11\x90\x02\x00\x8a\xe7\x18\n\n\x06PUBLIC\x18\x03\x12`\n\x08Reenroll\x12 .sealane.auth.v1.ReenrollRequest\x1a\x1f.sealane.auth.v1.EnrollResponse\"\x11\x90\x02\x00\x8a\xe7\x18\n\n\x06PUBLIC\x18\x03\x12\x97\x01\n\x10RenewCertificate\x12(.sealane.auth.v1.RenewCertificateRequest\x1a\x1f.sealane.auth.v1.EnrollResponse\"8\x90\x02\x02\x8a\xe7\x18\x31\x18\x03\"\x08registry\"\tscheduler\"\tinference\"\x04node\"\x07\x61\x63\x63ount\x12W\n\tEvictPeer\x12!.sealane.auth.v1.EvictPeerRequest\x1a\x15.sealane.auth.v1.Peer\"\x10\x90\x02\x02\x8a\xe7\x18\t\n\x05\x66leet\x18\x03\x12\x64\n\tListPeers\x12!.sealane.auth.v1.ListPeersRequest\x1a\".sealane.auth.v1.ListPeersResponse\"\x10\x90\x02\x01\x8a\xe7\x18\t\n\x05\x66leet\x18\x01\x12n\n\x11IssueOfflineGrant\x12).sealane.auth.v1.IssueOfflineGrantRequest\x1a\x1d.sealane.auth.v1.OfflineGrant\"\x0f\x90\x02\x02\x8a\xe7\x18\x08\x18\x03\"\x04nodeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(sealane/auth/v1/enrollment_service.proto\x12\x0fsealane.auth.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1csealane/type/v1/access.proto\"l\n\x0eNodeAttributes\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x0c\n\x04pool\x18\x04 \x01(\t\x12\x11\n\tclearance\x18\x05 \x01(\t\x12\r\n\x05relay\x18\x06 \x01(\t\"\xf5\x01\n\x16\x43reateJoinTokenRequest\x12\x11\n\x07service\x18\x01 \x01(\tH\x00\x12\x0e\n\x04node\x18\x02 \x01(\tH\x00\x12\x11\n\x07\x61\x63\x63ount\x18\x05 \x01(\tH\x00\x12\x0f\n\x05relay\x18\x08 \x01(\tH\x00\x12\x33\n\nattributes\x18\x03 \x01(\x0b\x32\x1f.sealane.auth.v1.NodeAttributes\x12\r\n\x05hosts\x18\x04 \x03(\t\x12.\n\x0boffline_ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rsite_accounts\x18\x07 \x03(\tB\t\n\x07subject\"K\n\tJoinToken\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"V\n\rEnrollRequest\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\x12\x14\n\x0c\x64\x65vice_proof\x18\x03 \x01(\t\"W\n\x0fReenrollRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\x12\x14\n\x0c\x64\x65vice_proof\x18\x03 \x01(\t\"4\n\x10\x45victPeerRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\"\x9e\x02\n\x04Peer\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x33\n\nattributes\x18\x02 \x01(\x0b\x32\x1f.sealane.auth.v1.NodeAttributes\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x1b.sealane.auth.v1.Peer.State\x12-\n\tjoin_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nevict_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_JOINED\x10\x01\x12\x11\n\rSTATE_EVICTED\x10\x02\"9\n\x10ListPeersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x11ListPeersResponse\x12$\n\x05peers\x18\x01 \x03(\x0b\x32\x15.sealane.auth.v1.Peer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x18IssueOfflineGrantRequest\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\"L\n\x0cOfflineGrant\x12\x0b\n\x03jws\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xba\x01\n\x0e\x45nrollResponse\x12\x19\n\x11\x63\x65rtificate_chain\x18\x01 \x01(\x0c\x12\x14\n\x0ctrust_bundle\x18\x02 \x01(\x0c\x12\x11\n\tspiffe_id\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\nattributes\x18\x05 \x01(\x0b\x32\x1f.sealane.auth.v1.NodeAttributes\"L\n\x17RenewCertificateRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\x12\x14\n\x0c\x64\x65vice_proof\x18\x02 \x01(\t2\x8d\x06\n\x11\x45nrollmentService\x12h\n\x0f\x43reateJoinToken\x12\'.sealane.auth.v1.CreateJoinTokenRequest\x1a\x1a.sealane.auth.v1.JoinToken\"\x10\x90\x02\x00\x8a\xe7\x18\t\n\x05\x66leet\x18\x03\x12\\\n\x06\x45nroll\x12\x1e.sealane.auth.v1.EnrollRequest\x1a\x1f.sealane.auth.v1.EnrollResponse\"\x11\x90\x02\x00\x8a\xe7\x18\n\n\x06PUBLIC\x18\x03\x12`\n\x08Reenroll\x12 .sealane.auth.v1.ReenrollRequest\x1a\x1f.sealane.auth.v1.EnrollResponse\"\x11\x90\x02\x00\x8a\xe7\x18\n\n\x06PUBLIC\x18\x03\x12\x9e\x01\n\x10RenewCertificate\x12(.sealane.auth.v1.RenewCertificateRequest\x1a\x1f.sealane.auth.v1.EnrollResponse\"?\x90\x02\x02\x8a\xe7\x18\x38\x18\x03\"\x08registry\"\tscheduler\"\tinference\"\x04node\"\x05relay\"\x07\x61\x63\x63ount\x12W\n\tEvictPeer\x12!.sealane.auth.v1.EvictPeerRequest\x1a\x15.sealane.auth.v1.Peer\"\x10\x90\x02\x02\x8a\xe7\x18\t\n\x05\x66leet\x18\x03\x12\x64\n\tListPeers\x12!.sealane.auth.v1.ListPeersRequest\x1a\".sealane.auth.v1.ListPeersResponse\"\x10\x90\x02\x01\x8a\xe7\x18\t\n\x05\x66leet\x18\x01\x12n\n\x11IssueOfflineGrant\x12).sealane.auth.v1.IssueOfflineGrantRequest\x1a\x1d.sealane.auth.v1.OfflineGrant\"\x0f\x90\x02\x02\x8a\xe7\x18\x08\x18\x03\"\x04nodeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,7 +41,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLLMENTSERVICE'].methods_by_name['Reenroll']._loaded_options = None
   _globals['_ENROLLMENTSERVICE'].methods_by_name['Reenroll']._serialized_options = b'\220\002\000\212\347\030\n\n\006PUBLIC\030\003'
   _globals['_ENROLLMENTSERVICE'].methods_by_name['RenewCertificate']._loaded_options = None
-  _globals['_ENROLLMENTSERVICE'].methods_by_name['RenewCertificate']._serialized_options = b'\220\002\002\212\347\0301\030\003\"\010registry\"\tscheduler\"\tinference\"\004node\"\007account'
+  _globals['_ENROLLMENTSERVICE'].methods_by_name['RenewCertificate']._serialized_options = b'\220\002\002\212\347\0308\030\003\"\010registry\"\tscheduler\"\tinference\"\004node\"\005relay\"\007account'
   _globals['_ENROLLMENTSERVICE'].methods_by_name['EvictPeer']._loaded_options = None
   _globals['_ENROLLMENTSERVICE'].methods_by_name['EvictPeer']._serialized_options = b'\220\002\002\212\347\030\t\n\005fleet\030\003'
   _globals['_ENROLLMENTSERVICE'].methods_by_name['ListPeers']._loaded_options = None
@@ -49,33 +49,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLLMENTSERVICE'].methods_by_name['IssueOfflineGrant']._loaded_options = None
   _globals['_ENROLLMENTSERVICE'].methods_by_name['IssueOfflineGrant']._serialized_options = b'\220\002\002\212\347\030\010\030\003\"\004node'
   _globals['_NODEATTRIBUTES']._serialized_start=156
-  _globals['_NODEATTRIBUTES']._serialized_end=249
-  _globals['_CREATEJOINTOKENREQUEST']._serialized_start=252
-  _globals['_CREATEJOINTOKENREQUEST']._serialized_end=480
-  _globals['_JOINTOKEN']._serialized_start=482
-  _globals['_JOINTOKEN']._serialized_end=557
-  _globals['_ENROLLREQUEST']._serialized_start=559
-  _globals['_ENROLLREQUEST']._serialized_end=645
-  _globals['_REENROLLREQUEST']._serialized_start=647
-  _globals['_REENROLLREQUEST']._serialized_end=734
-  _globals['_EVICTPEERREQUEST']._serialized_start=736
-  _globals['_EVICTPEERREQUEST']._serialized_end=788
-  _globals['_PEER']._serialized_start=791
-  _globals['_PEER']._serialized_end=1077
-  _globals['_PEER_STATE']._serialized_start=1010
-  _globals['_PEER_STATE']._serialized_end=1077
-  _globals['_LISTPEERSREQUEST']._serialized_start=1079
-  _globals['_LISTPEERSREQUEST']._serialized_end=1136
-  _globals['_LISTPEERSRESPONSE']._serialized_start=1138
-  _globals['_LISTPEERSRESPONSE']._serialized_end=1220
-  _globals['_ISSUEOFFLINEGRANTREQUEST']._serialized_start=1222
-  _globals['_ISSUEOFFLINEGRANTREQUEST']._serialized_end=1268
-  _globals['_OFFLINEGRANT']._serialized_start=1270
-  _globals['_OFFLINEGRANT']._serialized_end=1346
-  _globals['_ENROLLRESPONSE']._serialized_start=1349
-  _globals['_ENROLLRESPONSE']._serialized_end=1535
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=1537
-  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=1613
-  _globals['_ENROLLMENTSERVICE']._serialized_start=1616
-  _globals['_ENROLLMENTSERVICE']._serialized_end=2390
+  _globals['_NODEATTRIBUTES']._serialized_end=264
+  _globals['_CREATEJOINTOKENREQUEST']._serialized_start=267
+  _globals['_CREATEJOINTOKENREQUEST']._serialized_end=512
+  _globals['_JOINTOKEN']._serialized_start=514
+  _globals['_JOINTOKEN']._serialized_end=589
+  _globals['_ENROLLREQUEST']._serialized_start=591
+  _globals['_ENROLLREQUEST']._serialized_end=677
+  _globals['_REENROLLREQUEST']._serialized_start=679
+  _globals['_REENROLLREQUEST']._serialized_end=766
+  _globals['_EVICTPEERREQUEST']._serialized_start=768
+  _globals['_EVICTPEERREQUEST']._serialized_end=820
+  _globals['_PEER']._serialized_start=823
+  _globals['_PEER']._serialized_end=1109
+  _globals['_PEER_STATE']._serialized_start=1042
+  _globals['_PEER_STATE']._serialized_end=1109
+  _globals['_LISTPEERSREQUEST']._serialized_start=1111
+  _globals['_LISTPEERSREQUEST']._serialized_end=1168
+  _globals['_LISTPEERSRESPONSE']._serialized_start=1170
+  _globals['_LISTPEERSRESPONSE']._serialized_end=1252
+  _globals['_ISSUEOFFLINEGRANTREQUEST']._serialized_start=1254
+  _globals['_ISSUEOFFLINEGRANTREQUEST']._serialized_end=1300
+  _globals['_OFFLINEGRANT']._serialized_start=1302
+  _globals['_OFFLINEGRANT']._serialized_end=1378
+  _globals['_ENROLLRESPONSE']._serialized_start=1381
+  _globals['_ENROLLRESPONSE']._serialized_end=1567
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_start=1569
+  _globals['_RENEWCERTIFICATEREQUEST']._serialized_end=1645
+  _globals['_ENROLLMENTSERVICE']._serialized_start=1648
+  _globals['_ENROLLMENTSERVICE']._serialized_end=2429
 # @@protoc_insertion_point(module_scope)

@@ -32,6 +32,7 @@ class NodeAttributes(_message.Message):
     REGION_FIELD_NUMBER: _builtins.int
     POOL_FIELD_NUMBER: _builtins.int
     CLEARANCE_FIELD_NUMBER: _builtins.int
+    RELAY_FIELD_NUMBER: _builtins.int
     tier: _builtins.str
     """`cloud` or `edge`."""
     zone: _builtins.str
@@ -42,6 +43,10 @@ class NodeAttributes(_message.Message):
     """Pool, `pools/{pool}` without the prefix."""
     clearance: _builtins.str
     """Highest data class it may see: `public`, `internal`, `restricted`."""
+    relay: _builtins.str
+    """Id of the relay that may carry its stream to the scheduler, the only one that may; empty where none may. The node
+    itself may always dial the scheduler.
+    """
     def __init__(
         self,
         *,
@@ -50,10 +55,11 @@ class NodeAttributes(_message.Message):
         region: _builtins.str = ...,
         pool: _builtins.str = ...,
         clearance: _builtins.str = ...,
+        relay: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clearance", b"clearance", "pool", b"pool", "region", b"region", "tier", b"tier", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clearance", b"clearance", "pool", b"pool", "region", b"region", "relay", b"relay", "tier", b"tier", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -68,6 +74,7 @@ class CreateJoinTokenRequest(_message.Message):
     SERVICE_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
     ACCOUNT_FIELD_NUMBER: _builtins.int
+    RELAY_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     HOSTS_FIELD_NUMBER: _builtins.int
     OFFLINE_TTL_FIELD_NUMBER: _builtins.int
@@ -78,9 +85,13 @@ class CreateJoinTokenRequest(_message.Message):
     """A node, by its id: 1 to 63 of `a-z 0-9 -`, starting with a letter."""
     account: _builtins.str
     """A service account, `projects/{project}/serviceAccounts/{account}`, for a tool that has only a certificate."""
+    relay: _builtins.str
+    """A relay, by its id, formed as a node's: it carries the streams of those nodes whose attributes name it, and may
+    do nothing else.
+    """
     @_builtins.property
     def attributes(self) -> Global___NodeAttributes:
-        """Attributes of the node; not for services."""
+        """Attributes of the node; not for others."""
 
     @_builtins.property
     def hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -104,16 +115,17 @@ class CreateJoinTokenRequest(_message.Message):
         service: _builtins.str = ...,
         node: _builtins.str = ...,
         account: _builtins.str = ...,
+        relay: _builtins.str = ...,
         attributes: Global___NodeAttributes | None = ...,
         hosts: _abc.Iterable[_builtins.str] | None = ...,
         offline_ttl: _duration_pb2.Duration | None = ...,
         site_accounts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "attributes", b"attributes", "node", b"node", "offline_ttl", b"offline_ttl", "service", b"service", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "attributes", b"attributes", "node", b"node", "offline_ttl", b"offline_ttl", "relay", b"relay", "service", b"service", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "attributes", b"attributes", "hosts", b"hosts", "node", b"node", "offline_ttl", b"offline_ttl", "service", b"service", "site_accounts", b"site_accounts", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "attributes", b"attributes", "hosts", b"hosts", "node", b"node", "offline_ttl", b"offline_ttl", "relay", b"relay", "service", b"service", "site_accounts", b"site_accounts", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["service", "node", "account"]  # noqa: Y015
+    _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["service", "node", "account", "relay"]  # noqa: Y015
     _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_subject) -> _WhichOneofReturnType_subject | None: ...
 

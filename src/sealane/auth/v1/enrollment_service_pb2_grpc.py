@@ -77,8 +77,8 @@ class EnrollmentServiceServicer(object):
     """
 
     def CreateJoinToken(self, request, context):
-        """Creates a join token that enrolls one service, node or service account within an hour, once. For a node or service
-        that was evicted it is the way back.
+        """Creates a join token that enrolls one service, node, relay or service account within an hour, once. For one that was
+        evicted it is the way back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,7 +110,7 @@ class EnrollmentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def EvictPeer(self, request, context):
-        """Evicts a node, service or account with a certificate: its certificates are refused by every connected service
+        """Evicts a node, relay, service or account with a certificate: its certificates are refused by every connected service
         within a minute, its streams end, and its device key opens nothing any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -34,8 +34,8 @@ class EnrollmentServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EnrollmentServiceAsyncStub: ...
     CreateJoinToken: _grpc.UnaryUnaryMultiCallable[_enrollment_service_pb2.CreateJoinTokenRequest, _enrollment_service_pb2.JoinToken]
-    """Creates a join token that enrolls one service, node or service account within an hour, once. For a node or service
-    that was evicted it is the way back.
+    """Creates a join token that enrolls one service, node, relay or service account within an hour, once. For one that was
+    evicted it is the way back.
     """
     Enroll: _grpc.UnaryUnaryMultiCallable[_enrollment_service_pb2.EnrollRequest, _enrollment_service_pb2.EnrollResponse]
     """Exchanges a join token and a certificate request for a certificate. Names in the certificate come
@@ -50,7 +50,7 @@ class EnrollmentServiceStub:
     RenewCertificate: _grpc.UnaryUnaryMultiCallable[_enrollment_service_pb2.RenewCertificateRequest, _enrollment_service_pb2.EnrollResponse]
     """Renews the certificate that the caller presents, with a new key."""
     EvictPeer: _grpc.UnaryUnaryMultiCallable[_enrollment_service_pb2.EvictPeerRequest, _enrollment_service_pb2.Peer]
-    """Evicts a node, service or account with a certificate: its certificates are refused by every connected service
+    """Evicts a node, relay, service or account with a certificate: its certificates are refused by every connected service
     within a minute, its streams end, and its device key opens nothing any more.
     """
     ListPeers: _grpc.UnaryUnaryMultiCallable[_enrollment_service_pb2.ListPeersRequest, _enrollment_service_pb2.ListPeersResponse]
@@ -66,8 +66,8 @@ class EnrollmentServiceAsyncStub(EnrollmentServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateJoinToken: _aio.UnaryUnaryMultiCallable[_enrollment_service_pb2.CreateJoinTokenRequest, _enrollment_service_pb2.JoinToken]  # type: ignore[assignment]
-    """Creates a join token that enrolls one service, node or service account within an hour, once. For a node or service
-    that was evicted it is the way back.
+    """Creates a join token that enrolls one service, node, relay or service account within an hour, once. For one that was
+    evicted it is the way back.
     """
     Enroll: _aio.UnaryUnaryMultiCallable[_enrollment_service_pb2.EnrollRequest, _enrollment_service_pb2.EnrollResponse]  # type: ignore[assignment]
     """Exchanges a join token and a certificate request for a certificate. Names in the certificate come
@@ -82,7 +82,7 @@ class EnrollmentServiceAsyncStub(EnrollmentServiceStub):
     RenewCertificate: _aio.UnaryUnaryMultiCallable[_enrollment_service_pb2.RenewCertificateRequest, _enrollment_service_pb2.EnrollResponse]  # type: ignore[assignment]
     """Renews the certificate that the caller presents, with a new key."""
     EvictPeer: _aio.UnaryUnaryMultiCallable[_enrollment_service_pb2.EvictPeerRequest, _enrollment_service_pb2.Peer]  # type: ignore[assignment]
-    """Evicts a node, service or account with a certificate: its certificates are refused by every connected service
+    """Evicts a node, relay, service or account with a certificate: its certificates are refused by every connected service
     within a minute, its streams end, and its device key opens nothing any more.
     """
     ListPeers: _aio.UnaryUnaryMultiCallable[_enrollment_service_pb2.ListPeersRequest, _enrollment_service_pb2.ListPeersResponse]  # type: ignore[assignment]
@@ -101,8 +101,8 @@ class EnrollmentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _enrollment_service_pb2.CreateJoinTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_enrollment_service_pb2.JoinToken, _abc.Awaitable[_enrollment_service_pb2.JoinToken]]:
-        """Creates a join token that enrolls one service, node or service account within an hour, once. For a node or service
-        that was evicted it is the way back.
+        """Creates a join token that enrolls one service, node, relay or service account within an hour, once. For one that was
+        evicted it is the way back.
         """
 
     @_abc_1.abstractmethod
@@ -141,7 +141,7 @@ class EnrollmentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _enrollment_service_pb2.EvictPeerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_enrollment_service_pb2.Peer, _abc.Awaitable[_enrollment_service_pb2.Peer]]:
-        """Evicts a node, service or account with a certificate: its certificates are refused by every connected service
+        """Evicts a node, relay, service or account with a certificate: its certificates are refused by every connected service
         within a minute, its streams end, and its device key opens nothing any more.
         """
 

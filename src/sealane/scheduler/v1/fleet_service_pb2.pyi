@@ -100,13 +100,13 @@ class Register(_message.Message):
     EGRESS_PER_GIB_FIELD_NUMBER: _builtins.int
     WATTS_FIELD_NUMBER: _builtins.int
     sealing_statement: _builtins.str
-    """Signed sealing statement; tier, zone, region, pool and clearance are taken from it alone."""
+    """Signed sealing statement; tier, zone, region, pool, clearance and relay are taken from it alone."""
     price_per_hour: _builtins.float
     """Price in units of currency per hour."""
     endpoint: _builtins.str
     """Where clients in reach can call it, `host:port`."""
     tls_name: _builtins.str
-    """Name in its certificate."""
+    """Name in its certificate. On a relay's stream it is not taken from here: it is the node's own."""
     egress_per_gib: _builtins.float
     """Price in units of currency of a GiB that leaves it."""
     watts: _builtins.float
@@ -278,7 +278,7 @@ class SchedulerMessage(_message.Message):
     PING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
-        """Answer to the registration."""
+        """Answer to the registration, and a new interval."""
 
     @_builtins.property
     def desired(self) -> Global___DesiredState:
@@ -307,14 +307,14 @@ Global___SchedulerMessage: _TypeAlias = SchedulerMessage  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
-    """Answer to a registration."""
+    """Answer to a registration; sent again when the interval changes with the size of the fleet."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
-        """How often to send a heartbeat."""
+        """Longest time between two heartbeats. Silence is judged by it."""
 
     def __init__(
         self,
@@ -844,6 +844,7 @@ class RenewTaskRequest(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     LOG_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     """Name of the task."""
     attempt: _builtins.int
@@ -854,6 +855,8 @@ class RenewTaskRequest(_message.Message):
     """What it is doing."""
     log: _builtins.str
     """What it says since the last renewal, lines of text."""
+    node: _builtins.str
+    """From a relay, the id of the node whose attempt it is: one whose stream the relay carries now. Empty from nodes."""
     def __init__(
         self,
         *,
@@ -862,10 +865,11 @@ class RenewTaskRequest(_message.Message):
         progress: _builtins.float = ...,
         message: _builtins.str = ...,
         log: _builtins.str = ...,
+        node: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "log", b"log", "message", b"message", "progress", b"progress", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "log", b"log", "message", b"message", "node", b"node", "progress", b"progress", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -909,6 +913,7 @@ class FinishTaskRequest(_message.Message):
     CHECKS_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     LOG_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     """Name of the task."""
     attempt: _builtins.int
@@ -919,6 +924,8 @@ class FinishTaskRequest(_message.Message):
     """Whether another attempt could succeed."""
     log: _builtins.str
     """What it says since the last renewal, lines of text."""
+    node: _builtins.str
+    """From a relay, the id of the node whose attempt it is: one whose stream the relay carries now. Empty from nodes."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[_job_service_pb2.VariantResult]:
         """What it made and measured; the files are uploaded before."""
@@ -942,10 +949,11 @@ class FinishTaskRequest(_message.Message):
         checks: _abc.Iterable[_job_service_pb2.VariantCheck] | None = ...,
         output: _job_service_pb2.TaskOutput | None = ...,
         log: _builtins.str = ...,
+        node: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checks", b"checks", "error", b"error", "log", b"log", "output", b"output", "results", b"results", "retryable", b"retryable", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "checks", b"checks", "error", b"error", "log", b"log", "node", b"node", "output", b"output", "results", b"results", "retryable", b"retryable", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,9 @@ if _version_not_supported:
 
 
 class FleetServiceStub(object):
-    """Between the scheduler and the workers. A worker dials out; it is never dialled.
+    """Between the scheduler and the workers. A worker dials out; it is never dialled. A relay may carry the calls of the
+    nodes whose sealing statement names it, each on a stream of its own, and of no others: PERMISSION_DENIED with reason
+    RELAY_NOT_ALLOWED.
     """
 
     def __init__(self, channel):
@@ -54,12 +56,15 @@ class FleetServiceStub(object):
 
 
 class FleetServiceServicer(object):
-    """Between the scheduler and the workers. A worker dials out; it is never dialled.
+    """Between the scheduler and the workers. A worker dials out; it is never dialled. A relay may carry the calls of the
+    nodes whose sealing statement names it, each on a stream of its own, and of no others: PERMISSION_DENIED with reason
+    RELAY_NOT_ALLOWED.
     """
 
     def Connect(self, request_iterator, context):
         """The worker's one stream. It registers first; then heartbeats and reports go up, and the whole
-        set of assignments and tasks comes down after every change.
+        set of assignments and tasks comes down after every change. Whose stream it is tells the certificate; on a relay's
+        the sealing statement of the registration does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,7 +113,9 @@ def add_FleetServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FleetService(object):
-    """Between the scheduler and the workers. A worker dials out; it is never dialled.
+    """Between the scheduler and the workers. A worker dials out; it is never dialled. A relay may carry the calls of the
+    nodes whose sealing statement names it, each on a stream of its own, and of no others: PERMISSION_DENIED with reason
+    RELAY_NOT_ALLOWED.
     """
 
     @staticmethod

@@ -28,7 +28,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class FleetServiceStub:
-    """Between the scheduler and the workers. A worker dials out; it is never dialled."""
+    """Between the scheduler and the workers. A worker dials out; it is never dialled. A relay may carry the calls of the
+    nodes whose sealing statement names it, each on a stream of its own, and of no others: PERMISSION_DENIED with reason
+    RELAY_NOT_ALLOWED.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,7 +39,8 @@ class FleetServiceStub:
     def __new__(cls, channel: _aio.Channel) -> FleetServiceAsyncStub: ...
     Connect: _grpc.StreamStreamMultiCallable[_fleet_service_pb2.NodeMessage, _fleet_service_pb2.SchedulerMessage]
     """The worker's one stream. It registers first; then heartbeats and reports go up, and the whole
-    set of assignments and tasks comes down after every change.
+    set of assignments and tasks comes down after every change. Whose stream it is tells the certificate; on a relay's
+    the sealing statement of the registration does.
     """
     RenewTask: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.RenewTaskRequest, _fleet_service_pb2.RenewTaskResponse]
     """Renews the lease of a task and reports its progress. A task that is no longer the caller's, or
@@ -49,12 +53,16 @@ class FleetServiceStub:
 
 @_typing.type_check_only
 class FleetServiceAsyncStub(FleetServiceStub):
-    """Between the scheduler and the workers. A worker dials out; it is never dialled."""
+    """Between the scheduler and the workers. A worker dials out; it is never dialled. A relay may carry the calls of the
+    nodes whose sealing statement names it, each on a stream of its own, and of no others: PERMISSION_DENIED with reason
+    RELAY_NOT_ALLOWED.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Connect: _aio.StreamStreamMultiCallable[_fleet_service_pb2.NodeMessage, _fleet_service_pb2.SchedulerMessage]  # type: ignore[assignment]
     """The worker's one stream. It registers first; then heartbeats and reports go up, and the whole
-    set of assignments and tasks comes down after every change.
+    set of assignments and tasks comes down after every change. Whose stream it is tells the certificate; on a relay's
+    the sealing statement of the registration does.
     """
     RenewTask: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.RenewTaskRequest, _fleet_service_pb2.RenewTaskResponse]  # type: ignore[assignment]
     """Renews the lease of a task and reports its progress. A task that is no longer the caller's, or
@@ -66,7 +74,10 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """
 
 class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Between the scheduler and the workers. A worker dials out; it is never dialled."""
+    """Between the scheduler and the workers. A worker dials out; it is never dialled. A relay may carry the calls of the
+    nodes whose sealing statement names it, each on a stream of its own, and of no others: PERMISSION_DENIED with reason
+    RELAY_NOT_ALLOWED.
+    """
 
     @_abc_1.abstractmethod
     def Connect(
@@ -75,7 +86,8 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_fleet_service_pb2.SchedulerMessage], _abc.AsyncIterator[_fleet_service_pb2.SchedulerMessage]]:
         """The worker's one stream. It registers first; then heartbeats and reports go up, and the whole
-        set of assignments and tasks comes down after every change.
+        set of assignments and tasks comes down after every change. Whose stream it is tells the certificate; on a relay's
+        the sealing statement of the registration does.
         """
 
     @_abc_1.abstractmethod

@@ -90,7 +90,8 @@ class Access(_message.Message):
     @_builtins.property
     def callers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Kinds of peers that may call it on the mesh port with their certificate alone: `auth`, `registry`,
-        `scheduler`, `inference` for services, `node` for workers. This is the whole matrix of who may call what.
+        `scheduler`, `inference` for services, `node` for workers, `relay` for what carries workers' streams. This is the
+        whole matrix of who may call what.
         """
 
     def __init__(
