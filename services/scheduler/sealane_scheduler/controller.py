@@ -262,7 +262,7 @@ class Controller:
                 raise Aborted("the deployment has changed since it was read; read it again", reason="ETAG_MISMATCH")
             await self._records.write(drop)
             del self._deployed[name]
-            self._stock.vacate(item, item.copies)
+            self._stock.vacate(item.copies)
             self._placer.give_up(item)
         self._changed([name], {copy.row.node for copy in item.copies})
         self.news()
@@ -445,7 +445,7 @@ class Controller:
         for copy in copies:
             await self._records.write(partial(_release, row=copy.row))
             item.copies.remove(copy)
-            self._stock.vacate(item, [copy])
+            self._stock.vacate([copy])
             self._changed([item.row.name], [copy.row.node])
             self._news += 1
 

@@ -82,8 +82,7 @@ def adopt(binding: Binding, stock: Stock) -> None:
     for place, row, epoch in zip(binding.placed.places, binding.rows, binding.epochs, strict=True):
         copy = Copy(replace(row, epoch=epoch), since=binding.now)
         item.copies.append(copy)
-        stock.give(place.taken)
-        stock.occupy(item, copy)
+        stock.occupy(item, copy, place.taken)
     if binding.contents:
         item.placed, item.refusal = _with(binding.contents[-1], binding.epochs[-1]), None
     elif binding.refused and binding.placed.refusal is not None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
-from sealane_scheduler.cluster import SERVING, Copy, Deployed, place_of
+from sealane_scheduler.cluster import Copy, Deployed, place_of
 from sealane_scheduler.columns import NodeTable, Snapshot
-from sealane_scheduler.filters import Demand, NodeView, VariantView, cpu_of, memory_of
+from sealane_scheduler.filters import Demand, NodeView, VariantView
 from sealane_scheduler.fleet import READY, Fleet, NodeState
+from sealane_scheduler.holdings import Holdings
 from sealane_scheduler.preemption import Holding
 from sealane_scheduler.queue_order import Amounts
 
@@ -20,51 +20,47 @@ class Stock:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._table = NodeTable()
-        self._held: dict[str, list[tuple[Deployed, Copy]]] = {}
+        self._holdings = Holdings()
         self._refused: dict[tuple[str, str], float] = {}
         self._changed: set[str] = set()
-        self._reserved: dict[str, dict[int, tuple[int, int]]] = {}
-        self._reservations = 0
 
     def take(self, node: str, demand: Demand, variant: VariantView) -> int:
         """Reserve what a copy needs until it is placed there, or not; returns the reservation's number."""
-        self._reservations += 1
-        needs = memory_of(demand, variant), cpu_of(demand)
-        self._reserved.setdefault(node, {})[self._reservations] = needs
         self._changed.add(node)
-        return self._reservations
+        return self._holdings.reserve(node, demand, variant)
 
     def give(self, taken: int) -> None:
         """End a reservation."""
-        for node, held in self._reserved.items():
-            if held.pop(taken, None) is not None:
-                self._changed.add(node)
-                if not held:
-                    del self._reserved[node]
-                return
+        self._changed.add(self._holdings.unreserve(taken))
 
     def holders(self, node: str) -> set[str]:
         """Names of the deployments that have a copy on a node."""
-        return {item.row.name for item, _ in self._held.get(node, ())}
+        return {item.row.name for item, _ in self._holdings.of(node)}
 
-    def occupy(self, item: Deployed, copy: Copy) -> None:
-        """A copy was placed."""
-        self._held.setdefault(copy.row.node, []).append((item, copy))
-        self._changed.add(copy.row.node)
+    def occupy(self, item: Deployed, copy: Copy, taken: int = 0) -> None:
+        """A copy was placed, for which a reservation may have been made: then its node has what it had before."""
+        load = self._holdings.load(copy.row.node)
+        before = load.memory, load.cpu_milli
+        self._holdings.put(item, copy)
+        if taken:
+            self._holdings.unreserve(taken)
+        if not taken or (load.memory, load.cpu_milli) != before:
+            self._changed.add(copy.row.node)
 
     def held(self, node: str) -> list[tuple[Deployed, Copy]]:
         """What is placed on a node."""
-        return self._held.get(node, [])
+        return self._holdings.of(node)
 
-    def vacate(self, item: Deployed, copies: Iterable[Copy]) -> None:
-        """Copies of a deployment are gone."""
+    def vacate(self, copies: Iterable[Copy]) -> None:
+        """Copies are gone."""
         for copy in copies:
-            held = self._held.get(copy.row.node, [])
-            self._held[copy.row.node] = [pair for pair in held if pair[1] is not copy]
+            self._holdings.drop(copy)
             self._changed.add(copy.row.node)
 
     def touch(self, copies: Iterable[Copy]) -> None:
         """These copies, or their variants, are otherwise than they were."""
+        copies = list(copies)
+        self._holdings.refresh(copies)
         self._changed.update(copy.row.node for copy in copies)
 
     def refuse(self, node: str, variant: str, now: float) -> None:
@@ -82,14 +78,7 @@ class Stock:
 
     def used(self) -> dict[str, Amounts]:
         """What the copies of each project take."""
-        taken: defaultdict[str, Amounts] = defaultdict(lambda: (0.0, 0.0))
-        for pairs in self._held.values():
-            for item, copy in pairs:
-                variant = item.variant(copy.row.variant)
-                if variant is not None:
-                    memory, cpu = taken[item.row.project]
-                    taken[item.row.project] = memory + memory_of(item.demand, variant), cpu + cpu_of(item.demand)
-        return dict(taken)
+        return self._holdings.used()
 
     def total(self) -> Amounts:
         """What the nodes have that are there."""
@@ -97,20 +86,8 @@ class Stock:
         return float(sum(facts.memory_bytes for facts in there)), float(sum(facts.cpu_milli for facts in there))
 
     def holdings(self, node: str, now: float) -> list[Holding]:
-        """Copies on a node that may have to give way.
-
-        Args:
-            node: which.
-            now: seconds since 1970.
-        """
-        found = []
-        for item, copy in self._held.get(node, ()):
-            variant = item.variant(copy.row.variant)
-            if variant is not None and item.demand.preemptible and not copy.gives_way:
-                memory, cpu = memory_of(item.demand, variant), cpu_of(item.demand)
-                served = now - copy.since
-                found.append(Holding(item.row.name, copy.row.epoch, item.demand.priority, memory, cpu, served))
-        return found
+        """Copies on a node that may have to give way, at a time in seconds since 1970."""
+        return self._holdings.preemptible(node, now)
 
     def snapshot(self) -> Snapshot:
         """The nodes now."""
@@ -124,22 +101,14 @@ class Stock:
         return self._table.snapshot()
 
     def _view(self, state: NodeState) -> NodeView:
-        facts, memory, cpu, resident = state.facts, 0, 0, []
-        for item, copy in self._held.get(state.node, ()):
-            variant = item.variant(copy.row.variant)
-            if variant is not None:
-                memory += memory_of(item.demand, variant)
-                cpu += cpu_of(item.demand)
-                resident += [variant.digest] if copy.state == SERVING else []
-        for needs in self._reserved.get(state.node, {}).values():
-            memory, cpu = memory + needs[0], cpu + needs[1]
+        facts, load = state.facts, self._holdings.load(state.node)
         return replace(
             place_of(state),
             runtimes={name: frozenset(runtime.formats) for name, runtime in facts.runtimes.items()},
             sandbox=facts.labels.get("sandbox", "none"),
             sandbox_wanted=self._fleet.sandbox.get(state.tier, "none"),
-            free_memory=facts.memory_bytes - memory,
-            free_cpu_milli=facts.cpu_milli - cpu,
+            free_memory=facts.memory_bytes - load.memory,
+            free_cpu_milli=facts.cpu_milli - load.cpu_milli,
             memory=facts.memory_bytes,
             cpu_milli=facts.cpu_milli,
             rtt_ms=state.rtt_ms,
@@ -148,5 +117,5 @@ class Stock:
             watts=facts.watts,
             accelerator=facts.accelerator,
             avoid=frozenset(variant for node, variant in self._refused if node == state.node),
-            resident=frozenset(resident),
+            resident=frozenset(load.resident),
         )

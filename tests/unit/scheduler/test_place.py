@@ -110,7 +110,7 @@ async def test_a_taken_id_refuses_all_and_gives_the_room_back(world: World) -> N
 async def test_a_caller_that_goes_away_leaves_what_was_committed(world: World) -> None:
     asked = asyncio.create_task(place(world, item("a")))
     await asyncio.sleep(0)
-    while not world.controller._stock._reserved and world.controller.get(row("a").name) is None:
+    while not world.controller._stock._holdings._reserved and world.controller.get(row("a").name) is None:
         await asyncio.sleep(0)
     asked.cancel()
     with pytest.raises(asyncio.CancelledError):
