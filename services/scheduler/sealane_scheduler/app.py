@@ -33,6 +33,7 @@ from sealane_scheduler.config import Config
 from sealane_scheduler.controller import Controller
 from sealane_scheduler.deployment_servicer import DeploymentServicer
 from sealane_scheduler.desired import DesiredStates
+from sealane_scheduler.drains import Drains
 from sealane_scheduler.ensembles import Ensembles
 from sealane_scheduler.filters import SANDBOX
 from sealane_scheduler.fleet import Fleet, Patience
@@ -42,6 +43,7 @@ from sealane_scheduler.grants import Grants
 from sealane_scheduler.job_loop import JobLoop
 from sealane_scheduler.job_servicer import JobServicer
 from sealane_scheduler.jobs import JobRules
+from sealane_scheduler.node_servicer import NodeServicer
 from sealane_scheduler.quota_shares import QuotaShares
 from sealane_scheduler.registry_port import RegistryPort
 from sealane_scheduler.served_model_servicer import ServedModelServicer
@@ -106,13 +108,14 @@ async def run(config: Config) -> None:
     loop = JobLoop(records, rules, controller, registry)
     task_loop = TaskLoop(records, (tasks, rules), controller, registry)
     await asyncio.gather(loop.prepare(), task_loop.prepare())
+    drains = Drains(controller, (loop, task_loop), clock)
     served_models = ServedModels(records, controller, chains, registry, clock)
     await served_models.recover()
     desired = DesiredStates(controller, chains, loop, task_loop, gateways, Grants(identity, clock))
     served = {
         deployment_service_pb2: DeploymentServicer(records, controller, chains, registry, clock),
         placement_service_pb2: servicer.PlacementServicer(records, controller, registry, clock),
-        node_service_pb2: servicer.NodeServicer(controller, clock),
+        node_service_pb2: NodeServicer(controller, drains, clock),
         routing_service_pb2: servicer.RoutingServicer(
             controller, chains, gateways, QuotaShares(clock.monotonic()), clock
         ),
@@ -128,7 +131,7 @@ async def run(config: Config) -> None:
     server = host.Host(_services(served), chain, host.Listeners(config.listen, config.mesh_listen))
     ports = await server.start(identity)
     member.start()
-    own = (controller.run(), loop.run(), task_loop.run(), sealer.run())
+    own = (controller.run(), loop.run(), task_loop.run(), drains.run(), sealer.run())
     works = (*own, *_registry_loops(records, controller, registry, clock))
     loops = [asyncio.create_task(work) for work in works]
     server.health.set(True)

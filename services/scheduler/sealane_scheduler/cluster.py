@@ -22,6 +22,21 @@ class Told:
     warmed_batch_sizes: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """Why a copy stays where it should not.
+
+    Args:
+        constraint: the filter that keeps others from taking it.
+        reason: the same in words.
+        asked: when others were asked last, monotonic seconds.
+    """
+
+    constraint: str
+    reason: str
+    asked: float
+
+
 @dataclass(slots=True)
 class Copy:
     """One placement and how its node says it stands."""
@@ -33,6 +48,8 @@ class Copy:
     told: Told = Told()
     leaving: bool = False
     """Whether another copy was placed for it to move to; the first to go when there are more than are wanted."""
+    stuck: Stuck | None = None
+    """Why nothing else can take it, while its node is drained."""
 
 
 @dataclass(slots=True)

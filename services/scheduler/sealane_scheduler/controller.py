@@ -27,13 +27,16 @@ from sealane_scheduler.changes import Changes
 from sealane_scheduler.cluster import Copy, Deployed
 from sealane_scheduler.columns import Snapshot, tie_of
 from sealane_scheduler.decision import Decision
+from sealane_scheduler.evacuation import asked_lately, why_stuck
 from sealane_scheduler.filters import Demand, NodeView, VariantView, forbidden
 from sealane_scheduler.fleet import DEAD, READY, Fleet
+from sealane_scheduler.holds import Holds
 from sealane_scheduler.moves import Movable, Move
 from sealane_scheduler.placement import Question, decide
+from sealane_scheduler.recollection import deployed, last_place
 from sealane_scheduler.replay import record
 from sealane_scheduler.stock import Stock
-from sealane_scheduler.store import DecisionRow, DeploymentRow, PlacementRow, Store
+from sealane_scheduler.store import DecisionRow, DeploymentRow, HoldRow, PlacementRow, Store
 
 log = logging.getLogger("sealane.controller")
 
@@ -57,15 +60,21 @@ class Controller:
         self.fleet = fleet
         self.changes = Changes(int(clock.now() * 1000))
         self._deployed: dict[str, Deployed] = {}
-        self._stock = Stock(fleet)
+        self.holds = Holds()
+        self._stock = Stock(fleet, self.holds)
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
 
     async def load(self) -> None:
         """Take up where the last process stopped."""
-        rows, placements = await self._records.read(lambda store: (store.deployments(), store.placements()))
+        rows, placements, holds = await self._records.read(
+            lambda store: (store.deployments(), store.placements(), store.holds())
+        )
+        self.holds.load(holds)
+        for held in holds:
+            self.fleet.expect(held.node, RECONNECT_SECONDS)
         for row in rows:
-            self._deployed[row.name] = _deployed(row)
+            self._deployed[row.name] = deployed(row)
         for placement in placements:
             item = self._deployed.get(f"projects/{placement.project}/deployments/{placement.deployment}")
             if item is None:
@@ -76,7 +85,7 @@ class Controller:
             self._stock.occupy(item, copy)
             self.fleet.expect(placement.node, RECONNECT_SECONDS)
         for item in self._deployed.values():
-            item.placed = await self._records.read(partial(_last_place, row=item.row))
+            item.placed = await self._records.read(partial(last_place, row=item.row))
 
     def get(self, name: str) -> Deployed | None:
         """A deployment by its resource name."""
@@ -92,7 +101,7 @@ class Controller:
 
     def add(self, row: DeploymentRow) -> Deployed:
         """A deployment was created."""
-        item = self._deployed.setdefault(row.name, _deployed(row))
+        item = self._deployed.setdefault(row.name, deployed(row))
         self.wake()
         return item
 
@@ -140,6 +149,25 @@ class Controller:
             del self._deployed[name]
             self._stock.vacate(item, item.copies)
         self.changes.announce()
+
+    async def hold(self, row: HoldRow, write: Callable[[Store], None]) -> None:
+        """Have a node take nothing new from now on, or open it again; nothing is placed meanwhile.
+
+        Args:
+            row: what it may take.
+            write: puts that into the records.
+        """
+        async with self._lock:
+            await self._records.write(write)
+            self.holds.put(row)
+            for _, copy in self._stock.on(row.node):
+                copy.stuck = None
+        self.changes.announce()
+        self.wake()
+
+    def copies_on(self, node: str) -> list[tuple[Deployed, Copy]]:
+        """What a node has, by deployment."""
+        return self._stock.on(node)
 
     async def refresh(self, version: model_pb.Version) -> None:
         """A version has new variants, measurements or signatures, or is judged otherwise: later decisions see it."""
@@ -223,7 +251,9 @@ class Controller:
             if ready and item.refusal is not None:
                 item.refusal = None
                 self.changes.announce()
-            if len(ready) < item.demand.replicas and not self._may_come_back(item):
+            leaving = self._leaving(ready)
+            short = len(ready) - len(leaving) < item.demand.replicas
+            if short and not self._may_come_back(item) and not asked_lately(leaving, self._clock.monotonic()):
                 await self._place(item)
 
     async def move(self, move: Move) -> bool:
@@ -260,13 +290,19 @@ class Controller:
         state, variant = self.fleet.get(copy.row.node), item.variant(copy.row.variant)
         if copy.state == cluster.FAILED or state is None or state.state == DEAD or variant is None:
             return True
+        if self.holds.over(copy.row.node, self._clock.now()):
+            return True
         # Where data may go is checked again for every copy, however it came to be there.
         return state.state == READY and bool(forbidden(item.demand, cluster.place_of(state), variant))
 
     def _surplus(self, item: Deployed) -> list[Copy]:
         """Copies beyond what is wanted: those that leave, then the newest: a node came back, its substitute goes."""
-        serving = sorted(item.serving(self.fleet), key=lambda copy: copy.leaving)
+        serving = sorted(item.serving(self.fleet), key=lambda c: c.leaving or self.holds.draining(c.row.node))
         return serving[item.demand.replicas :] if len(serving) > item.demand.replicas else []
+
+    def _leaving(self, copies: Iterable[Copy]) -> list[Copy]:
+        """Those whose node is drained."""
+        return [copy for copy in copies if self.holds.draining(copy.row.node)]
 
     def _may_come_back(self, item: Deployed) -> bool:
         waits = [self.fleet.absent_for(copy.row.node) for copy in item.copies if not self._is_ready(copy)]
@@ -277,13 +313,17 @@ class Controller:
         return state is not None and state.state == READY
 
     async def _place(self, item: Deployed) -> None:
-        taken = tuple((copy.row.node, self._zone(copy.row.node)) for copy in item.ready(self.fleet))
+        ready = item.ready(self.fleet)
+        leaving = self._leaving(ready)
+        taken = tuple((copy.row.node, self._zone(copy.row.node)) for copy in ready if copy not in leaving)
         nodes = self._stock.snapshot()
         question = Question(replace(item.demand, apart=taken), item.variants, tie_of(item.row.model_version))
         decision = decide(question, nodes)
         if not decision.node:
-            if taken:
-                return  # it serves, with fewer copies than wanted
+            for copy in leaving:
+                copy.stuck = why_stuck(question, nodes, self.holds, self._clock.monotonic())
+            if ready:
+                return  # it serves, with fewer copies than wanted or where they should not be
             if item.refusal is None or item.refusal.kind != decision.kind:
                 refused = present.decision(decision, 0, self._clock.now())
                 item.refused = await self._note(item, refused, _recorded(question, nodes))
@@ -335,11 +375,6 @@ def _stay(copies: Iterable[Copy]) -> None:
         copy.leaving = False
 
 
-def _deployed(row: DeploymentRow) -> Deployed:
-    version = model_pb.Version.FromString(row.version)
-    return Deployed(row, present.demand(pb.Demand.FromString(row.demand)), present.variants(version))
-
-
 def _put(store: Store, row: DeploymentRow) -> None:
     store.put_deployment(row)
 
@@ -352,13 +387,3 @@ def _bind(store: Store, row: PlacementRow) -> int:
 
 def _release(store: Store, row: PlacementRow) -> None:
     store.release(row)
-
-
-def _last_place(store: Store, row: DeploymentRow) -> bytes:
-    kept = store.decisions(row.project, row.deployment)
-    told = (pb.Decision.FromString(item.content) for item in kept)
-    placed = next((decision for decision in told if decision.node), None)
-    if placed is None:
-        return b""
-    placed.ClearField("record")
-    return placed.SerializeToString()

@@ -1,4 +1,4 @@
-"""PlacementService, NodeService, RoutingService."""
+"""PlacementService, RoutingService."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from collections.abc import AsyncIterator, Sequence
 from sealane import names
 from sealane.clock import Clock
 from sealane.errors import InvalidArgument, NotFound
-from sealane.records.paging import page_of, read_token, write_token
 from sealane.records.transactions import Transactions
 from sealane.rpc.call import Call
 from sealane.rpc.times import time_of
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
-from sealane.scheduler.v1 import node_service_pb2 as node_pb
 from sealane.scheduler.v1 import placement_service_pb2 as placement_pb
 from sealane.scheduler.v1 import routing_service_pb2 as routing_pb
 from sealane_scheduler import present, quota_present, routes
@@ -94,22 +92,6 @@ class PlacementServicer:
         check_version(request.model_version, project)
         version = await asyncio.to_thread(self._registry.version, request.model_version)
         return present.variants(version), version.name
-
-
-class NodeServicer:
-    """NodeService."""
-
-    def __init__(self, controller: Controller, clock: Clock) -> None:
-        self._controller = controller
-        self._clock = clock
-
-    async def ListNodes(self, request: node_pb.ListNodesRequest, call: Call) -> node_pb.ListNodesResponse:
-        size, after = page_of(request.page_size), read_token(request.page_token)
-        states = [state for state in self._controller.fleet if state.node > after]
-        more = write_token(states[size - 1].node) if len(states) > size else ""
-        now, monotonic = self._clock.now(), self._clock.monotonic()
-        found = [present.node(state, now, monotonic) for state in states[:size]]
-        return node_pb.ListNodesResponse(nodes=found, next_page_token=more)
 
 
 class RoutingServicer:

@@ -9,13 +9,15 @@ from sealane_scheduler.cluster import SERVING, Copy, Deployed, place_of
 from sealane_scheduler.columns import NodeTable, Snapshot
 from sealane_scheduler.filters import NodeView, cpu_of, memory_of
 from sealane_scheduler.fleet import Fleet, NodeState
+from sealane_scheduler.holds import Holds
 
 
 class Stock:
     """What is free where. Lives on the event loop, beside the controller."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, holds: Holds) -> None:
         self._fleet = fleet
+        self._holds = holds
         self._table = NodeTable()
         self._held: dict[str, list[tuple[Deployed, Copy]]] = {}
         self._refused: dict[tuple[str, str], float] = {}
@@ -32,6 +34,10 @@ class Stock:
             held = self._held.get(copy.row.node, [])
             self._held[copy.row.node] = [pair for pair in held if pair[1] is not copy]
             self._changed.add(copy.row.node)
+
+    def on(self, node: str) -> list[tuple[Deployed, Copy]]:
+        """What a node has, by deployment."""
+        return sorted(self._held.get(node, ()), key=lambda pair: (pair[0].row.name, pair[1].row.epoch))
 
     def touch(self, copies: Iterable[Copy]) -> None:
         """These copies, or their variants, are otherwise than they were."""
@@ -50,9 +56,9 @@ class Stock:
 
     def snapshot(self) -> Snapshot:
         """The nodes now."""
-        touched = self._changed | self._fleet.touched
-        self._changed.clear()
-        self._fleet.touched.clear()
+        touched = self._changed | self._fleet.touched | self._holds.touched
+        for kept in (self._changed, self._fleet.touched, self._holds.touched):
+            kept.clear()
         for node in touched:
             state = self._fleet.get(node)
             if state is not None:
@@ -83,4 +89,5 @@ class Stock:
             accelerator=facts.accelerator,
             avoid=frozenset(variant for node, variant in self._refused if node == state.node),
             resident=frozenset(resident),
+            draining=self._holds.closed(state.node),
         )
