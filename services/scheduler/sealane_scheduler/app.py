@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -45,6 +46,7 @@ from sealane_scheduler.job_servicer import JobServicer
 from sealane_scheduler.jobs import JobRules
 from sealane_scheduler.node_servicer import NodeServicer
 from sealane_scheduler.quota_shares import QuotaShares
+from sealane_scheduler.recovery import Pace
 from sealane_scheduler.registry_port import RegistryPort
 from sealane_scheduler.served_model_servicer import ServedModelServicer
 from sealane_scheduler.served_models import ServedModels
@@ -68,6 +70,19 @@ def _sandbox(config: Config) -> dict[str, str]:
             f"sandbox level {unknown} is unknown; use one of {list(SANDBOX)}", reason="SETTING_INVALID"
         )
     return levels
+
+
+def _pace(config: Config) -> Pace:
+    """How fast lost copies are placed anew.
+
+    Raises:
+        InvalidArgument: a rate at which nothing ever would be.
+    """
+    if not 0 < config.replacement_rate < math.inf or config.replacement_burst < 1:
+        raise InvalidArgument(
+            "replacement_rate must be more than 0 and replacement_burst at least 1", reason="SETTING_INVALID"
+        )
+    return Pace(config.replacement_rate, config.replacement_burst)
 
 
 def _registry_loops(
@@ -99,7 +114,7 @@ async def run(config: Config) -> None:
     records: Transactions[Store] = Transactions(database, SqlStore, clock)
     registry = RegistryPort(member.channel("registry", config.registry_mesh))
     fleet = Fleet(clock, Patience(config.cloud_lost_after, config.edge_lost_after), _sandbox(config))
-    controller = Controller(records, fleet, clock)
+    controller = Controller(records, fleet, clock, _pace(config))
     await controller.load()
     chains = Ensembles(records, controller)
     await chains.load()

@@ -66,6 +66,8 @@ class Deployed:
     """The last decision that found a place, serialized."""
     refused: bytes = b""
     """The refusal, serialized."""
+    bereft: bool = False
+    """Whether it has fewer copies than it wants because it lost some."""
 
     @property
     def sealing_required(self) -> bool:

@@ -34,6 +34,7 @@ from sealane_scheduler.holds import Holds
 from sealane_scheduler.moves import Movable, Move
 from sealane_scheduler.placement import Question, decide
 from sealane_scheduler.recollection import deployed, last_place
+from sealane_scheduler.recovery import Pace, Recovery
 from sealane_scheduler.replay import record
 from sealane_scheduler.stock import Stock
 from sealane_scheduler.store import DecisionRow, DeploymentRow, HoldRow, PlacementRow, Store
@@ -41,8 +42,6 @@ from sealane_scheduler.store import DecisionRow, DeploymentRow, HoldRow, Placeme
 log = logging.getLogger("sealane.controller")
 
 TICK_SECONDS = 0.1
-#: A stream that broke and did not come back within this time gets its work substituted.
-SUBSTITUTE_SECONDS = 0.5
 #: After a restart of the scheduler nodes get this long to come back before they count as lost.
 RECONNECT_SECONDS = 5.0
 #: A variant that a node could not load is not tried there again for this long.
@@ -54,13 +53,14 @@ RECORDED_NODES = 256
 class Controller:
     """The cluster and the loop that keeps it."""
 
-    def __init__(self, records: Transactions[Store], fleet: Fleet, clock: Clock) -> None:
+    def __init__(self, records: Transactions[Store], fleet: Fleet, clock: Clock, pace: Pace | None = None) -> None:
         self._records = records
         self._clock = clock
         self.fleet = fleet
         self.changes = Changes(int(clock.now() * 1000))
         self._deployed: dict[str, Deployed] = {}
         self.holds = Holds()
+        self.recovery = Recovery(fleet, clock, pace or Pace())
         self._stock = Stock(fleet, self.holds)
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
@@ -220,11 +220,8 @@ class Controller:
         """Keep the cluster until cancelled."""
         while True:
             self._wake.clear()
-            if self.fleet.tick():
-                self.changes.announce()
             try:
-                for item in self._by_priority():
-                    await self.reconcile(item)
+                await self.round()
             except SealaneError as error:
                 log.warning("a decision was not recorded, trying again", extra={"reason": error.reason})
             try:
@@ -232,6 +229,14 @@ class Controller:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    async def round(self) -> None:
+        """Look at all nodes and deployments once."""
+        if self.fleet.tick():
+            self.changes.announce()
+        self.recovery.begin_round()
+        for item in self._by_priority():
+            await self.reconcile(item)
 
     def _by_priority(self) -> list[Deployed]:
         """Who is placed first: the higher priority, then the older."""
@@ -252,9 +257,13 @@ class Controller:
                 item.refusal = None
                 self.changes.announce()
             leaving = self._leaving(ready)
-            short = len(ready) - len(leaving) < item.demand.replicas
-            if short and not self._may_come_back(item) and not asked_lately(leaving, self._clock.monotonic()):
+            if len(ready) - len(leaving) >= item.demand.replicas:
+                item.bereft = False
+            elif self.recovery.may_place(item) and not asked_lately(leaving, self._clock.monotonic()):
+                had = len(item.copies)
                 await self._place(item)
+                if len(item.copies) > had:
+                    self.recovery.placed(item)
 
     async def move(self, move: Move) -> bool:
         """Place a copy anew elsewhere; the old one goes once the new one serves. Whether that was begun."""
@@ -288,8 +297,10 @@ class Controller:
 
     def _is_over(self, item: Deployed, copy: Copy) -> bool:
         state, variant = self.fleet.get(copy.row.node), item.variant(copy.row.variant)
-        if copy.state == cluster.FAILED or state is None or state.state == DEAD or variant is None:
+        if copy.state == cluster.FAILED or state is None or variant is None:
             return True
+        if state.state == DEAD:
+            return self.recovery.is_gone(copy.row.node)
         if self.holds.over(copy.row.node, self._clock.now()):
             return True
         # Where data may go is checked again for every copy, however it came to be there.
@@ -303,14 +314,6 @@ class Controller:
     def _leaving(self, copies: Iterable[Copy]) -> list[Copy]:
         """Those whose node is drained."""
         return [copy for copy in copies if self.holds.draining(copy.row.node)]
-
-    def _may_come_back(self, item: Deployed) -> bool:
-        waits = [self.fleet.absent_for(copy.row.node) for copy in item.copies if not self._is_ready(copy)]
-        return any(wait < SUBSTITUTE_SECONDS for wait in waits)
-
-    def _is_ready(self, copy: Copy) -> bool:
-        state = self.fleet.get(copy.row.node)
-        return state is not None and state.state == READY
 
     async def _place(self, item: Deployed) -> None:
         ready = item.ready(self.fleet)

@@ -34,6 +34,7 @@ class Standing:
         deadline: when what is left goes anyway, seconds since 1970; 0 for never.
         copies: of deployments.
         tasks: how many tasks of jobs it has.
+        message: why what it has is not placed elsewhere yet, while it is lost.
     """
 
     state: NodeState
@@ -41,6 +42,7 @@ class Standing:
     deadline: float
     copies: tuple[tuple[Deployed, Copy], ...]
     tasks: int
+    message: str
 
 
 class Drains:
@@ -87,7 +89,8 @@ class Drains:
         state, held = self._state(node), self._controller.holds.get(node)
         copies, tasks = self._controller.copies_on(node), sum(loop.held_by(node) for loop in self._loops)
         empty = held.admission == DRAINING and not copies and not tasks
-        return Standing(state, DRAINED if empty else held.admission, held.deadline, tuple(copies), tasks)
+        message = self._controller.recovery.why(node, [item for item, _ in copies])
+        return Standing(state, DRAINED if empty else held.admission, held.deadline, tuple(copies), tasks, message)
 
     async def run(self) -> None:
         """Take tasks back from nodes whose time is over, until cancelled."""

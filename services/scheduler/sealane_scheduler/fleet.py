@@ -94,8 +94,10 @@ class Fleet:
         """Tier -> sandbox level that its nodes must give."""
         self.touched: set[str] = set()
         """Nodes of which something has changed; whoever keeps a picture of them empties it."""
+        self.losses: list[str] = []
+        """Nodes that were READY and are not any more, as it is noticed; whoever acts on them empties it."""
+        self.patience = patience
         self._clock = clock
-        self._patience = patience
         self._nodes: dict[str, NodeState] = {}
         self._sessions = 0
 
@@ -132,7 +134,7 @@ class Fleet:
         if state is None or state.session != session:
             return False
         state.session, state.lost, state.evicted = 0, self._clock.monotonic(), evicted
-        state.state = self._judge(state)
+        self._turn(state)
         self.touched.add(node)
         return True
 
@@ -150,8 +152,7 @@ class Fleet:
         """Look at the clock; whether any node's state changed."""
         changed = False
         for state in self._nodes.values():
-            before, state.state = state.state, self._judge(state)
-            if before != state.state:
+            if self._turn(state):
                 self.touched.add(state.node)
                 changed = True
         return changed
@@ -164,10 +165,17 @@ class Fleet:
         since = state.lost if not state.session else state.seen
         return self._clock.monotonic() - since - state.grace
 
+    def _turn(self, state: NodeState) -> bool:
+        """Judge anew; whether it stands otherwise than before."""
+        before, state.state = state.state, self._judge(state)
+        if before == READY != state.state and not state.evicted:
+            self.losses.append(state.node)
+        return before != state.state
+
     def _judge(self, state: NodeState) -> str:
         if state.evicted:
             return DEAD
         silent = self._clock.monotonic() - (state.seen if state.session else state.lost)
         if state.session and silent < _SUSPECT_SECONDS[state.tier]:
             return READY
-        return DEAD if silent - state.grace >= self._patience.of(state.tier) else SUSPECT
+        return DEAD if silent - state.grace >= self.patience.of(state.tier) else SUSPECT

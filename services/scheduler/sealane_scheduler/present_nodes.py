@@ -17,6 +17,7 @@ def node(standing: Standing, now: float, monotonic: float) -> pb.Node:
     message = present.node(standing.state, now, monotonic)
     message.admission = pb.Node.Admission.Value(f"ADMISSION_{standing.admission}")
     message.held_copies, message.held_tasks = len(standing.copies), standing.tasks
+    message.message = standing.message
     if standing.deadline:
         message.drain_deadline_time.CopyFrom(time_of(standing.deadline))
     return message

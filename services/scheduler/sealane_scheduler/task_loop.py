@@ -254,7 +254,7 @@ class TaskLoop:
         mine = [attempt for attempt, _ in self._under_way.values() if (attempt.project, attempt.job) == job.key]
         execution = task_specs.execution_of(job_pb.Execution.FromString(job.execution))
         now = self._rules.now()
-        away = {item.node for item in mine if self._controller.fleet.absent_for(item.node) > AWAY_SECONDS}
+        away = {item.node for item in mine if self._is_away(item.node)}
 
         def look(store: Store) -> tuple[list[TaskRow], list[TaskRow], dict[int, frozenset[str]]]:
             most = max(look_at, execution.gang)
@@ -272,6 +272,11 @@ class TaskLoop:
         variants = {view.variant: view for view in present.variants(subject.version)}
         running = Counter(item.node for item in mine)
         return Queued(job, execution, variants, waiting, slow, running, failed_on)
+
+    def _is_away(self, node: str) -> bool:
+        if self._controller.recovery.is_held(node):
+            return False  # with much of its zone: most likely it works on
+        return self._controller.fleet.absent_for(node) > AWAY_SECONDS
 
     async def _begin(self, items: Sequence[Given]) -> None:
         job = items[0].row

@@ -100,6 +100,7 @@ def _show(cli: Cli, node: pb.Node) -> None:
             ("tasks", node.held_tasks),
             ("tier", node.attributes.tier),
             ("zone", node.attributes.zone),
+            ("because", node.message),
             *(("waits", text) for text in waits),
         ),
         node,

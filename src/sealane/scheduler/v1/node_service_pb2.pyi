@@ -235,6 +235,7 @@ class Node(_message.Message):
     HELD_COPIES_FIELD_NUMBER: _builtins.int
     HELD_TASKS_FIELD_NUMBER: _builtins.int
     COPIES_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`nodes/{node}`."""
     price_per_hour: _builtins.float
@@ -253,6 +254,10 @@ class Node(_message.Message):
     """Copies that it has."""
     held_tasks: _builtins.int
     """Tasks of jobs that it has."""
+    message: _builtins.str
+    """While it is lost: why what it has is not placed elsewhere yet (much of its zone was lost at once, or too much has to be
+    placed at once). Empty where nothing waits.
+    """
     @_builtins.property
     def attributes(self) -> _enrollment_service_pb2.NodeAttributes:
         """Tier, zone, region, pool, clearance, as vouched for by auth."""
@@ -300,10 +305,11 @@ class Node(_message.Message):
         held_copies: _builtins.int = ...,
         held_tasks: _builtins.int = ...,
         copies: _abc.Iterable[Global___HeldCopy] | None = ...,
+        message: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "capacity", b"capacity", "drain_deadline_time", b"drain_deadline_time", "seen_time", b"seen_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "attributes", b"attributes", "capacity", b"capacity", "copies", b"copies", "drain_deadline_time", b"drain_deadline_time", "endpoint", b"endpoint", "held_copies", b"held_copies", "held_tasks", b"held_tasks", "labels", b"labels", "name", b"name", "price_per_hour", b"price_per_hour", "rtt_ms", b"rtt_ms", "runtimes", b"runtimes", "seen_time", b"seen_time", "state", b"state", "tls_name", b"tls_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "attributes", b"attributes", "capacity", b"capacity", "copies", b"copies", "drain_deadline_time", b"drain_deadline_time", "endpoint", b"endpoint", "held_copies", b"held_copies", "held_tasks", b"held_tasks", "labels", b"labels", "message", b"message", "name", b"name", "price_per_hour", b"price_per_hour", "rtt_ms", b"rtt_ms", "runtimes", b"runtimes", "seen_time", b"seen_time", "state", b"state", "tls_name", b"tls_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
