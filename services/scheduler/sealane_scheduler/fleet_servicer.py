@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from google.protobuf import empty_pb2
 
@@ -62,6 +62,7 @@ class FleetServicer:
         try:
             for report in first.register.serving:
                 self._report(node, report)
+            await self._take_up(first.register.serving)
             self._changed()
             interval = HEARTBEAT_SECONDS[statement.attributes["tier"]]
             yield pb.SchedulerMessage(welcome=pb.Welcome(heartbeat_interval=duration_of(interval)))
@@ -90,6 +91,16 @@ class FleetServicer:
         else:
             await self._loop.finish(_job_of(held), request)
         return empty_pb2.Empty()
+
+    async def _take_up(self, serving: Iterable[pb.AssignmentReport]) -> None:
+        """Place again what lost its place while this worker was away, before it is told what it is to serve.
+
+        It would unload at once what it is not told of, and load the same again a moment later.
+        """
+        for report in serving:
+            item = self._controller.get(report.deployment)
+            if item is not None:
+                await self._controller.reconcile(item)
 
     async def _verified(self, jws: str, node: str) -> statements.Statement:
         statement = await asyncio.to_thread(statements.verify, jws, self._keys, self._clock.now())
