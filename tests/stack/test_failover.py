@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from light_site import ACCURATE, CAMERA_A, CAMERA_B, CLOUD, EDGE, MODEL, LightSite, eventually, running
+from orphans import descendants
 
 from sealane.client import Client, StaticToken
 from sealane.errors import NotFound, SealaneError, Unauthenticated, Unavailable
@@ -131,6 +132,34 @@ def test_cut_off_and_started_there(linked: LightSite) -> None:
     for camera_id in (CAMERA_A, CAMERA_B):
         eventually(lambda name=camera_id: serving(linked, name) == {EDGE}, f"{camera_id} is on {EDGE} again")
     eventually(lambda: bool(linked.client.inference.predict(CAMERA_A, linked.image, timeout=2.0)), "A through the link")
+
+
+def test_a_dead_edge_that_was_cut_off_keeps_its_model(tmp_path: Path) -> None:
+    """It works on while it is away; its place is given to it again before it hears that it has none."""
+    with running(tmp_path / "site", linked=True, edge_lost_after=2.0) as site:
+        site.deploy_cameras(site.push())
+        edge = site.stack.child(EDGE).pid
+        assert edge is not None
+        before = set(descendants(edge))
+        for epoch in (2, 3):
+            site.stack.child(LINK).kill()
+            eventually(lambda: site.places(CAMERA_A) == set(), "the dead node has lost its copy")
+            site.stack.child(LINK).start()
+            site.client.deployments.wait(CAMERA_A, 20)
+            assert site.places(CAMERA_A) == {(EDGE, epoch)}
+            assert set(descendants(edge)) <= before, "no model was loaded again"
+            eventually(lambda: bool(site.client.inference.predict(CAMERA_A, site.image, timeout=2.0)), "A is answered")
+
+
+def test_a_scheduler_that_starts_again_has_no_model_loaded_again(linked: LightSite) -> None:
+    workers = [linked.stack.child(node).pid for node in (EDGE, CLOUD)]
+    places = {name: linked.places(name) for name in (CAMERA_A, CAMERA_B, ACCURATE)}
+    before = {pid for worker in workers if worker is not None for pid in descendants(worker)}
+    linked.crash("scheduler")
+    for name, where in places.items():
+        assert linked.places(name) == where
+        eventually(lambda name=name: bool(linked.client.inference.predict(name, linked.image, timeout=2.0)), name)
+    assert {pid for worker in workers if worker is not None for pid in descendants(worker)} == before
 
 
 def test_a_dead_edge_that_returns_gets_a_new_epoch(tmp_path: Path) -> None:

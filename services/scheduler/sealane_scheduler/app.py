@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +34,7 @@ from sealane_scheduler.config import Config
 from sealane_scheduler.controller import Controller
 from sealane_scheduler.deployment_servicer import DeploymentServicer
 from sealane_scheduler.desired import DesiredStates
+from sealane_scheduler.drains import Drains
 from sealane_scheduler.ensembles import Ensembles
 from sealane_scheduler.filters import SANDBOX
 from sealane_scheduler.fleet import Fleet, Patience
@@ -42,8 +44,10 @@ from sealane_scheduler.grants import Grants
 from sealane_scheduler.job_loop import JobLoop
 from sealane_scheduler.job_servicer import JobServicer
 from sealane_scheduler.jobs import JobRules
+from sealane_scheduler.node_servicer import NodeServicer
 from sealane_scheduler.placement_servicer import PlacementServicer
 from sealane_scheduler.quota_shares import QuotaShares
+from sealane_scheduler.recovery import Pace
 from sealane_scheduler.registry_port import RegistryPort
 from sealane_scheduler.served_model_servicer import ServedModelServicer
 from sealane_scheduler.served_models import ServedModels
@@ -67,6 +71,19 @@ def _sandbox(config: Config) -> dict[str, str]:
             f"sandbox level {unknown} is unknown; use one of {list(SANDBOX)}", reason="SETTING_INVALID"
         )
     return levels
+
+
+def _pace(config: Config) -> Pace:
+    """How fast lost copies are placed anew.
+
+    Raises:
+        InvalidArgument: a rate at which nothing ever would be.
+    """
+    if not 0 < config.replacement_rate < math.inf or config.replacement_burst < 1:
+        raise InvalidArgument(
+            "replacement_rate must be more than 0 and replacement_burst at least 1", reason="SETTING_INVALID"
+        )
+    return Pace(config.replacement_rate, config.replacement_burst)
 
 
 def _registry_loops(
@@ -98,7 +115,7 @@ async def run(config: Config) -> None:
     records: Transactions[Store] = Transactions(database, SqlStore, clock)
     registry = RegistryPort(member.channel("registry", config.registry_mesh))
     fleet = Fleet(clock, Patience(config.cloud_lost_after, config.edge_lost_after), _sandbox(config))
-    controller = Controller(records, fleet, clock)
+    controller = Controller(records, fleet, clock, _pace(config))
     await controller.load()
     chains = Ensembles(records, controller)
     await chains.load()
@@ -107,13 +124,14 @@ async def run(config: Config) -> None:
     loop = JobLoop(records, rules, controller, registry)
     task_loop = TaskLoop(records, (tasks, rules), controller, registry)
     await asyncio.gather(loop.prepare(), task_loop.prepare())
+    drains = Drains(controller, (loop, task_loop), clock)
     served_models = ServedModels(records, controller, chains, registry, clock)
     await served_models.recover()
     desired = DesiredStates(controller, chains, loop, task_loop, gateways, Grants(identity, clock))
     served = {
         deployment_service_pb2: DeploymentServicer(records, controller, chains, registry, clock),
         placement_service_pb2: PlacementServicer(records, controller, registry, clock),
-        node_service_pb2: servicer.NodeServicer(controller, clock),
+        node_service_pb2: NodeServicer(controller, drains, clock),
         routing_service_pb2: servicer.RoutingServicer(
             controller, chains, gateways, QuotaShares(clock.monotonic()), clock
         ),
@@ -131,7 +149,7 @@ async def run(config: Config) -> None:
     server = host.Host(_services(served), chain, host.Listeners(config.listen, config.mesh_listen))
     ports = await server.start(identity)
     member.start()
-    own = (controller.run(), loop.run(), task_loop.run(), sealer.run())
+    own = (controller.run(), loop.run(), task_loop.run(), drains.run(), sealer.run())
     works = (*own, *_registry_loops(records, controller, registry, clock))
     loops = [asyncio.create_task(work) for work in works]
     server.health.set(True)

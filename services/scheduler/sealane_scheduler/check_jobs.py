@@ -56,7 +56,8 @@ class CheckJobs:
         wanted = set(_left(job))
         variants = [view for view in present.variants(version) if view.variant in wanted]
         nodes = self._controller.nodes()
-        node = check_placement.choose([view for view in nodes if view.alive and view.node not in busy], variants)
+        free = [view for view in nodes if view.alive and not view.draining and view.node not in busy]
+        node = check_placement.choose(free, variants)
         if not node and self._rules.now() - max(self._began, row.update_time) >= PATIENCE_SECONDS:
             found = check_placement.hopeless(self._living(nodes), variants)
             if found:

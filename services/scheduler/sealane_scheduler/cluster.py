@@ -24,6 +24,21 @@ class Told:
     warmed_batch_sizes: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """Why a copy stays where it should not.
+
+    Args:
+        constraint: the filter that keeps others from taking it.
+        reason: the same in words.
+        asked: when others were asked last, monotonic seconds.
+    """
+
+    constraint: str
+    reason: str
+    asked: float
+
+
 @dataclass(slots=True)
 class Copy:
     """One placement and how its node says it stands."""
@@ -39,6 +54,8 @@ class Copy:
     """When it ends for a deployment of higher priority, by the monotonic clock; 0 where it need not."""
     since: float = 0.0
     """When it was placed, or the scheduler started, in seconds since 1970."""
+    stuck: Stuck | None = None
+    """Why nothing else can take it, while its node is drained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +87,8 @@ class Deployed:
     """The last decision that found a place, serialized."""
     refused: bytes = b""
     """The refusal, serialized."""
+    bereft: bool = False
+    """Whether it has fewer copies than it wants because it lost some."""
     nominated: Nomination | None = None
     """The place that others leave for it."""
     asked: int = -1

@@ -28,6 +28,10 @@ class Config:
     """Seconds of silence after which an edge node is dead and its work is placed anew."""
     cloud_lost_after: float = 5.0
     """The same for cloud nodes."""
+    replacement_rate: float = 20.0
+    """Copies a second that are placed anew after losses, in the long run; the most urgent deployments first."""
+    replacement_burst: int = 100
+    """How many of them at once: what one lost worker mostly has."""
     sandbox_cloud: str = "full"
     """Sandbox level that cloud nodes must give models: ``none``, ``partial`` or ``full``."""
     sandbox_edge: str = "partial"

@@ -20,22 +20,25 @@ from sealane.failpoint import failpoint
 from sealane.records.tables import Actor
 from sealane.records.transactions import Transactions
 from sealane.registry.v1 import model_service_pb2 as model_pb
-from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane_scheduler import cluster, present
 from sealane_scheduler.batch import Basis, Place, Placed, because, give_back
 from sealane_scheduler.changes import NOBODY, Changes
 from sealane_scheduler.cluster import Copy, Deployed
 from sealane_scheduler.columns import NodeTable, Snapshot, tie_of
 from sealane_scheduler.decision import Decision
+from sealane_scheduler.evacuation import asked_lately
 from sealane_scheduler.filters import Demand, NodeView, VariantView, forbidden
 from sealane_scheduler.fleet import DEAD, READY, Fleet
+from sealane_scheduler.holds import Holds
 from sealane_scheduler.moves import Movable, Move
 from sealane_scheduler.placement import Question, decide
-from sealane_scheduler.placer import Placer
+from sealane_scheduler.placer import Placer, Surroundings
 from sealane_scheduler.placing import Binding, adopt, keep
+from sealane_scheduler.recollection import deployed, last_place
+from sealane_scheduler.recovery import Pace, Recovery
 from sealane_scheduler.route_log import RouteLog
 from sealane_scheduler.stock import Stock
-from sealane_scheduler.store import DeploymentRow, PlacementRow, Store
+from sealane_scheduler.store import DeploymentRow, HoldRow, PlacementRow, Store
 from sealane_scheduler.together import place_all
 
 log = logging.getLogger("sealane.controller")
@@ -43,8 +46,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 TICK_SECONDS = 0.1
-#: A stream that broke and did not come back within this time gets its work substituted.
-SUBSTITUTE_SECONDS = 0.5
 #: After a restart of the scheduler nodes get this long to come back before they count as lost.
 RECONNECT_SECONDS = 5.0
 #: A variant that a node could not load is not tried there again for this long.
@@ -56,15 +57,18 @@ RETRY_SECONDS = 1.0
 class Controller:
     """The cluster and the loop that keeps it."""
 
-    def __init__(self, records: Transactions[Store], fleet: Fleet, clock: Clock) -> None:
+    def __init__(self, records: Transactions[Store], fleet: Fleet, clock: Clock, pace: Pace | None = None) -> None:
         self._records = records
         self._clock = clock
         self.fleet = fleet
         self.changes = Changes(int(clock.now() * 1000))
         self.routes = RouteLog()
         self._deployed: dict[str, Deployed] = {}
-        self._stock = Stock(fleet)
-        self._placer = Placer(records, self._stock, fleet, clock, self._deployed, self._changed)
+        self.holds = Holds()
+        self.recovery = Recovery(fleet, clock, pace or Pace())
+        self._stock = Stock(fleet, self.holds)
+        world = Surroundings(records, self._stock, fleet, self.holds, clock)
+        self._placer = Placer(world, self._deployed, self._changed)
         self._version_of: dict[str, str] = {}
         self._due: set[str] = set()
         self._unsettled: set[str] = set()
@@ -74,9 +78,14 @@ class Controller:
 
     async def load(self) -> None:
         """Take up where the last process stopped."""
-        rows, placements = await self._records.read(lambda store: (store.deployments(), store.placements()))
+        rows, placements, holds = await self._records.read(
+            lambda store: (store.deployments(), store.placements(), store.holds())
+        )
+        self.holds.load(holds)
+        for held in holds:
+            self.fleet.expect(held.node, RECONNECT_SECONDS)
         for row in rows:
-            self._deployed[row.name] = _deployed(row)
+            self._deployed[row.name] = deployed(row)
         for placement in placements:
             item = self._deployed.get(f"projects/{placement.project}/deployments/{placement.deployment}")
             if item is None:
@@ -87,7 +96,7 @@ class Controller:
             self._stock.occupy(item, copy)
             self.fleet.expect(placement.node, RECONNECT_SECONDS)
         for item in self._deployed.values():
-            item.placed = await self._records.read(partial(_last_place, row=item.row))
+            item.placed = await self._records.read(partial(last_place, row=item.row))
         self._due.update(self._deployed)
 
     def get(self, name: str) -> Deployed | None:
@@ -102,10 +111,6 @@ class Controller:
     def all(self) -> Iterable[Deployed]:
         """All deployments, by name."""
         return [self._deployed[name] for name in sorted(self._deployed)]
-
-    def placed_on(self, node: str) -> list[tuple[Deployed, Copy]]:
-        """What is placed on a node, by name of the deployment."""
-        return sorted(self._stock.held(node), key=lambda pair: pair[0].row.name)
 
     def wake(self) -> None:
         """Look at the cluster now, not at the next tick."""
@@ -149,7 +154,7 @@ class Controller:
 
     def add(self, row: DeploymentRow) -> Deployed:
         """A deployment was created."""
-        item = self._deployed.setdefault(row.name, _deployed(row))
+        item = self._deployed.setdefault(row.name, deployed(row))
         self.look_at([row.name])
         return item
 
@@ -177,7 +182,7 @@ class Controller:
             AlreadyExists: an id is taken.
         """
         async with self._lock:
-            items = [_deployed(row) for row in rows]
+            items = [deployed(row) for row in rows]
             found = place_all([self._placer.wanted(item) for item in items], self._stock, gang=gang)
         if gang and (lacking := next((place for place in found if place.refusal is not None), None)) is not None:
             give_back(found, self._stock)
@@ -267,6 +272,26 @@ class Controller:
         self._changed([name], {copy.row.node for copy in item.copies})
         self.news()
 
+    async def hold(self, row: HoldRow, write: Callable[[Store], None]) -> None:
+        """Have a node take nothing new from now on, or open it again; nothing is placed meanwhile.
+
+        Args:
+            row: what it may take.
+            write: puts that into the records.
+        """
+        async with self._lock:
+            await self._records.write(write)
+            self.holds.put(row)
+            for _, copy in self._stock.on(row.node):
+                copy.stuck = None
+        self._due |= self._stock.holders(row.node)
+        self.changes.announce()
+        self.news()
+
+    def copies_on(self, node: str) -> list[tuple[Deployed, Copy]]:
+        """What a node has, by deployment."""
+        return self._stock.on(node)
+
     async def refresh(self, version: model_pb.Version) -> None:
         """A version has new variants, measurements or signatures, or is judged otherwise: later decisions see it."""
         async with self._lock:
@@ -319,8 +344,6 @@ class Controller:
         """Keep the cluster until cancelled."""
         while True:
             self._wake.clear()
-            if self.fleet.tick():
-                self.changes.announce(NOBODY)
             try:
                 await self.round()
             except SealaneError as error:
@@ -333,14 +356,17 @@ class Controller:
 
     async def round(self) -> None:
         """Bring what is not as it should be nearer to it."""
+        if self.fleet.tick():
+            self.changes.announce(NOBODY)
         async with self._lock:
             self._take_turned()
+            self.recovery.begin_round()
             if self._stock.forgive(self._clock.monotonic() - AVOID_SECONDS):
                 self._news += 1
             names = self._due | self._unsettled
             self._due = set()
             try:
-                await self._settle([self._deployed[name] for name in sorted(names) if name in self._deployed])
+                await self._settle([self._deployed[name] for name in names if name in self._deployed])
             except BaseException:
                 self._due |= names
                 raise
@@ -353,20 +379,32 @@ class Controller:
                 item.asked = -1
                 await self._settle([item])
 
-    async def _settle(self, items: Sequence[Deployed]) -> None:
+    async def _settle(self, items: Iterable[Deployed]) -> None:
         """Release what is over, and place what is missing."""
-        missing = [item for item in items if await self._lacks(item)]
-        now = self._clock.monotonic()
-        asking = [item for item in missing if item.asked != self._news or now - item.asked_at >= RETRY_SECONDS]
+        items = sorted(items, key=lambda item: (-item.demand.priority, item.row.create_time, item.row.name))
+        # One after the other: whoever has to wait for the pace keeps its lost copy until then.
+        asking = [item for item in items if await self._lacks(item) and self._may_ask(item)]
         if asking:
+            had = [len(item.copies) for item in asking]
             await self._placer.place(asking)
-            for item in asking:
-                item.asked, item.asked_at = self._news, now
+            for item, before in zip(asking, had, strict=True):
+                self.recovery.placed(item, len(item.copies) - before)
         for item in items:
             if self._is_settled(item):
                 self._unsettled.discard(item.row.name)
             else:
                 self._unsettled.add(item.row.name)
+
+    def _may_ask(self, item: Deployed) -> bool:
+        """Whether a place is to be looked for now."""
+        now = self._clock.monotonic()
+        if item.asked == self._news and now - item.asked_at < RETRY_SECONDS:
+            return False
+        leaving = [copy for copy in item.ready(self.fleet) if self.holds.draining(copy.row.node)]
+        if asked_lately(leaving, now) or not self.recovery.may_place(item):
+            return False
+        item.asked, item.asked_at = self._news, now
+        return True
 
     async def _lacks(self, item: Deployed) -> bool:
         """Release what is over; whether copies are missing."""
@@ -374,16 +412,19 @@ class Controller:
         await self._release(item, self._surplus(item))
         if item.nominated is not None:
             await self._placer.succeed(item, item.nominated)
-        staying = item.staying(self.fleet)
-        if len(item.ready(self.fleet)) <= item.demand.replicas:
+        ready, staying = item.ready(self.fleet), self._placer.staying(item)
+        if len(ready) <= item.demand.replicas:
             _stay(item.copies)
-        if staying and item.refusal is not None:
+        if ready and item.refusal is not None:
             item.refusal = None
             self._changed([item.row.name], NOBODY)
-        return len(staying) < item.demand.replicas and item.nominated is None and not self._may_come_back(item)
+        if len(staying) >= item.demand.replicas:
+            item.bereft = False
+            return False
+        return item.nominated is None
 
     def _is_settled(self, item: Deployed) -> bool:
-        staying = item.staying(self.fleet)
+        staying = self._placer.staying(item)
         return len(staying) == len(item.copies) == item.demand.replicas and not any(copy.leaving for copy in staying)
 
     async def move(self, move: Move) -> bool:
@@ -421,7 +462,11 @@ class Controller:
 
     def _is_over(self, item: Deployed, copy: Copy) -> bool:
         state, variant = self.fleet.get(copy.row.node), item.variant(copy.row.variant)
-        if copy.state == cluster.FAILED or state is None or state.state == DEAD or variant is None:
+        if copy.state == cluster.FAILED or state is None or variant is None:
+            return True
+        if state.state == DEAD:
+            return self.recovery.is_gone(copy.row.node)
+        if self.holds.over(copy.row.node, self._clock.now()):
             return True
         if copy.gives_way and self._clock.monotonic() >= copy.gives_way:
             return True
@@ -430,16 +475,8 @@ class Controller:
 
     def _surplus(self, item: Deployed) -> list[Copy]:
         """Copies beyond what is wanted: those that leave, then the newest: a node came back, its substitute goes."""
-        serving = sorted(item.serving(self.fleet), key=lambda copy: copy.leaving)
+        serving = sorted(item.serving(self.fleet), key=lambda c: c.leaving or self.holds.draining(c.row.node))
         return serving[item.demand.replicas :] if len(serving) > item.demand.replicas else []
-
-    def _may_come_back(self, item: Deployed) -> bool:
-        waits = [self.fleet.absent_for(copy.row.node) for copy in item.copies if not self._is_ready(copy)]
-        return any(wait < SUBSTITUTE_SECONDS for wait in waits)
-
-    def _is_ready(self, copy: Copy) -> bool:
-        state = self.fleet.get(copy.row.node)
-        return state is not None and state.state == READY
 
     async def _release(self, item: Deployed, copies: list[Copy]) -> None:
         for copy in copies:
@@ -469,24 +506,9 @@ def _stay(copies: Iterable[Copy]) -> None:
         copy.leaving = bool(copy.gives_way)
 
 
-def _deployed(row: DeploymentRow) -> Deployed:
-    version = model_pb.Version.FromString(row.version)
-    return Deployed(row, present.demand(pb.Demand.FromString(row.demand)), present.variants(version))
-
-
 def _put(store: Store, row: DeploymentRow) -> None:
     store.put_deployment(row)
 
 
 def _release(store: Store, row: PlacementRow) -> None:
     store.release(row)
-
-
-def _last_place(store: Store, row: DeploymentRow) -> bytes:
-    kept = store.decisions(row.project, row.deployment)
-    told = (pb.Decision.FromString(item.content) for item in kept)
-    placed = next((decision for decision in told if decision.node), None)
-    if placed is None:
-        return b""
-    placed.ClearField("record")
-    return placed.SerializeToString()

@@ -30,7 +30,7 @@ class DesiredStates:
     async def of(self, node: str, revision: int) -> pb.DesiredState:
         """All that a worker is to do."""
         message = pb.DesiredState(revision=revision, gateways=self._gateways.addresses())
-        for item, copy in self._controller.placed_on(node):
+        for item, copy in self._controller.copies_on(node):
             version = model_pb.Version.FromString(item.row.version)
             variant = next((v for v in version.variants if v.name.endswith(f"/{copy.row.variant}")), None)
             if variant is None:

@@ -115,8 +115,10 @@ class Fleet:
         """Nodes of which something has changed; whoever keeps a picture of them empties it."""
         self.turned: set[str] = set()
         """Nodes that came, went or are judged otherwise; the controller empties it."""
+        self.losses: list[str] = []
+        """Nodes that were READY and are not any more, as it is noticed; whoever acts on them empties it."""
+        self.patience = patience
         self._clock = clock
-        self._patience = patience
         self._nodes: dict[str, NodeState] = {}
         self._sessions = self._connected = 0
         self._dates: list[tuple[float, str]] = []
@@ -133,7 +135,7 @@ class Fleet:
         now = self._clock.monotonic()
         state = self._nodes.setdefault(node, NodeState(node, Facts({}), seen=now, lost=now, grace=grace))
         self._watch(state)
-        self._turn(node)
+        self._mark(node)
 
     def connect(self, node: str, facts: Facts, statement: str, relay: str = "") -> int:
         """A stream began; returns its number. An older stream of the same node is superseded."""
@@ -145,7 +147,7 @@ class Fleet:
         state.interval = self._interval(state)
         self._nodes[node] = state
         self._watch(state)
-        self._turn(node)
+        self._mark(node)
         return self._sessions
 
     def interval_of(self, node: str) -> float:
@@ -174,9 +176,9 @@ class Fleet:
             return False
         self._connected -= 1
         state.session, state.lost, state.evicted = 0, self._clock.monotonic(), evicted
-        state.state = self._judge(state)
+        self._turn(state)
         self._watch(state)
-        self._turn(node)
+        self._mark(node)
         return True
 
     def heartbeat(self, node: str, rtt_ms: float | None, statement: str) -> None:
@@ -185,7 +187,7 @@ class Fleet:
         state.seen = self._clock.monotonic()
         if statement:
             state.statement = statement
-            self._turn(node)
+            self._mark(node)
         if state.state != READY:
             self._watch(state)
         if rtt_ms is not None:
@@ -201,10 +203,10 @@ class Fleet:
             if state.due != due:
                 continue  # it has another date by now
             state.due = math.inf
-            before, state.state = state.state, self._judge(state)
+            turned = self._turn(state)
             self._watch(state)
-            if before != state.state:
-                self._turn(node)
+            if turned:
+                self._mark(node)
                 changed = True
         return changed
 
@@ -216,9 +218,16 @@ class Fleet:
         since = state.lost if not state.session else state.seen
         return self._clock.monotonic() - since - state.grace
 
-    def _turn(self, node: str) -> None:
+    def _mark(self, node: str) -> None:
         self.touched.add(node)
         self.turned.add(node)
+
+    def _turn(self, state: NodeState) -> bool:
+        """Judge anew; whether it stands otherwise than before."""
+        before, state.state = state.state, self._judge(state)
+        if before == READY != state.state and not state.evicted:
+            self.losses.append(state.node)
+        return before != state.state
 
     def _judge(self, state: NodeState) -> str:
         if state.evicted:
@@ -230,7 +239,7 @@ class Fleet:
 
     def _lost_after(self, state: NodeState) -> float:
         """Seconds of absence after which it is dead; how often it is heard matters only while its stream is open."""
-        return self._patience.of(state.tier) * (state.stretch if state.session else 1.0)
+        return self.patience.of(state.tier) * (state.stretch if state.session else 1.0)
 
     def _interval(self, state: NodeState) -> float:
         return max(HEARTBEAT_SECONDS[state.tier], self._connected / HEARTBEATS_PER_SECOND)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from google.protobuf import empty_pb2
 
@@ -60,6 +60,7 @@ class FleetServicer:
         try:
             for report in first.register.serving:
                 self._report(node, report)
+            await self._take_up(first.register.serving)
             self._changed()
             del first  # streams are many and live for days
             yield pb.SchedulerMessage(welcome=pb.Welcome(heartbeat_interval=duration_of(stream.interval)))
@@ -97,6 +98,16 @@ class FleetServicer:
         statement = await self._verified(told.sealing_statement, call)
         known = present.facts(statement, told, relayed=bool(relay))
         return statement.node, self._controller.fleet.connect(statement.node, known, told.sealing_statement, relay)
+
+    async def _take_up(self, serving: Iterable[pb.AssignmentReport]) -> None:
+        """Place again what lost its place while this worker was away, before it is told what it is to serve.
+
+        It would unload at once what it is not told of, and load the same again a moment later.
+        """
+        for report in serving:
+            item = self._controller.get(report.deployment)
+            if item is not None:
+                await self._controller.reconcile(item)
 
     async def _verified(self, jws: str, call: Call) -> statements.Statement:
         statement = await asyncio.to_thread(statements.verify, jws, self._keys, self._clock.now())
@@ -140,7 +151,7 @@ class FleetServicer:
                     await self._verified(beat.sealing_statement, call)
                 rtt = stream.echo(beat.ping_sequence, self._clock.monotonic())
                 self._controller.fleet.heartbeat(node, rtt, beat.sealing_statement)
-                if beat.sealing_statement and self._controller.placed_on(node):
+                if beat.sealing_statement and self._controller.copies_on(node):
                     self._controller.changes.announce(NOBODY)  # routes carry it
             elif message.HasField("report"):
                 self._report(node, message.report)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from sealane.errors import SealaneError
 from sealane.records.transactions import Transactions
@@ -78,6 +78,16 @@ class JobLoop:
         """What a node is to work on."""
         return [task for holder, task in self._tasks.values() if holder == node]
 
+    def held_by(self, node: str) -> int:
+        """How many tasks a node has."""
+        return sum(holder == node for holder, _ in self._tasks.values())
+
+    async def take_back(self, nodes: Collection[str]) -> None:
+        """Give what these nodes work on to others, as if it had never been begun."""
+        if any(holder in nodes for holder, _ in self._tasks.values()):
+            await self._records.write(lambda store: self._rules.take_back(store, nodes))
+            await self._sync()
+
     async def renew(self, row: JobRow, progress: float, message: str) -> None:
         """Extend a lease; raises Aborted where the task is another attempt's."""
         await self._records.write(lambda store: self._rules.renew(store, row, progress, message))
@@ -112,7 +122,10 @@ class JobLoop:
         fit = [
             state
             for state in self._controller.fleet
-            if state.state == READY and _RUNTIME in state.facts.runtimes and state.node not in busy
+            if state.state == READY
+            and _RUNTIME in state.facts.runtimes
+            and state.node not in busy
+            and not self._controller.holds.closed(state.node)
         ]
         best = min(fit, key=lambda state: (state.tier != "cloud", state.node), default=None)
         return "" if best is None else best.node

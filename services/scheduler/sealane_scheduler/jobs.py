@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from sealane.clock import Clock
@@ -141,6 +141,13 @@ class JobRules:
                 taken = self._failed(row, f"node {row.node} stopped renewing its lease", True, now)
                 count += int(store.advance(taken, (RUNNING,)))
         return count
+
+    def take_back(self, store: Jobs, nodes: Collection[str]) -> None:
+        """Tasks of these nodes wait for others; that an attempt was cut short is no failure."""
+        for row in store.jobs_of(SINGLE, (RUNNING,)):
+            if row.node in nodes:
+                waiting = replace(row, state=PENDING, rounds=row.rounds + 1, message=f"taken back from {row.node}")
+                store.advance(replace(waiting, update_time=self._clock.now()), (RUNNING,))
 
     def extend_all(self, store: Jobs) -> None:
         """Give every running task a whole lease: the scheduler was away, not the workers."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from sealane.clock import Clock
 from sealane.failpoint import failpoint
 from sealane.records.transactions import Transactions
 from sealane_scheduler import present
-from sealane_scheduler.batch import Place, Placed, Wanted, give_back
-from sealane_scheduler.cluster import Deployed, Nomination
+from sealane_scheduler.batch import Basis, Place, Placed, Wanted, give_back
+from sealane_scheduler.cluster import Copy, Deployed, Nomination
 from sealane_scheduler.columns import tie_of
+from sealane_scheduler.evacuation import why_stuck
 from sealane_scheduler.fleet import READY, Fleet
+from sealane_scheduler.holds import Holds
 from sealane_scheduler.placing import Binding, adopt, keep
 from sealane_scheduler.preemption import Preemption, preempt
 from sealane_scheduler.queue_order import in_order
@@ -29,37 +31,49 @@ log = logging.getLogger("sealane.placer")
 GRACE_SECONDS = 5.0
 
 
-class Placer:
-    """The decisions of the controller.
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What decisions are made from.
 
     Args:
         records: where decisions and copies are kept.
         stock: what is free.
         fleet: the nodes.
+        holds: which of them take nothing new.
         clock: the time.
+    """
+
+    records: Transactions[Store]
+    stock: Stock
+    fleet: Fleet
+    holds: Holds
+    clock: Clock
+
+
+class Placer:
+    """The decisions of the controller.
+
+    Args:
+        world: what they are made from.
         deployed: all deployments by name; the controller's own.
         changed: called with the names of deployments to look at after every change.
     """
 
     def __init__(
-        self,
-        records: Transactions[Store],
-        stock: Stock,
-        fleet: Fleet,
-        clock: Clock,
-        deployed: Mapping[str, Deployed],
-        changed: Callable[[Sequence[str]], None],
+        self, world: Surroundings, deployed: Mapping[str, Deployed], changed: Callable[[Sequence[str]], None]
     ) -> None:
-        self._records = records
-        self._stock = stock
-        self._fleet = fleet
-        self._clock = clock
+        self._records, self._stock, self._fleet = world.records, world.stock, world.fleet
+        self._holds, self._clock = world.holds, world.clock
         self._deployed = deployed
         self._changed = changed
 
+    def staying(self, item: Deployed) -> list[Copy]:
+        """Copies that are there, and need neither give their place to others nor leave a node that is drained."""
+        return [copy for copy in item.staying(self._fleet) if not self._holds.draining(copy.row.node)]
+
     def wanted(self, item: Deployed) -> Wanted:
         """What a deployment lacks."""
-        staying = item.staying(self._fleet)
+        staying = self.staying(item)
         there = [*staying, *(copy for copy in item.ready(self._fleet) if copy.gives_way)]
         apart = tuple((copy.row.node, self.zone(copy.row.node)) for copy in there)
         demand = replace(item.demand, apart=apart, gang=item.demand.gang and not item.copies)
@@ -73,7 +87,9 @@ class Placer:
         found = place_all(wanted, self._stock)
         bindings = []
         for item, want, placed in zip(items, wanted, found, strict=True):
-            refused = placed.refusal is not None and not placed.places and not want.question.demand.apart
+            if placed.refusal is not None and not placed.places:
+                self._note_stuck(item, placed.refusal[1])
+            refused = placed.refusal is not None and not placed.places and not item.ready(self._fleet)
             if refused and self._preempts(item, want.question):
                 refused = False
             kind = placed.refusal[0].kind if placed.refusal is not None else None
@@ -81,6 +97,12 @@ class Placer:
             if placed.places or new:
                 bindings.append(Binding(item, placed, self._clock.now(), note_refusal=new))
         await self.bind(bindings)
+
+    def _note_stuck(self, item: Deployed, basis: Basis) -> None:
+        """Say why nothing takes what is on nodes that are drained."""
+        for copy in item.ready(self._fleet):
+            if self._holds.draining(copy.row.node):
+                copy.stuck = why_stuck(basis.question, basis.nodes, self._holds, self._clock.monotonic())
 
     async def bind(self, bindings: Sequence[Binding]) -> None:
         """Commit what was decided, then have it known."""
@@ -101,7 +123,7 @@ class Placer:
         if len(items) < 2:
             return items
         named = {item.row.name: item for item in items}
-        waiting = [item.waiting(item.demand.replicas - len(item.staying(self._fleet))) for item in items]
+        waiting = [item.waiting(item.demand.replicas - len(self.staying(item))) for item in items]
         order = in_order(waiting, self._stock.used(), self._stock.total())
         return [named[place.name] for place in order]
 

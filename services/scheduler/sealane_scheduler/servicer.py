@@ -1,4 +1,4 @@
-"""NodeService, RoutingService."""
+"""RoutingService."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from sealane.clock import Clock
-from sealane.records.paging import page_of, read_token, write_token
 from sealane.rpc.call import Call
 from sealane.rpc.times import time_of
-from sealane.scheduler.v1 import node_service_pb2 as node_pb
 from sealane.scheduler.v1 import routing_service_pb2 as routing_pb
-from sealane_scheduler import present, quota_present, routes
+from sealane_scheduler import quota_present, routes
 from sealane_scheduler.changes import NOBODY
 from sealane_scheduler.controller import Controller
 from sealane_scheduler.deployment_names import find, may_see_chain
@@ -23,22 +21,6 @@ REFRESH_SECONDS = 10.0
 #: Changes of routes that follow each other within this time are told together.
 GATHER_SECONDS = 0.01
 HOLD_SECONDS = 24 * 3600.0
-
-
-class NodeServicer:
-    """NodeService."""
-
-    def __init__(self, controller: Controller, clock: Clock) -> None:
-        self._controller = controller
-        self._clock = clock
-
-    async def ListNodes(self, request: node_pb.ListNodesRequest, call: Call) -> node_pb.ListNodesResponse:
-        size, after = page_of(request.page_size), read_token(request.page_token)
-        states = [state for state in self._controller.fleet if state.node > after]
-        more = write_token(states[size - 1].node) if len(states) > size else ""
-        now, monotonic = self._clock.now(), self._clock.monotonic()
-        found = [present.node(state, now, monotonic) for state in states[:size]]
-        return node_pb.ListNodesResponse(nodes=found, next_page_token=more)
 
 
 class RoutingServicer:

@@ -10,6 +10,7 @@ from sealane_scheduler.columns import NodeTable, Snapshot
 from sealane_scheduler.filters import Demand, NodeView, VariantView
 from sealane_scheduler.fleet import READY, Fleet, NodeState
 from sealane_scheduler.holdings import Holdings
+from sealane_scheduler.holds import Holds
 from sealane_scheduler.preemption import Holding
 from sealane_scheduler.queue_order import Amounts
 
@@ -17,8 +18,9 @@ from sealane_scheduler.queue_order import Amounts
 class Stock:
     """What is free where. Lives on the event loop, beside the controller."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, holds: Holds) -> None:
         self._fleet = fleet
+        self._holds = holds
         self._table = NodeTable()
         self._holdings = Holdings()
         self._refused: dict[tuple[str, str], float] = {}
@@ -47,15 +49,15 @@ class Stock:
         if not taken or (load.memory, load.cpu_milli) != before:
             self._changed.add(copy.row.node)
 
-    def held(self, node: str) -> list[tuple[Deployed, Copy]]:
-        """What is placed on a node."""
-        return self._holdings.of(node)
-
     def vacate(self, copies: Iterable[Copy]) -> None:
         """Copies are gone."""
         for copy in copies:
             self._holdings.drop(copy)
             self._changed.add(copy.row.node)
+
+    def on(self, node: str) -> list[tuple[Deployed, Copy]]:
+        """What a node has, by deployment."""
+        return sorted(self._holdings.of(node), key=lambda pair: (pair[0].row.name, pair[1].row.epoch))
 
     def touch(self, copies: Iterable[Copy]) -> None:
         """These copies, or their variants, are otherwise than they were."""
@@ -91,9 +93,9 @@ class Stock:
 
     def snapshot(self) -> Snapshot:
         """The nodes now."""
-        touched = self._changed | self._fleet.touched
-        self._changed.clear()
-        self._fleet.touched.clear()
+        touched = self._changed | self._fleet.touched | self._holds.touched
+        for kept in (self._changed, self._fleet.touched, self._holds.touched):
+            kept.clear()
         for node in touched:
             state = self._fleet.get(node)
             if state is not None:
@@ -118,4 +120,5 @@ class Stock:
             accelerator=facts.accelerator,
             avoid=frozenset(variant for node, variant in self._refused if node == state.node),
             resident=frozenset(load.resident),
+            draining=self._holds.closed(state.node),
         )

@@ -89,8 +89,9 @@ class JobRow:
     """A job. `spec`, `results` and `execution` are serialized; `kind` is the name of its spec in the contract.
 
     Of a kind with one task, `attempt` is that task's fencing token: it grows by one with every bind and is never used
-    again, and `rounds` are the attempts that ended with a result. Of a kind with many, the tasks have rows of their
-    own (:class:`sealane_scheduler.task_store.TaskRow`), and are counted here; `begin_time` is the first attempt's.
+    again, and `rounds` are the attempts that ended with a result or were taken back. Of a kind with many, tasks have
+    rows of their own (:class:`sealane_scheduler.task_store.TaskRow`), and are counted here; `begin_time` is the first
+    attempt's.
     """
 
     project: str
@@ -131,6 +132,39 @@ class JobRow:
     def task(self) -> str:
         """Name of the task of a job that has one."""
         return f"{self.name}/tasks/0"
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRow:
+    """What an operator lets a node take; a node without one takes whatever fits.
+
+    Args:
+        node: its id.
+        admission: ``CORDONED`` or ``DRAINING``.
+        deadline: when a drain ends anyway, seconds since 1970; 0 for never.
+        since: when it was cordoned or drained, the same.
+    """
+
+    node: str
+    admission: str
+    deadline: float
+    since: float
+
+
+class Holds(Protocol):
+    """What operators let nodes take, inside one transaction."""
+
+    def put_hold(self, row: HoldRow) -> None:
+        """Add, or replace that of the same node."""
+        ...
+
+    def drop_hold(self, node: str) -> None:
+        """Remove."""
+        ...
+
+    def holds(self) -> list[HoldRow]:
+        """All, by node."""
+        ...
 
 
 class Deployments(Protocol):
@@ -217,7 +251,7 @@ class Jobs(Protocol):
         ...
 
 
-class Store(Deployments, Ensembles, Jobs, Tasks, Protocol):
+class Store(Deployments, Ensembles, Jobs, Tasks, Holds, Protocol):
     """All of it."""
 
     def record(self, actor: Actor, action: str, resource: str, now: float, **details: str) -> None:

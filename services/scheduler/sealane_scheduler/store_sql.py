@@ -13,7 +13,15 @@ from sealane.errors import AlreadyExists
 from sealane.records import tables
 from sealane.records.tables import Actor
 from sealane_scheduler import task_sql
-from sealane_scheduler.store import KEPT_DECISIONS, DecisionRow, DeploymentRow, EnsembleRow, JobRow, PlacementRow
+from sealane_scheduler.store import (
+    KEPT_DECISIONS,
+    DecisionRow,
+    DeploymentRow,
+    EnsembleRow,
+    HoldRow,
+    JobRow,
+    PlacementRow,
+)
 
 metadata = sa.MetaData()
 
@@ -95,6 +103,10 @@ jobs = sa.Table(
     _value("attempts_allowed", sa.BigInteger),
     _value("begin_time", sa.Float),
     *(_value(name, sa.BigInteger) for name in ("tasks_total", "tasks_running", "tasks_succeeded", "tasks_failed")),
+)
+
+holds = sa.Table(
+    "holds", metadata, _key("node"), _value("admission"), _value("deadline", sa.Float), _value("since", sa.Float)
 )
 
 
@@ -224,6 +236,19 @@ class SqlStore(task_sql.TaskSql):
         query = sa.select(decisions).where(_of(decisions, project, deployment))
         rows = self._connection.execute(query.order_by(decisions.c.id.desc()))
         return [DecisionRow(row.project, row.deployment, row.time, row.content) for row in rows]
+
+    def put_hold(self, row: HoldRow) -> None:
+        """Add, or replace that of the same node."""
+        self.drop_hold(row.node)
+        self._connection.execute(holds.insert().values(asdict(row)))
+
+    def drop_hold(self, node: str) -> None:
+        """Remove."""
+        self._connection.execute(holds.delete().where(holds.c.node == node))
+
+    def holds(self) -> list[HoldRow]:
+        """All, by node."""
+        return [HoldRow(**row._mapping) for row in self._connection.execute(sa.select(holds).order_by(holds.c.node))]
 
     def add_job(self, row: JobRow) -> None:
         """Add."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 from sealane.errors import NotFound, SealaneError
@@ -116,6 +116,16 @@ class TaskLoop:
         """What a node is to work on."""
         return [task for attempt, task in self._under_way.values() if attempt.node == node and task is not None]
 
+    def held_by(self, node: str) -> int:
+        """How many tasks a node has."""
+        return sum(attempt.node == node for attempt, _ in self._under_way.values())
+
+    async def take_back(self, nodes: Collection[str]) -> None:
+        """Give what these nodes work on to others, as if it had never been begun."""
+        if any(attempt.node in nodes for attempt, _ in self._under_way.values()):
+            await self._records.write(lambda store: self._rules.take_back(store, nodes))
+            await self._sync()
+
     async def renew(self, held: AttemptRow, request: fleet_pb.RenewTaskRequest) -> None:
         """Extend a lease; raises Aborted where the task is another attempt's."""
         await self._records.write(lambda store: self._rules.renew(store, held, request.progress, request.log))
@@ -143,7 +153,13 @@ class TaskLoop:
 
         That is so while one job alone is open, and its tasks are about one variant: the node has just run it.
         """
-        if self._only != job.name or job.kind != BATCH or job.state != RUNNING or job.name not in self._subjects:
+        if (
+            self._controller.holds.closed(node)
+            or self._only != job.name
+            or job.kind != BATCH
+            or job.state != RUNNING
+            or job.name not in self._subjects
+        ):
             return None
         waiting = [task for task in store.waiting(job.project, job.job, self._rules.now(), 1) if not task.failures]
         given = self._rules.give_out(store, job, [(task, node) for task in waiting])
@@ -212,8 +228,8 @@ class TaskLoop:
     async def _give_out(self, jobs: Sequence[JobRow]) -> None:
         self._only = jobs[0].name if len(jobs) == 1 else ""
         busy = Counter(attempt.node for attempt, _ in self._under_way.values())
-        ready = [state.node for state in self._controller.fleet if state.state == READY]
-        places = {node: PLACES - busy[node] for node in ready}
+        open_ = (state.node for state in self._controller.fleet if state.state == READY)
+        places = {node: PLACES - busy[node] for node in open_ if not self._controller.holds.closed(node)}
         if not jobs or not any(count > 0 for count in places.values()):
             return
         nodes = self._controller.nodes()
@@ -241,7 +257,7 @@ class TaskLoop:
         mine = [attempt for attempt, _ in self._under_way.values() if (attempt.project, attempt.job) == job.key]
         execution = task_specs.execution_of(job_pb.Execution.FromString(job.execution))
         now = self._rules.now()
-        away = {item.node for item in mine if self._controller.fleet.absent_for(item.node) > AWAY_SECONDS}
+        away = {item.node for item in mine if self._is_away(item.node)}
 
         def look(store: Store) -> tuple[list[TaskRow], list[TaskRow], dict[int, frozenset[str]]]:
             most = max(look_at, execution.gang)
@@ -259,6 +275,11 @@ class TaskLoop:
         variants = {view.variant: view for view in present.variants(subject.version)}
         running = Counter(item.node for item in mine)
         return Queued(job, execution, variants, waiting, slow, running, failed_on)
+
+    def _is_away(self, node: str) -> bool:
+        if self._controller.recovery.is_held(node):
+            return False  # with much of its zone: most likely it works on
+        return self._controller.fleet.absent_for(node) > AWAY_SECONDS
 
     async def _begin(self, items: Sequence[Given]) -> None:
         job = items[0].row

@@ -15,6 +15,8 @@ from sealane_scheduler.store import JobRow
 from sealane_scheduler.task_store import TaskRow
 from sealane_scheduler.tasks import Execution
 
+_CLOSED = "it takes no new work"
+
 
 @dataclass(frozen=True, slots=True)
 class Queued:
@@ -138,7 +140,7 @@ def _lack(item: Queued, nodes: Sequence[NodeView], variant: str) -> str:
     alive = [node for node in nodes if node.alive]
     if view.blocked or not alive:
         return view.blocked or "none is there"
-    lacks = [(forbidden(demand, node, view) or unloadable(node, view), node.node) for node in alive]
+    lacks = [(forbidden(demand, node, view) or unloadable(node, view) or _CLOSED, node.node) for node in alive]
     why, node = min(lacks, key=lambda lack: (len(lack[0]), lack[1]))
     return f"{variant}: {why} ({node})"
 
@@ -150,7 +152,8 @@ def _able(item: Queued, nodes: Sequence[NodeView]) -> Mapping[str, list[NodeView
         name: [
             node
             for node in nodes
-            if node.alive and not forbidden(demand, node, view) and not unloadable(node, view) and not view.blocked
+            if node.alive and not node.draining and not view.blocked
+            if not forbidden(demand, node, view) and not unloadable(node, view)
         ]
         for name, view in item.variants.items()
     }

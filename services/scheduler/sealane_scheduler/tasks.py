@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from sealane.clock import Clock
@@ -210,6 +210,19 @@ class TaskRules:
                 lost.append(attempt)
                 self.settle(store, job)
         return lost
+
+    def take_back(self, store: Store, nodes: Collection[str]) -> None:
+        """Tasks of these nodes wait for others; that an attempt was cut short is no failure of the task."""
+        now = self._clock.now()
+        for attempt in [item for item in store.running() if item.node in nodes]:
+            task = store.task(attempt.project, attempt.job, attempt.task)
+            assert task is not None
+            others = [item for item in store.attempts(*attempt.key[:3]) if item.state == RUNNING]
+            state = RUNNING if len(others) > 1 else PENDING
+            if store.finish(attempt, replace(task, state=state, not_before=now, update_time=now)):
+                error = f"taken back from {attempt.node}, which is drained"
+                store.end(replace(attempt, state="STOPPED", end_time=now, error=error))
+                self.settle(store, _again(store, task))
 
     def extend_all(self, store: Tasks) -> list[AttemptRow]:
         """Give every attempt under way a whole lease: the scheduler was away, not the nodes. Returns them."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
 from sealane.cli.context import Cli, common, enum_word
+from sealane.cli.durations import Duration
+
+if TYPE_CHECKING:
+    from sealane.scheduler.v1 import node_service_pb2 as pb
 
 
 @click.group()
@@ -24,6 +28,9 @@ def list_nodes(cli: Cli) -> None:
         (
             node.name.rpartition("/")[2],
             enum_word(type(node).State.Name(node.state), "STATE_"),
+            _admission(node),
+            node.held_copies,
+            node.held_tasks,
             node.attributes.tier,
             node.attributes.zone,
             node.attributes.clearance,
@@ -34,7 +41,74 @@ def list_nodes(cli: Cli) -> None:
         )
         for node in found
     ]
-    cli.table(("NODE", "STATE", "TIER", "ZONE", "CLEARANCE", "RUNTIMES", "SANDBOX", "PRICE/H", "RTT MS"), rows, found)
+    columns = ("NODE", "STATE", "ADMISSION", "COPIES", "TASKS", "TIER", "ZONE", "CLEARANCE", "RUNTIMES", "SANDBOX")
+    cli.table((*columns, "PRICE/H", "RTT MS"), rows, found)
+
+
+@nodes.command()
+@click.argument("node")
+@common
+def get(cli: Cli, node: str) -> None:
+    """Show worker NODE and what it holds."""
+    with cli.client() as client:
+        _show(cli, client.nodes.get(node))
+
+
+@nodes.command()
+@click.argument("node")
+@common
+def cordon(cli: Cli, node: str) -> None:
+    """Have worker NODE take nothing new; what is there stays. Ends a drain."""
+    with cli.client() as client:
+        _show(cli, client.nodes.cordon(node))
+
+
+@nodes.command()
+@click.argument("node")
+@common
+def uncordon(cli: Cli, node: str) -> None:
+    """Have worker NODE take new work again."""
+    with cli.client() as client:
+        _show(cli, client.nodes.uncordon(node))
+
+
+@nodes.command()
+@click.argument("node")
+@click.option("--deadline", type=Duration(), default=None, help="What is left then goes anyway, such as 5m.")
+@click.option("--wait", is_flag=True, help="Return once nothing is left.")
+@click.option("--timeout", type=Duration(), default="10m", show_default=True, help="How long to wait.")
+@common
+def drain(cli: Cli, node: str, deadline: float | None, wait: bool, timeout: float) -> None:
+    """Empty worker NODE: copies are placed elsewhere first and go once the others serve, tasks may end."""
+    with cli.client() as client:
+        found = client.nodes.drain(node, deadline)
+        if wait:
+            found = client.nodes.wait_drained(node, timeout)
+        _show(cli, found)
+
+
+def _show(cli: Cli, node: pb.Node) -> None:
+    waits = [f"{copy.deployment or 'of another project'}: {copy.message}" for copy in node.copies if copy.message]
+    until = node.drain_deadline_time.ToJsonString() if node.HasField("drain_deadline_time") else ""
+    cli.facts(
+        (
+            ("node", node.name),
+            ("state", enum_word(type(node).State.Name(node.state), "STATE_")),
+            ("admission", _admission(node)),
+            ("until", until),
+            ("copies", node.held_copies),
+            ("tasks", node.held_tasks),
+            ("tier", node.attributes.tier),
+            ("zone", node.attributes.zone),
+            ("because", node.message),
+            *(("waits", text) for text in waits),
+        ),
+        node,
+    )
+
+
+def _admission(node: pb.Node) -> str:
+    return enum_word(type(node).Admission.Name(node.admission), "ADMISSION_")
 
 
 class _Place(TypedDict):

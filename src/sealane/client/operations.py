@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,11 @@ from sealane.auth.v1 import enrollment_service_pb2 as enrollment_pb
 from sealane.auth.v1 import enrollment_service_pb2_grpc
 from sealane.client.paging import pages
 from sealane.client.session import Session
-from sealane.errors import InvalidArgument
-from sealane.scheduler.v1 import node_service_pb2, node_service_pb2_grpc
+from sealane.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
+from sealane.scheduler.v1 import node_service_pb2 as pb
+from sealane.scheduler.v1 import node_service_pb2_grpc
+
+_POLL_SECONDS = 0.2
 
 
 class Nodes:
@@ -19,15 +23,69 @@ class Nodes:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def list(self) -> Iterator[node_service_pb2.Node]:
+    def list(self) -> Iterator[pb.Node]:
         """All nodes, by id."""
-        stub = node_service_pb2_grpc.NodeServiceStub(self._session.channel("scheduler"))
+        stub = self._stub()
 
-        def fetch(token: str) -> node_service_pb2.ListNodesResponse:
-            request = node_service_pb2.ListNodesRequest(page_token=token)
-            return stub.ListNodes(request, timeout=self._session.timeout)
+        def fetch(token: str) -> pb.ListNodesResponse:
+            return stub.ListNodes(pb.ListNodesRequest(page_token=token), timeout=self._session.timeout)
 
         return pages(fetch, lambda page: page.nodes)
+
+    def get(self, node: str) -> pb.Node:
+        """A node by id, with what it holds."""
+        return self._stub().GetNode(pb.GetNodeRequest(name=f"nodes/{node}"), timeout=self._session.timeout)
+
+    def cordon(self, node: str) -> pb.Node:
+        """Have a node take nothing new; what is there stays. Ends a drain."""
+        return self._stub().CordonNode(pb.CordonNodeRequest(name=f"nodes/{node}"), timeout=self._session.timeout)
+
+    def uncordon(self, node: str) -> pb.Node:
+        """Have a node take new work again; ends a drain."""
+        return self._stub().UncordonNode(pb.UncordonNodeRequest(name=f"nodes/{node}"), timeout=self._session.timeout)
+
+    def drain(self, node: str, seconds: float | None = None) -> pb.Node:
+        """Have a node get empty: copies are placed elsewhere first, tasks may end. Returns at once.
+
+        Args:
+            node: its id.
+            seconds: after which what is left goes anyway; None for never.
+        """
+        request = pb.DrainNodeRequest(name=f"nodes/{node}")
+        if seconds is not None:
+            request.deadline_time.FromNanoseconds(int((time.time() + seconds) * 1e9))
+        return self._stub().DrainNode(request, timeout=self._session.timeout)
+
+    def wait_drained(self, node: str, seconds: float) -> pb.Node:
+        """Wait until a node that is drained has nothing left.
+
+        Args:
+            node: its id.
+            seconds: how long to wait.
+
+        Raises:
+            FailedPrecondition: nobody drains it (any more).
+            DeadlineExceeded: something is left; the message says what the first copy waits for.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            found = self.get(node)
+            if found.admission == pb.Node.ADMISSION_DRAINED:
+                return found
+            if found.admission != pb.Node.ADMISSION_DRAINING:
+                raise FailedPrecondition(f"{node} is not drained any more; drain it first", reason="NOT_DRAINED")
+            if time.monotonic() >= deadline:
+                raise DeadlineExceeded(_left(found, seconds), reason="DRAIN_UNFINISHED")
+            time.sleep(_POLL_SECONDS)
+
+    def _stub(self) -> node_service_pb2_grpc.NodeServiceStub:
+        return node_service_pb2_grpc.NodeServiceStub(self._session.channel("scheduler"))
+
+
+def _left(node: pb.Node, seconds: float) -> str:
+    first = next((copy.message for copy in node.copies if copy.message), "")
+    left = f"{node.held_copies} copies and {node.held_tasks} tasks are left after {seconds:g} s"
+    return f"{left}: {first or 'they may still go'}; wait longer, or drain with a deadline"
 
 
 @dataclass(frozen=True, slots=True)

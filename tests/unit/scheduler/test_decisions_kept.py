@@ -127,7 +127,7 @@ async def test_copies_of_one_deployment_keep_apart_by_zone(world: World) -> None
 
 async def test_the_picture_of_the_nodes_is_kept_as_if_it_were_made_anew(world: World) -> None:
     def same() -> None:
-        kept, fresh = world.controller.snapshot().digest, Stock(world.fleet)
+        kept, fresh = world.controller.snapshot().digest, Stock(world.fleet, world.controller.holds)
         world.fleet.touched.update(state.node for state in world.fleet)
         for item in world.controller.all():
             for copy in item.copies:

@@ -62,6 +62,20 @@ def test_a_job_runs_once_and_registers(store: SqlStore, rules: JobRules) -> None
     assert rules.get(store, "p", row.job).state == "SUCCEEDED"
 
 
+def test_a_task_that_is_taken_back_often_is_no_failure(store: SqlStore, rules: JobRules) -> None:
+    row = started(store, rules)
+    for _ in range(MAX_ATTEMPTS + 1):
+        rules.take_back(store, {"another"})
+        assert rules.get(store, "p", row.job).state == "RUNNING"
+        rules.take_back(store, {"n1"})
+        with pytest.raises(Aborted):
+            rules.finish(store, row, GOOD)
+        again = rules.claim(store, rules.get(store, "p", row.job), "n1")
+        assert again is not None
+        row = again
+    assert rules.finish(store, row, GOOD).state == "REGISTERING"
+
+
 def test_a_worker_that_lost_its_lease_writes_nothing(store: SqlStore, rules: JobRules, clock: ManualClock) -> None:
     old = started(store, rules)
     clock.advance(11)

@@ -116,6 +116,19 @@ def test_a_zombie_writes_nothing(site: Site) -> None:
     assert [item.state for item in site.store.attempts("p", job.job, 0)] == ["LOST", "SUCCEEDED"]
 
 
+def test_a_task_that_is_taken_back_has_not_failed_and_its_node_writes_nothing(site: Site) -> None:
+    job = site.job(2, attempts_allowed=1)
+    old, other = site.give(job, "n1", 0), site.give(job, "n2", 1)
+    site.rules.take_back(site.store, {"n1"})
+    assert (site.task(job).state, site.task(job).failures) == ("PENDING", 0)
+    assert site.task(job, 1).state == "RUNNING", "another node's"
+    with pytest.raises(Aborted):
+        site.finish(old, b"late")
+    site.finish(site.give(site.again(job), "n2", 0), b"a")
+    assert site.finish(other, b"b").results == b"a,b"
+    assert [item.state for item in site.store.attempts("p", job.job, 0)] == ["STOPPED", "SUCCEEDED"]
+
+
 def test_an_attempt_belongs_to_its_node(site: Site) -> None:
     held = site.give(site.job(1))
     with pytest.raises(Aborted):

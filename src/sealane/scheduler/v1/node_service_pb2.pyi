@@ -102,6 +102,40 @@ class Capacity(_message.Message):
 Global___Capacity: _TypeAlias = Capacity  # noqa: Y015
 
 @_typing.final
+class HeldCopy(_message.Message):
+    """A copy of a deployment that a node has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    BINDING_CONSTRAINT_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    deployment: _builtins.str
+    """Deployment, `projects/{project}/deployments/{deployment}`; empty where the caller may not see it."""
+    epoch: _builtins.int
+    """Epoch of the placement."""
+    binding_constraint: _builtins.str
+    """Name of the filter that keeps other nodes from taking it, while the node is drained; empty where none does."""
+    message: _builtins.str
+    """What it waits for, in words; empty where it waits for nothing."""
+    def __init__(
+        self,
+        *,
+        deployment: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        binding_constraint: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding_constraint", b"binding_constraint", "deployment", b"deployment", "epoch", b"epoch", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldCopy: _TypeAlias = HeldCopy  # noqa: Y015
+
+@_typing.final
 class Node(_message.Message):
     """A worker."""
 
@@ -134,6 +168,37 @@ class Node(_message.Message):
     STATE_DEAD: Node.State.ValueType  # 3
     """Gone for longer than its lease."""
 
+    class _Admission:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _AdmissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Node._Admission.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        ADMISSION_UNSPECIFIED: Node._Admission.ValueType  # 0
+        """Not said."""
+        ADMISSION_OPEN: Node._Admission.ValueType  # 1
+        """It takes new work."""
+        ADMISSION_CORDONED: Node._Admission.ValueType  # 2
+        """It takes nothing new; what is there stays."""
+        ADMISSION_DRAINING: Node._Admission.ValueType  # 3
+        """It takes nothing new, and what is there goes elsewhere."""
+        ADMISSION_DRAINED: Node._Admission.ValueType  # 4
+        """It was drained and has neither copies nor tasks: it may be taken away."""
+
+    class Admission(_Admission, metaclass=_AdmissionEnumTypeWrapper):
+        """What its operator lets it take."""
+
+    ADMISSION_UNSPECIFIED: Node.Admission.ValueType  # 0
+    """Not said."""
+    ADMISSION_OPEN: Node.Admission.ValueType  # 1
+    """It takes new work."""
+    ADMISSION_CORDONED: Node.Admission.ValueType  # 2
+    """It takes nothing new; what is there stays."""
+    ADMISSION_DRAINING: Node.Admission.ValueType  # 3
+    """It takes nothing new, and what is there goes elsewhere."""
+    ADMISSION_DRAINED: Node.Admission.ValueType  # 4
+    """It was drained and has neither copies nor tasks: it may be taken away."""
+
     @_typing.final
     class LabelsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
@@ -165,6 +230,12 @@ class Node(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     ENDPOINT_FIELD_NUMBER: _builtins.int
     TLS_NAME_FIELD_NUMBER: _builtins.int
+    ADMISSION_FIELD_NUMBER: _builtins.int
+    DRAIN_DEADLINE_TIME_FIELD_NUMBER: _builtins.int
+    HELD_COPIES_FIELD_NUMBER: _builtins.int
+    HELD_TASKS_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`nodes/{node}`."""
     price_per_hour: _builtins.float
@@ -177,6 +248,16 @@ class Node(_message.Message):
     """Where clients in reach can call it, `host:port`."""
     tls_name: _builtins.str
     """Name in its certificate, for `grpc.ssl_target_name_override`."""
+    admission: Global___Node.Admission.ValueType
+    """What its operator lets it take."""
+    held_copies: _builtins.int
+    """Copies that it has."""
+    held_tasks: _builtins.int
+    """Tasks of jobs that it has."""
+    message: _builtins.str
+    """While it is lost: why what it has is not placed elsewhere yet (much of its zone was lost at once, or too much has to be
+    placed at once). Empty where nothing waits.
+    """
     @_builtins.property
     def attributes(self) -> _enrollment_service_pb2.NodeAttributes:
         """Tier, zone, region, pool, clearance, as vouched for by auth."""
@@ -197,6 +278,14 @@ class Node(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free-form labels that the node reports of itself."""
 
+    @_builtins.property
+    def drain_deadline_time(self) -> _timestamp_pb2.Timestamp:
+        """While it is drained: when what is left goes anyway. Absent where there is no such time."""
+
+    @_builtins.property
+    def copies(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldCopy]:
+        """The same copies, by deployment; told by GetNode and by the methods that change a node."""
+
     def __init__(
         self,
         *,
@@ -211,14 +300,116 @@ class Node(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         endpoint: _builtins.str = ...,
         tls_name: _builtins.str = ...,
+        admission: Global___Node.Admission.ValueType = ...,
+        drain_deadline_time: _timestamp_pb2.Timestamp | None = ...,
+        held_copies: _builtins.int = ...,
+        held_tasks: _builtins.int = ...,
+        copies: _abc.Iterable[Global___HeldCopy] | None = ...,
+        message: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "capacity", b"capacity", "seen_time", b"seen_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "capacity", b"capacity", "drain_deadline_time", b"drain_deadline_time", "seen_time", b"seen_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "capacity", b"capacity", "endpoint", b"endpoint", "labels", b"labels", "name", b"name", "price_per_hour", b"price_per_hour", "rtt_ms", b"rtt_ms", "runtimes", b"runtimes", "seen_time", b"seen_time", "state", b"state", "tls_name", b"tls_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "attributes", b"attributes", "capacity", b"capacity", "copies", b"copies", "drain_deadline_time", b"drain_deadline_time", "endpoint", b"endpoint", "held_copies", b"held_copies", "held_tasks", b"held_tasks", "labels", b"labels", "message", b"message", "name", b"name", "price_per_hour", b"price_per_hour", "rtt_ms", b"rtt_ms", "runtimes", b"runtimes", "seen_time", b"seen_time", "state", b"state", "tls_name", b"tls_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class GetNodeRequest(_message.Message):
+    """Request for NodeService.GetNode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`nodes/{node}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetNodeRequest: _TypeAlias = GetNodeRequest  # noqa: Y015
+
+@_typing.final
+class CordonNodeRequest(_message.Message):
+    """Request for NodeService.CordonNode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`nodes/{node}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CordonNodeRequest: _TypeAlias = CordonNodeRequest  # noqa: Y015
+
+@_typing.final
+class UncordonNodeRequest(_message.Message):
+    """Request for NodeService.UncordonNode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`nodes/{node}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UncordonNodeRequest: _TypeAlias = UncordonNodeRequest  # noqa: Y015
+
+@_typing.final
+class DrainNodeRequest(_message.Message):
+    """Request for NodeService.DrainNode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DEADLINE_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`nodes/{node}`."""
+    @_builtins.property
+    def deadline_time(self) -> _timestamp_pb2.Timestamp:
+        """When what is left is released, even where nothing else can take it, and tasks are given to others. Absent: it stays
+        for as long as it takes. A time that is over means now.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        deadline_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline_time", b"deadline_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_time", b"deadline_time", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainNodeRequest: _TypeAlias = DrainNodeRequest  # noqa: Y015
 
 @_typing.final
 class ListNodesRequest(_message.Message):

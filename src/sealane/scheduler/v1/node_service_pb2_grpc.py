@@ -40,6 +40,26 @@ class NodeServiceStub(object):
                 request_serializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.ListNodesRequest.SerializeToString,
                 response_deserializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.ListNodesResponse.FromString,
                 _registered_method=True)
+        self.GetNode = channel.unary_unary(
+                '/sealane.scheduler.v1.NodeService/GetNode',
+                request_serializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.GetNodeRequest.SerializeToString,
+                response_deserializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.Node.FromString,
+                _registered_method=True)
+        self.CordonNode = channel.unary_unary(
+                '/sealane.scheduler.v1.NodeService/CordonNode',
+                request_serializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.CordonNodeRequest.SerializeToString,
+                response_deserializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.Node.FromString,
+                _registered_method=True)
+        self.UncordonNode = channel.unary_unary(
+                '/sealane.scheduler.v1.NodeService/UncordonNode',
+                request_serializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.UncordonNodeRequest.SerializeToString,
+                response_deserializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.Node.FromString,
+                _registered_method=True)
+        self.DrainNode = channel.unary_unary(
+                '/sealane.scheduler.v1.NodeService/DrainNode',
+                request_serializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.DrainNodeRequest.SerializeToString,
+                response_deserializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.Node.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer(object):
@@ -53,6 +73,36 @@ class NodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetNode(self, request, context):
+        """Gets a node. NOT_FOUND where none of that name was seen.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CordonNode(self, request, context):
+        """Has a node take nothing new: no deployment, no substitute, no task. What is there stays. Ends a drain, and leaves on
+        the node what has not moved yet. It holds until UncordonNode, also over restarts of node and scheduler.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UncordonNode(self, request, context):
+        """Has a node take new work again; ends a drain too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainNode(self, request, context):
+        """Empties a node: it takes nothing new, each copy is placed elsewhere first and goes once the other one serves, tasks
+        may end. What nothing else can take stays until the deadline, and the node says why. A repeat sets the deadline anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +110,26 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.ListNodes,
                     request_deserializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.ListNodesRequest.FromString,
                     response_serializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.ListNodesResponse.SerializeToString,
+            ),
+            'GetNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetNode,
+                    request_deserializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.GetNodeRequest.FromString,
+                    response_serializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.Node.SerializeToString,
+            ),
+            'CordonNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.CordonNode,
+                    request_deserializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.CordonNodeRequest.FromString,
+                    response_serializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.Node.SerializeToString,
+            ),
+            'UncordonNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.UncordonNode,
+                    request_deserializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.UncordonNodeRequest.FromString,
+                    response_serializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.Node.SerializeToString,
+            ),
+            'DrainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainNode,
+                    request_deserializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.DrainNodeRequest.FromString,
+                    response_serializer=sealane_dot_scheduler_dot_v1_dot_node__service__pb2.Node.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +160,114 @@ class NodeService(object):
             '/sealane.scheduler.v1.NodeService/ListNodes',
             sealane_dot_scheduler_dot_v1_dot_node__service__pb2.ListNodesRequest.SerializeToString,
             sealane_dot_scheduler_dot_v1_dot_node__service__pb2.ListNodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.scheduler.v1.NodeService/GetNode',
+            sealane_dot_scheduler_dot_v1_dot_node__service__pb2.GetNodeRequest.SerializeToString,
+            sealane_dot_scheduler_dot_v1_dot_node__service__pb2.Node.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CordonNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.scheduler.v1.NodeService/CordonNode',
+            sealane_dot_scheduler_dot_v1_dot_node__service__pb2.CordonNodeRequest.SerializeToString,
+            sealane_dot_scheduler_dot_v1_dot_node__service__pb2.Node.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UncordonNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.scheduler.v1.NodeService/UncordonNode',
+            sealane_dot_scheduler_dot_v1_dot_node__service__pb2.UncordonNodeRequest.SerializeToString,
+            sealane_dot_scheduler_dot_v1_dot_node__service__pb2.Node.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sealane.scheduler.v1.NodeService/DrainNode',
+            sealane_dot_scheduler_dot_v1_dot_node__service__pb2.DrainNodeRequest.SerializeToString,
+            sealane_dot_scheduler_dot_v1_dot_node__service__pb2.Node.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,18 @@ class NodeServiceStub:
     def __new__(cls, channel: _aio.Channel) -> NodeServiceAsyncStub: ...
     ListNodes: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ListNodesRequest, _node_service_pb2.ListNodesResponse]
     """Lists the nodes by id."""
+    GetNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.GetNodeRequest, _node_service_pb2.Node]
+    """Gets a node. NOT_FOUND where none of that name was seen."""
+    CordonNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.CordonNodeRequest, _node_service_pb2.Node]
+    """Has a node take nothing new: no deployment, no substitute, no task. What is there stays. Ends a drain, and leaves on
+    the node what has not moved yet. It holds until UncordonNode, also over restarts of node and scheduler.
+    """
+    UncordonNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.UncordonNodeRequest, _node_service_pb2.Node]
+    """Has a node take new work again; ends a drain too."""
+    DrainNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.DrainNodeRequest, _node_service_pb2.Node]
+    """Empties a node: it takes nothing new, each copy is placed elsewhere first and goes once the other one serves, tasks
+    may end. What nothing else can take stays until the deadline, and the node says why. A repeat sets the deadline anew.
+    """
 
 @_typing.type_check_only
 class NodeServiceAsyncStub(NodeServiceStub):
@@ -43,6 +55,18 @@ class NodeServiceAsyncStub(NodeServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListNodes: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ListNodesRequest, _node_service_pb2.ListNodesResponse]  # type: ignore[assignment]
     """Lists the nodes by id."""
+    GetNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.GetNodeRequest, _node_service_pb2.Node]  # type: ignore[assignment]
+    """Gets a node. NOT_FOUND where none of that name was seen."""
+    CordonNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.CordonNodeRequest, _node_service_pb2.Node]  # type: ignore[assignment]
+    """Has a node take nothing new: no deployment, no substitute, no task. What is there stays. Ends a drain, and leaves on
+    the node what has not moved yet. It holds until UncordonNode, also over restarts of node and scheduler.
+    """
+    UncordonNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.UncordonNodeRequest, _node_service_pb2.Node]  # type: ignore[assignment]
+    """Has a node take new work again; ends a drain too."""
+    DrainNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.DrainNodeRequest, _node_service_pb2.Node]  # type: ignore[assignment]
+    """Empties a node: it takes nothing new, each copy is placed elsewhere first and goes once the other one serves, tasks
+    may end. What nothing else can take stays until the deadline, and the node says why. A repeat sets the deadline anew.
+    """
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
     """The operator's view of the workers."""
@@ -54,5 +78,41 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.ListNodesResponse, _abc.Awaitable[_node_service_pb2.ListNodesResponse]]:
         """Lists the nodes by id."""
+
+    @_abc_1.abstractmethod
+    def GetNode(
+        self,
+        request: _node_service_pb2.GetNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.Node, _abc.Awaitable[_node_service_pb2.Node]]:
+        """Gets a node. NOT_FOUND where none of that name was seen."""
+
+    @_abc_1.abstractmethod
+    def CordonNode(
+        self,
+        request: _node_service_pb2.CordonNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.Node, _abc.Awaitable[_node_service_pb2.Node]]:
+        """Has a node take nothing new: no deployment, no substitute, no task. What is there stays. Ends a drain, and leaves on
+        the node what has not moved yet. It holds until UncordonNode, also over restarts of node and scheduler.
+        """
+
+    @_abc_1.abstractmethod
+    def UncordonNode(
+        self,
+        request: _node_service_pb2.UncordonNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.Node, _abc.Awaitable[_node_service_pb2.Node]]:
+        """Has a node take new work again; ends a drain too."""
+
+    @_abc_1.abstractmethod
+    def DrainNode(
+        self,
+        request: _node_service_pb2.DrainNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.Node, _abc.Awaitable[_node_service_pb2.Node]]:
+        """Empties a node: it takes nothing new, each copy is placed elsewhere first and goes once the other one serves, tasks
+        may end. What nothing else can take stays until the deadline, and the node says why. A repeat sets the deadline anew.
+        """
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

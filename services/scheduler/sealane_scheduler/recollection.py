@@ -1,0 +1,26 @@
+"""Deployments as they are taken up again from what is recorded."""
+
+from __future__ import annotations
+
+from sealane.registry.v1 import model_service_pb2 as model_pb
+from sealane.scheduler.v1 import deployment_service_pb2 as pb
+from sealane_scheduler import present
+from sealane_scheduler.cluster import Deployed
+from sealane_scheduler.store import DeploymentRow, Store
+
+
+def deployed(row: DeploymentRow) -> Deployed:
+    """A deployment without copies."""
+    version = model_pb.Version.FromString(row.version)
+    return Deployed(row, present.demand(pb.Demand.FromString(row.demand)), present.variants(version))
+
+
+def last_place(store: Store, row: DeploymentRow) -> bytes:
+    """The last decision that found it a place, serialized, without what it was made from; empty where there is none."""
+    kept = store.decisions(row.project, row.deployment)
+    told = (pb.Decision.FromString(item.content) for item in kept)
+    placed = next((decision for decision in told if decision.node), None)
+    if placed is None:
+        return b""
+    placed.ClearField("record")
+    return placed.SerializeToString()

@@ -1,0 +1,70 @@
+"""The scheduler's migrations make the tables that its code declares, and its store works on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import postgres
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+import sealane_scheduler
+from sealane.records import tables
+from sealane.records.migrate import migrate
+from sealane_scheduler.store import DecisionRow, HoldRow, PlacementRow
+from sealane_scheduler.store_sql import METADATA, SqlStore
+
+MIGRATIONS = Path(sealane_scheduler.__file__).parent / "migrations"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def connection(request: pytest.FixtureRequest) -> Iterator[sa.Connection]:
+    """A database with every migration, in a transaction that is undone."""
+    if request.param == "sqlite":
+        yield from migrated(sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool))
+        return
+    with postgres.server() as url:
+        yield from migrated(sa.create_engine(url))
+
+
+def migrated(engine: sa.Engine) -> Iterator[sa.Connection]:
+    with engine.connect() as connection:
+        migrate(connection, MIGRATIONS)
+        yield connection
+        connection.rollback()
+    engine.dispose()
+
+
+def test_migrations_make_what_the_code_declares(connection: sa.Connection) -> None:
+    context = MigrationContext.configure(connection, opts={"include_name": _ours})
+    found = compare_metadata(context, [*METADATA, tables.metadata])
+    assert [item for item in found if "sqlite_sequence" not in str(item)] == []
+
+
+def test_what_a_node_may_take_is_kept_once(connection: sa.Connection) -> None:
+    store = SqlStore(connection)
+    store.put_hold(HoldRow("b", "CORDONED", 0.0, 1.0))
+    store.put_hold(HoldRow("a", "CORDONED", 0.0, 2.0))
+    store.put_hold(HoldRow("b", "DRAINING", 9.5, 3.0))
+    assert store.holds() == [HoldRow("a", "CORDONED", 0.0, 2.0), HoldRow("b", "DRAINING", 9.5, 3.0)]
+    store.drop_hold("b")
+    store.drop_hold("nobody")
+    assert [row.node for row in store.holds()] == ["a"]
+
+
+def test_epochs_grow_and_decisions_are_kept(connection: sa.Connection) -> None:
+    store = SqlStore(connection)
+    row = PlacementRow("p", "d", 0, "n", "v")
+    assert store.bind([row]) + store.bind([row, row]) == [1, 2, 3]
+    store.release(PlacementRow("p", "d", 1, "n", "v"))
+    assert [item.epoch for item in store.placements()] == [2, 3]
+    for time in (1.0, 2.0):
+        store.add_decisions([DecisionRow("p", "d", time, b"\x00\xff")])
+    assert [item.time for item in store.decisions("p", "d")] == [2.0, 1.0]
+
+
+def _ours(name: str | None, kind: str, parents: object) -> bool:
+    return name != "alembic_version"
