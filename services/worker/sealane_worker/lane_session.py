@@ -22,7 +22,7 @@ from sealane.rpc.lane import LANE_CONFUSED, MAX_PAYLOAD_BYTES, Cancel, Outbox, P
 from sealane.rpc.lane_inbox import Inbox
 from sealane_worker.engine import Engine
 from sealane_worker.lane_readers import Readers
-from sealane_worker.lane_replies import failed, fill, full, too_large
+from sealane_worker.lane_replies import failed, fill, full, tell, too_large
 from sealane_worker.serving import ROUTED_DEPLOYMENT
 
 _PEER = Peer(via_gateway=True, tls_version="TLSv1.3")
@@ -215,13 +215,17 @@ class LaneSession:
         payload = b""
         if running.dropped:
             return
+        call: Call | None = None
         try:
-            payload = self._run_call(running)
+            call = self._call_of(running)
+            payload = self._work.dispatcher.unary(self._work.dispatcher.route(frame.method), call)
             if len(payload) > MAX_PAYLOAD_BYTES:
                 raise too_large(len(payload))
             reply = pb.ReplyFrame(call_id=frame.call_id)
         except SealaneError as error:
             payload, reply = b"", failed(frame, error)
+        if call is not None:
+            tell(reply, call)
         with self._lock:
             if life == self._life and self._running.pop(frame.call_id, None) is not None:
                 self._put(frame.call_id, reply, payload)
@@ -230,19 +234,17 @@ class LaneSession:
     def _put(self, call_id: int, reply: pb.ReplyFrame, payload: bytes = b"") -> None:
         self._outbox.add(call_id, reply, payload)
 
-    def _run_call(self, running: _Running) -> bytes:
+    def _call_of(self, running: _Running) -> Call:
         frame = running.frame
         self._check_route(frame)
-        route = self._work.dispatcher.route(frame.method)
-        call = Call(
-            method=route.method,
+        return Call(
+            method=self._work.dispatcher.route(frame.method).method,
             metadata={**frame.metadata, ROUTED_DEPLOYMENT: frame.deployment},
             peer=_PEER,
             deadline=running.deadline,
             body=running.payload,
             watch=running.cancellation.watch,
         )
-        return self._work.dispatcher.unary(route, call)
 
     def _check_route(self, frame: pb.CallFrame) -> None:
         try:

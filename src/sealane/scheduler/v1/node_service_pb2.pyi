@@ -165,6 +165,7 @@ class Node(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     ENDPOINT_FIELD_NUMBER: _builtins.int
     TLS_NAME_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`nodes/{node}`."""
     price_per_hour: _builtins.float
@@ -197,6 +198,10 @@ class Node(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free-form labels that the node reports of itself."""
 
+    @_builtins.property
+    def link(self) -> Global___Link:
+        """How its connection is, as measured."""
+
     def __init__(
         self,
         *,
@@ -211,14 +216,49 @@ class Node(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         endpoint: _builtins.str = ...,
         tls_name: _builtins.str = ...,
+        link: Global___Link | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "capacity", b"capacity", "seen_time", b"seen_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "capacity", b"capacity", "link", b"link", "seen_time", b"seen_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "capacity", b"capacity", "endpoint", b"endpoint", "labels", b"labels", "name", b"name", "price_per_hour", b"price_per_hour", "rtt_ms", b"rtt_ms", "runtimes", b"runtimes", "seen_time", b"seen_time", "state", b"state", "tls_name", b"tls_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "capacity", b"capacity", "endpoint", b"endpoint", "labels", b"labels", "link", b"link", "name", b"name", "price_per_hour", b"price_per_hour", "rtt_ms", b"rtt_ms", "runtimes", b"runtimes", "seen_time", b"seen_time", "state", b"state", "tls_name", b"tls_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class Link(_message.Message):
+    """How a node's connection is, measured from what it carries and never configured."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JITTER_MS_FIELD_NUMBER: _builtins.int
+    DOWN_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    UP_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    jitter_ms: _builtins.float
+    """How far round trips are from the smoothed one, smoothed, in milliseconds; 0 in what a worker sends."""
+    down_bytes_per_second: _builtins.float
+    """Bytes a second towards the node, from the files that it fetches and the large requests that it gets; 0 where nothing
+    large has come yet.
+    """
+    up_bytes_per_second: _builtins.float
+    """Bytes a second from the node, from the files that it stores and the large answers that it gives; 0 where nothing
+    large has left yet.
+    """
+    def __init__(
+        self,
+        *,
+        jitter_ms: _builtins.float = ...,
+        down_bytes_per_second: _builtins.float = ...,
+        up_bytes_per_second: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["down_bytes_per_second", b"down_bytes_per_second", "jitter_ms", b"jitter_ms", "up_bytes_per_second", b"up_bytes_per_second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Link: _TypeAlias = Link  # noqa: Y015
 
 @_typing.final
 class ListNodesRequest(_message.Message):
