@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sealane.clock import Clock
+from sealane_scheduler.links import Link, Rhythm
 
 READY, SUSPECT, DEAD = "READY", "SUSPECT", "DEAD"
 HEARTBEAT_SECONDS = {"cloud": 1.0, "edge": 5.0}
+#: Silence after which a node is suspected; at the edge it is longer where the node's rhythm is uneven, up to the last.
 _SUSPECT_SECONDS = {"cloud": 3.0, "edge": 12.0}
-_RTT_WEIGHT = 0.2
+_MOST_SUSPECT_SECONDS = {"cloud": 3.0, "edge": 24.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,9 @@ class NodeState:
     """Put out for good: its work goes elsewhere at once."""
     grace: float = 0.0
     """Extra seconds before a substitute is placed, after a restart of the scheduler."""
-    rtt_ms: float = 0.0
+    link: Link = field(default_factory=Link)
+    rhythm: Rhythm | None = None
+    """Of its signs of life; none before its first stream."""
     state: str = SUSPECT
 
     @property
@@ -116,8 +120,13 @@ class Fleet:
         """A stream began; returns its number. An older stream of the same node is superseded."""
         self._sessions += 1
         now = self._clock.monotonic()
-        rtt = self._nodes[node].rtt_ms if node in self._nodes else 0.0
-        self._nodes[node] = NodeState(node, facts, statement, self._sessions, now, now, rtt_ms=rtt, state=READY)
+        before = self._nodes.get(node)
+        made = NodeState(node, facts, statement, self._sessions, now, now, state=READY)
+        if before is not None:
+            made.link, made.rhythm = before.link, before.rhythm
+        if made.rhythm is None or before is None or before.tier != made.tier:
+            made.rhythm = _rhythm(made.tier)
+        self._nodes[node] = made
         self.touched.add(node)
         return self._sessions
 
@@ -136,14 +145,26 @@ class Fleet:
         self.touched.add(node)
         return True
 
-    def heartbeat(self, node: str, rtt_ms: float | None, statement: str) -> None:
-        """A sign of life."""
-        state = self._nodes[node]
-        state.seen = self._clock.monotonic()
+    def heartbeat(
+        self, node: str, rtt_ms: float | None, statement: str, speeds: tuple[float, float] = (0.0, 0.0)
+    ) -> None:
+        """A sign of life.
+
+        Args:
+            node: whose.
+            rtt_ms: the round trip that it ends, where it ends one.
+            statement: the node's new sealing statement; empty where it has not changed.
+            speeds: bytes a second towards the node and from it, as it measured them; 0 where it has not.
+        """
+        state, now = self._nodes[node], self._clock.monotonic()
+        if state.rhythm is not None:
+            state.rhythm.sign(now - state.seen)
+        state.seen = now
         if statement:
             state.statement = statement
+        state.link.carried(*speeds)
         if rtt_ms is not None:
-            state.rtt_ms = rtt_ms if not state.rtt_ms else state.rtt_ms + _RTT_WEIGHT * (rtt_ms - state.rtt_ms)
+            state.link.pinged(rtt_ms)
             self.touched.add(node)
 
     def tick(self) -> bool:
@@ -168,6 +189,10 @@ class Fleet:
         if state.evicted:
             return DEAD
         silent = self._clock.monotonic() - (state.seen if state.session else state.lost)
-        if state.session and silent < _SUSPECT_SECONDS[state.tier]:
+        if state.session and state.rhythm is not None and silent < state.rhythm.patience:
             return READY
         return DEAD if silent - state.grace >= self._patience.of(state.tier) else SUSPECT
+
+
+def _rhythm(tier: str) -> Rhythm:
+    return Rhythm(HEARTBEAT_SECONDS[tier], _SUSPECT_SECONDS[tier], _MOST_SUSPECT_SECONDS[tier])

@@ -108,7 +108,8 @@ class FleetServicer:
                 if beat.sealing_statement:
                     await self._verified(beat.sealing_statement, node)
                 rtt = None if sent is None else (self._clock.monotonic() - sent) * 1000
-                self._controller.fleet.heartbeat(node, rtt, beat.sealing_statement)
+                speeds = beat.link.down_bytes_per_second, beat.link.up_bytes_per_second
+                self._controller.fleet.heartbeat(node, rtt, beat.sealing_statement, speeds)
                 if beat.sealing_statement:
                     self._changed()
             elif message.HasField("report"):

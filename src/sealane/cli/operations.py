@@ -31,10 +31,18 @@ def list_nodes(cli: Cli) -> None:
             node.labels.get("sandbox", "none"),
             f"{node.price_per_hour:g}",
             f"{node.rtt_ms:.1f}",
+            _speed(node.link.down_bytes_per_second),
+            _speed(node.link.up_bytes_per_second),
         )
         for node in found
     ]
-    cli.table(("NODE", "STATE", "TIER", "ZONE", "CLEARANCE", "RUNTIMES", "SANDBOX", "PRICE/H", "RTT MS"), rows, found)
+    heads = ("NODE", "STATE", "TIER", "ZONE", "CLEARANCE", "RUNTIMES", "SANDBOX", "PRICE/H", "RTT MS", "DOWN", "UP")
+    cli.table(heads, rows, found)
+
+
+def _speed(bytes_per_second: float) -> str:
+    """Megabytes a second; a dash where it was not measured."""
+    return f"{bytes_per_second / 1e6:.1f} MB/s" if bytes_per_second else "-"
 
 
 class _Place(TypedDict):
