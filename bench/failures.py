@@ -159,18 +159,18 @@ class Site:
         self.whole()
 
 
-def wrongly_lost(workers: int = 40) -> int:
-    """Workers that were taken for lost in an hour of virtual time, though all live: the scheduler's rules, no sleep.
+def wrongly_lost(tier: str, workers: int = 40) -> int:
+    """Workers of a tier that were taken for lost in an hour of virtual time, though all live: the scheduler's rules.
 
     A beat that is lost is sent again after the transport's time-out, twice as long each time; beats arrive in order.
     """
     rng, clock = random.Random(1), ManualClock()
     fleet = Fleet(clock, Patience())
-    facts = Facts({"tier": "cloud"})
+    facts = Facts({"tier": tier})
     for index in range(workers):
         fleet.connect(f"n{index}", facts, "")
     beats: list[tuple[float, str]] = []
-    interval = HEARTBEAT_SECONDS["cloud"]
+    interval = HEARTBEAT_SECONDS[tier]
     for index in range(workers):
         at, last = rng.uniform(0, interval), 0.0
         while at < HOUR:
@@ -204,7 +204,7 @@ def main() -> int:
                 site.killed(f"warm-{index}", 2, "warm")
                 site.killed(f"cold-{index}", 1, "cold")
                 site.silent(f"silent-{index}")
-    wrong = wrongly_lost()
+    wrong = wrongly_lost("cloud") + wrongly_lost("edge")
     worst = {name: max(each) for name, each in site.found.items()}
     for name, each in site.found.items():
         middle = statistics.median(each)

@@ -45,7 +45,8 @@ class SimulatedFleet(Fleet):
             self.connect(view.node, facts, "")
             state = self.get(view.node)
             assert state is not None
-            state.rtt_ms, state.seen = view.rtt_ms, math.inf
+            state.link.pinged(view.rtt_ms)
+            state.seen = math.inf
 
 
 if __name__ == "__main__":

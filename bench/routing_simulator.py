@@ -2,10 +2,11 @@
 
 ``python -m bench.routing_simulator [--workers N] [--load 0.75] [--seeds 5] [--trace FILE.csv] [--plot FILE.svg]``.
 
-A discrete-event simulation in virtual time on the code that routes (:mod:`sealane_inference.loads`, `routing.pick`): a
+A discrete-event simulation in virtual time on the code that routes (:mod:`sealane.rpc.loads`, `routing.pick`): a
 quarter of the workers is in the cloud (8 ms of work, 20 ms of round trip), three eighths each at the edge (16 ms, 2 ms)
 and slow at the edge (40 ms, 2 ms); each does one call at a time, and is three times as slow for two seconds now and
-then. Calls come through several gateways that know nothing of each other. Their rate goes up and down from second to
+then. Calls come through several gateways that know nothing of each other; workers say with each answer how busy they
+are, and ``unreported`` stands for gateways that do not listen. Their rate goes up and down from second to
 second as a first-order autoregression of its logarithm, or they come as in a trace, in its first column, stretched to
 the load. Fleets of thousands want fewer `--seconds` and `--routers sealane "round robin"`: the others look at each
 worker for every call.
@@ -17,6 +18,7 @@ import abc
 import argparse
 import csv
 import datetime
+import functools
 import heapq
 import itertools
 import math
@@ -27,7 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sealane_inference.loads import Loads
+from sealane.rpc.loads import Load, NodeLoads, Ticket
 from sealane_inference.routing import Endpoint, pick
 
 OBJECTIVE = 0.100
@@ -35,6 +37,7 @@ BOUND = 0.93
 #: Standard deviation and memory of the logarithm of the rate of a second.
 SPREAD, MEMORY = 0.12, 0.9
 _CLASSES = ((1 / 4, 0.008, 0.020), (3 / 8, 0.016, 0.002), (3 / 8, 0.040, 0.002))
+_SMOOTH = 0.2
 _SLOW_TIMES, _SLOW_SECONDS, _SLOW_EVERY = 3.0, 2.0, 30.0
 
 
@@ -62,6 +65,8 @@ class Worker:
         work: seconds of one call.
         trip: seconds of a round trip.
         slow: when it begins to be slow, ascending.
+        calls: calls that are there.
+        service: seconds of work of a call, as it has smoothed them.
     """
 
     endpoint: Endpoint
@@ -69,6 +74,8 @@ class Worker:
     trip: float
     slow: list[float]
     free: float = 0.0
+    calls: int = 0
+    service: float = 0.0
 
     def takes(self, at: float) -> float:
         """Seconds of work of a call that begins at `at`."""
@@ -79,6 +86,12 @@ class Worker:
         """When a call that is sent now is answered, if nothing else comes before it."""
         begin = max(self.free, sent + self.trip / 2)
         return begin + self.takes(begin) + self.trip / 2
+
+    def done(self, worked: float, spent: float) -> Load:
+        """A call that took so much work has left; what its answer says of those that stay."""
+        self.calls -= 1
+        self.service += _SMOOTH * (worked - self.service) if self.service else worked
+        return Load(self.calls, self.calls * self.service, self.service, spent)
 
 
 class Router(abc.ABC):
@@ -91,8 +104,8 @@ class Router(abc.ABC):
     def choose(self) -> int:
         """The place of a worker."""
 
-    def ended(self, index: int) -> None:  # noqa: B027  # who counts no calls has nothing to do
-        """A call to it was answered."""
+    def ended(self, index: int, load: Load) -> None:  # noqa: B027  # who counts no calls has nothing to do
+        """A call to it was answered, and it said so of its load."""
 
 
 class RoundRobin(Router):
@@ -121,7 +134,7 @@ class LeastInFlight(Router):
         self._calls[index] += 1
         return index
 
-    def ended(self, index: int) -> None:
+    def ended(self, index: int, load: Load) -> None:
         """See :class:`Router`."""
         self._calls[index] -= 1
 
@@ -131,10 +144,10 @@ class Gateway(Router):
 
     def __init__(self, workers: Sequence[Worker], rng: random.Random, clock: Clock) -> None:
         super().__init__(workers, rng, clock)
-        self._loads = Loads(clock)
+        self._loads = NodeLoads(clock)
         self._endpoints = [worker.endpoint for worker in workers]
         self._places = {worker.endpoint.node: place for place, worker in enumerate(workers)}
-        self._begun: dict[int, list[float]] = {place: [] for place in range(len(workers))}
+        self._begun: dict[int, list[Ticket]] = {place: [] for place in range(len(workers))}
 
     def choose(self) -> int:
         """See :class:`Router`."""
@@ -143,9 +156,22 @@ class Gateway(Router):
         self._begun[place].append(self._loads.begin(endpoint.node))
         return place
 
-    def ended(self, index: int) -> None:
+    def ended(self, index: int, load: Load) -> None:
         """See :class:`Router`. A worker answers in the order in which it was called."""
-        self._loads.end(self._endpoints[index].node, self._begun[index].pop(0))
+        ticket = self._begun[index].pop(0)
+        self.hear(ticket, load)
+        ticket.end()
+
+    def hear(self, ticket: Ticket, load: Load) -> None:
+        """Take in what the worker says."""
+        ticket.hear(load)
+
+
+class Deaf(Gateway):
+    """The same where workers say nothing: peak-EWMA of what this gateway has seen itself."""
+
+    def hear(self, ticket: Ticket, load: Load) -> None:
+        """Nothing."""
 
 
 class Clairvoyant(Router):
@@ -160,6 +186,7 @@ class Clairvoyant(Router):
 ROUTERS: dict[str, Callable[[Sequence[Worker], random.Random, Clock], Router]] = {
     "round robin": RoundRobin,
     "least in flight": LeastInFlight,
+    "unreported": Deaf,
     "sealane": Gateway,
     "clairvoyant": Clairvoyant,
 }
@@ -218,6 +245,26 @@ def arrivals(setting: Setting, rate: float, rng: random.Random) -> Iterator[floa
         logarithm = MEMORY * logarithm + rng.gauss(0, SPREAD * (1 - MEMORY**2) ** 0.5)
 
 
+class Events:
+    """What happens later."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self._later: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+
+    def at(self, seconds: float, happen: Callable[[], None]) -> None:
+        """Have something happen at a time."""
+        heapq.heappush(self._later, (seconds, next(self._numbers), happen))
+
+    def until(self, seconds: float) -> None:
+        """Let all happen that comes before a time, and be there."""
+        while self._later and self._later[0][0] <= seconds:
+            self.clock.seconds, _, happen = heapq.heappop(self._later)
+            happen()
+        self.clock.seconds = seconds
+
+
 def attainment(name: str, setting: Setting, seed: int) -> float:
     """Share of calls that are answered within the objective."""
     rng, clock = random.Random(seed), Clock()
@@ -225,21 +272,34 @@ def attainment(name: str, setting: Setting, seed: int) -> float:
     rate = setting.load * sum(1 / worker.work for worker in workers)
     times = list(arrivals(setting, rate, rng))
     routers = [ROUTERS[name](workers, random.Random(seed * 1000 + index), clock) for index in range(setting.gateways)]
-    out: list[tuple[float, int, int]] = []
+    events = Events(clock)
     good = 0
     for at in times:
-        while out and out[0][0] <= at:
-            clock.seconds, gateway, place = heapq.heappop(out)
-            routers[gateway].ended(place)
-        clock.seconds = at
+        events.until(at)
         gateway = rng.randrange(setting.gateways)
         place = routers[gateway].choose()
-        worker = workers[place]
-        answered = worker.answered(at)
-        worker.free = answered - worker.trip / 2
+        answered = _send(workers[place], functools.partial(routers[gateway].ended, place), events)
         good += answered - at <= OBJECTIVE
-        heapq.heappush(out, (answered, gateway, place))
     return good / len(times)
+
+
+def _send(worker: Worker, ended: Callable[[Load], None], events: Events) -> float:
+    """Have a call run that is sent now; returns when it is answered."""
+    sent, begin = events.clock.seconds, max(worker.free, events.clock.seconds + worker.trip / 2)
+    answered = worker.answered(sent)
+    worker.free = answered - worker.trip / 2
+    come, work = sent + worker.trip / 2, worker.free - begin
+
+    def arrive() -> None:
+        worker.calls += 1
+
+    def leave() -> None:
+        load = worker.done(work, events.clock.seconds - come)
+        events.at(answered, functools.partial(ended, load))
+
+    events.at(come, arrive)
+    events.at(worker.free, leave)
+    return answered
 
 
 def read_trace(path: Path) -> list[float]:
@@ -254,7 +314,7 @@ def plot(path: Path, found: dict[str, dict[float, float]]) -> None:
     """Attainment by load, as SVG."""
     loads = sorted(next(iter(found.values())))
     width, height, left = 640, 360, 60
-    colours = ("#888", "#c60", "#06c", "#393")
+    colours = ("#888", "#c60", "#a3a", "#06c", "#393")
     lines = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif">']
 
     def x(load: float) -> float:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sealane import telemetry
 from sealane.errors import (
@@ -20,21 +19,19 @@ from sealane.errors import (
 )
 from sealane.rpc.authentication import FORWARDED_BINDING, binding_of
 from sealane.rpc.call import Call
+from sealane.rpc.retry_budget import RetryBudget
 from sealane.rpc.transport import OWN_LIMITS
 from sealane.telemetry import Telemetry
+from sealane_inference.choice import choose, in_time
 from sealane_inference.lanes import LANE_FULL, LANE_UNSENT, LaneCall
 from sealane_inference.loads import Loads
 from sealane_inference.present import Present
-from sealane_inference.routing import Endpoint, Route, keeper, pick, refusal
+from sealane_inference.routing import Endpoint, Route, keeper, refusal
 
 #: Longest wait for a worker that is not there yet, within the call's own deadline.
 WAIT_SECONDS = 10.0
 #: Pause before the same workers are tried again where nothing has changed.
 RETRY_SECONDS = 0.2
-
-#: Of the calls so many may go to a second worker because the first had too much to do, and a few beside.
-RETRY_SHARE = 0.1
-RETRIES_AT_REST = 10.0
 
 #: There was no lane to send the call over.
 NO_WORKER = "NO_WORKER"
@@ -45,24 +42,6 @@ NOT_RUN = frozenset({NO_WORKER, LANE_UNSENT, LANE_FULL, "STALE_ROUTE", "OVERLOAD
 MODEL_NOT_RUN = frozenset({"MODEL_LOADING", "MODEL_RESTARTING"})
 
 FindRoute = Callable[[], Route]
-
-
-@dataclass(slots=True)
-class RetryBudget:
-    """Second tries after a refusal for overload: where all workers have too much to do, they must not double it."""
-
-    tokens: float = RETRIES_AT_REST
-
-    def earn(self) -> None:
-        """A call came."""
-        self.tokens = min(self.tokens + RETRY_SHARE, RETRIES_AT_REST)
-
-    def spend(self) -> bool:
-        """Whether there may be a second try."""
-        if self.tokens < 1.0:
-            return False
-        self.tokens -= 1.0
-        return True
 
 
 class Forwarder:
@@ -98,7 +77,7 @@ class Forwarder:
                 endpoint for endpoint in self._present.reachable(route) if (endpoint.node, endpoint.epoch) not in tried
             ]
             if fresh:
-                endpoint = pick(fresh, self._loads, random.choice)
+                endpoint = choose(call, fresh, self._loads.of(route.name))
                 try:
                     return await self._send(call, route, endpoint)
                 except (Unavailable, ResourceExhausted) as error:
@@ -136,6 +115,7 @@ class Forwarder:
             endpoint = keeper(route.endpoints, key)
             failure = _nobody(route)
             if endpoint is not None and self._present.lane(endpoint.node) is not None:
+                in_time(call, endpoint, [endpoint], self._loads.of(route.name))
                 try:
                     return await self._send(call, route, endpoint, once=True)
                 except Unavailable as error:
@@ -185,7 +165,7 @@ class Forwarder:
                 reason="STALE_SEALING_KEY",
             )
         while True:
-            endpoint = pick(recipients, self._loads, random.choice)
+            endpoint = choose(call, recipients, self._loads.of(route.name))
             recipients.remove(endpoint)
             try:
                 return await self._send(call, route, endpoint, once=True)
@@ -203,15 +183,12 @@ class Forwarder:
         if lane is None:
             raise _nobody(route)
         outgoing = LaneCall(call.method.path, route.name, endpoint.epoch, _metadata(call), call.body or b"", once)
-        begun = self._loads.begin(endpoint.node)
-        try:
+        with self._loads.of(route.name).begin(endpoint.node) as ticket:
             if not telemetry.sampled():  # most are not, and a span that is none costs as much as the lane itself
-                return await lane.call(outgoing, remaining)
+                return await lane.call(outgoing, remaining, ticket.hear)
             facts = {telemetry.NODE: endpoint.node, telemetry.DEPLOYMENT: route.name}
             with self._telemetry.span(telemetry.SPAN_LANE, **facts):
-                return await lane.call(replace(outgoing, metadata=_metadata(call)), remaining)
-        finally:
-            self._loads.end(endpoint.node, begun)
+                return await lane.call(replace(outgoing, metadata=_metadata(call)), remaining, ticket.hear)
 
 
 def _metadata(call: Call) -> dict[str, str]:

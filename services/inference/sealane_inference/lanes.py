@@ -8,7 +8,7 @@ One that may not waits for the worker to open the lane again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 import grpc
@@ -17,6 +17,7 @@ from sealane.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted,
 from sealane.inference.v1 import lane_service_pb2 as pb
 from sealane.rpc.lane import MAX_PAYLOAD_BYTES, Cancel, Outbox, Pace, Piece
 from sealane.rpc.lane_inbox import Inbox
+from sealane.rpc.loads import Load
 from sealane.rpc.status import from_code
 
 _DEFAULT_IN_FLIGHT = 48
@@ -31,6 +32,10 @@ LANE_UNSENT = "LANE_UNSENT"
 LANE_FULL = "LANE_FULL"
 
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+#: Takes what the worker says of its load with an answer, whether that is good or bad.
+Hear = Callable[[Load], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class _Pending:
     call: LaneCall
     deadline: float
     future: asyncio.Future[bytes]
+    hear: Hear | None
 
 
 class Lane:
@@ -104,8 +110,13 @@ class Lane:
         """Number of the stream that carries the lane now; a stream with another number has no say any more."""
         return self._stream
 
-    async def call(self, call: LaneCall, timeout: float) -> bytes:
+    async def call(self, call: LaneCall, timeout: float, hear: Hear | None = None) -> bytes:
         """Send one call and wait for its answer's bytes.
+
+        Args:
+            call: what.
+            timeout: seconds.
+            hear: told what the worker says of its load.
 
         Raises:
             ResourceExhausted: the lane is full.
@@ -117,7 +128,7 @@ class Lane:
         self._last_id = call_id = self._last_id + 1
         deadline = self._loop.time() + timeout
         future: asyncio.Future[bytes] = self._loop.create_future()
-        self._pending[call_id] = pending = _Pending(call, deadline, future)
+        self._pending[call_id] = pending = _Pending(call, deadline, future, hear)
         self._outbox.add(call_id, pending, call.payload, deadline)
         self._wake()
         timer = self._loop.call_at(deadline, _expire, future)
@@ -249,6 +260,8 @@ class Lane:
         pending = self._pending.get(reply.call_id)
         if pending is None:
             return
+        if pending.hear is not None and reply.HasField("load"):
+            pending.hear(_load(reply.load))
         if reply.size:
             self._inbox.begin(reply.call_id, reply, reply.size, reply.payload)
             return
@@ -321,6 +334,14 @@ def _lost(node: str, sent: bool) -> Unavailable:
         reason=LANE_LOST if sent else LANE_UNSENT,
         retry_after=0.05,
     )
+
+
+def _load(told: pb.Load) -> Load:
+    """A worker that lies here is called less, or more, by those whose calls it answers anyway."""
+    calls, queue, service, spent = (
+        max(value, 0) for value in (told.calls, told.queue_us, told.service_us, told.spent_us)
+    )
+    return Load(calls, queue / 1e6, service / 1e6, spent / 1e6)
 
 
 def _error(reply: pb.ReplyFrame) -> SealaneError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from sealane.ensembles import Chain
 from sealane.errors import Unavailable
 from sealane.protocols import naming
 from sealane.protocols.call import Target
+from sealane.rpc.affinity import weight
 from sealane.security.sealing_policy import SealingPolicy
 from sealane.tensors import Signature
 
@@ -187,8 +187,8 @@ MOST_SCANNED, SAMPLE = 256, 8
 class Costs(Protocol):
     """What a call to a node is expected to cost."""
 
-    def of(self, node: str) -> float:
-        """Expected seconds, including those of the calls before it."""
+    def costs(self, nodes: Iterable[str]) -> list[float]:
+        """Expected seconds at each of these, including those of the calls before it."""
         ...
 
 
@@ -201,18 +201,14 @@ def pick(endpoints: Sequence[Endpoint], costs: Costs, choose: Callable[[Sequence
         return endpoints[0]
     if len(endpoints) > MOST_SCANNED:
         endpoints = [choose(endpoints) for _ in range(SAMPLE)]
-    priced = [(costs.of(endpoint.node), endpoint) for endpoint in endpoints]
-    least = min(price for price, _ in priced)
-    return choose([endpoint for price, endpoint in priced if price == least])
+    prices = costs.costs([endpoint.node for endpoint in endpoints])
+    least = min(prices)
+    return choose([endpoint for endpoint, price in zip(endpoints, prices, strict=True) if price == least])
 
 
 def keeper(endpoints: Sequence[Endpoint], key: str) -> Endpoint | None:
     """The endpoint that keeps what belongs to `key`: the same while it is there (rendezvous hashing, Thaler 1996)."""
-    return max(endpoints, key=lambda endpoint: _weight(endpoint.node, key), default=None)
-
-
-def _weight(node: str, key: str) -> bytes:
-    return hashlib.blake2b(f"{node}\0{key}".encode(), digest_size=8).digest()
+    return max(endpoints, key=lambda endpoint: weight(endpoint.node, key), default=None)
 
 
 def refusal(route: Route) -> Unavailable | None:

@@ -56,7 +56,8 @@ class SealedServicer:
                 reason="NO_WORKER",
                 retry_after=0.2,
             )
-        candidates.sort(key=lambda endpoint: self._loads.of(endpoint.node))
+        loads = self._loads.of(route.name)
+        candidates.sort(key=lambda endpoint: loads.of(endpoint.node))
         return pb.SealingContext(
             deployment=route.name,
             model_version=f"projects/{route.project}/models/{route.model}/versions/{route.version}",

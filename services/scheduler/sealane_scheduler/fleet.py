@@ -12,11 +12,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sealane.clock import Clock
+from sealane_scheduler.links import Link, Rhythm
 
 READY, SUSPECT, DEAD = "READY", "SUSPECT", "DEAD"
 HEARTBEAT_SECONDS = {"cloud": 1.0, "edge": 5.0}
+#: Silence after which a node is suspected; at the edge it is longer where the node's rhythm is uneven, up to the last.
 _SUSPECT_SECONDS = {"cloud": 3.0, "edge": 12.0}
-_RTT_WEIGHT = 0.2
+_MOST_SUSPECT_SECONDS = {"cloud": 3.0, "edge": 24.0}
 #: Heartbeats of all nodes together in a second: beyond, their intervals are stretched.
 HEARTBEATS_PER_SECOND = 2000.0
 #: An interval is told anew once it is off by so much, and is never more than halved at once: a node that does not know
@@ -73,7 +75,9 @@ class NodeState:
     """Put out for good: its work goes elsewhere at once."""
     grace: float = 0.0
     """Extra seconds before a substitute is placed, after a restart of the scheduler."""
-    rtt_ms: float = 0.0
+    link: Link = field(default_factory=Link)
+    rhythm: Rhythm | None = None
+    """Of its signs of life; none before its first stream."""
     state: str = SUSPECT
     relay: str = ""
     """The relay that carries its stream; empty where it dials itself."""
@@ -141,12 +145,15 @@ class Fleet:
         """A stream began; returns its number. An older stream of the same node is superseded."""
         self._sessions += 1
         now, before = self._clock.monotonic(), self._nodes.get(node)
-        rtt = before.rtt_ms if before is not None else 0.0
         self._connected += before is None or not before.session
-        state = NodeState(node, facts, statement, self._sessions, now, now, rtt_ms=rtt, state=READY, relay=relay)
-        state.interval = self._interval(state)
-        self._nodes[node] = state
-        self._watch(state)
+        made = NodeState(node, facts, statement, self._sessions, now, now, state=READY, relay=relay)
+        if before is not None:
+            made.link, made.rhythm = before.link, before.rhythm
+        if made.rhythm is None or before is None or before.tier != made.tier:
+            made.rhythm = _rhythm(made.tier)
+        made.interval = self._interval(made)
+        self._nodes[node] = made
+        self._watch(made)
         self._mark(node)
         return self._sessions
 
@@ -181,17 +188,29 @@ class Fleet:
         self._mark(node)
         return True
 
-    def heartbeat(self, node: str, rtt_ms: float | None, statement: str) -> None:
-        """A sign of life."""
-        state = self._nodes[node]
-        state.seen = self._clock.monotonic()
+    def heartbeat(
+        self, node: str, rtt_ms: float | None, statement: str, speeds: tuple[float, float] = (0.0, 0.0)
+    ) -> None:
+        """A sign of life.
+
+        Args:
+            node: whose.
+            rtt_ms: the round trip that it ends, where it ends one.
+            statement: the node's new sealing statement; empty where it has not changed.
+            speeds: bytes a second towards the node and from it, as it measured them; 0 where it has not.
+        """
+        state, now = self._nodes[node], self._clock.monotonic()
+        if state.rhythm is not None:
+            state.rhythm.sign(now - state.seen)
+        state.seen = now
         if statement:
             state.statement = statement
             self._mark(node)
         if state.state != READY:
             self._watch(state)
+        state.link.carried(*speeds)
         if rtt_ms is not None:
-            state.rtt_ms = rtt_ms if not state.rtt_ms else state.rtt_ms + _RTT_WEIGHT * (rtt_ms - state.rtt_ms)
+            state.link.pinged(rtt_ms)
             self.touched.add(node)
 
     def tick(self) -> bool:
@@ -233,9 +252,14 @@ class Fleet:
         if state.evicted:
             return DEAD
         silent = self._clock.monotonic() - (state.seen if state.session else state.lost)
-        if state.session and silent < _SUSPECT_SECONDS[state.tier] * state.stretch:
+        if state.session and silent < self._suspect_after(state):
             return READY
         return DEAD if silent - state.grace >= self._lost_after(state) else SUSPECT
+
+    def _suspect_after(self, state: NodeState) -> float:
+        """Seconds of silence after which it is suspected."""
+        patience = _SUSPECT_SECONDS[state.tier] if state.rhythm is None else state.rhythm.patience
+        return patience * state.stretch
 
     def _lost_after(self, state: NodeState) -> float:
         """Seconds of absence after which it is dead; how often it is heard matters only while its stream is open."""
@@ -250,7 +274,7 @@ class Fleet:
         if judged != state.state:
             due = now
         elif judged == READY:
-            due = max(now + _SOON, state.seen + _SUSPECT_SECONDS[state.tier] * state.stretch)
+            due = max(now + _SOON, state.seen + self._suspect_after(state))
         elif judged == SUSPECT:
             since = state.seen if state.session else state.lost
             due = max(now + _SOON, since + self._lost_after(state) + state.grace)
@@ -259,3 +283,7 @@ class Fleet:
         if due < state.due:
             state.due = due
             heapq.heappush(self._dates, (due, state.node))
+
+
+def _rhythm(tier: str) -> Rhythm:
+    return Rhythm(HEARTBEAT_SECONDS[tier], _SUSPECT_SECONDS[tier], _MOST_SUSPECT_SECONDS[tier])

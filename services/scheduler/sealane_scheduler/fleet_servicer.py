@@ -150,7 +150,8 @@ class FleetServicer:
                 if beat.sealing_statement:
                     await self._verified(beat.sealing_statement, call)
                 rtt = stream.echo(beat.ping_sequence, self._clock.monotonic())
-                self._controller.fleet.heartbeat(node, rtt, beat.sealing_statement)
+                speeds = beat.link.down_bytes_per_second, beat.link.up_bytes_per_second
+                self._controller.fleet.heartbeat(node, rtt, beat.sealing_statement, speeds)
                 if beat.sealing_statement and self._controller.copies_on(node):
                     self._controller.changes.announce(NOBODY)  # routes carry it
             elif message.HasField("report"):

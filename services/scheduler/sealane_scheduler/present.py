@@ -142,11 +142,16 @@ def node(state: NodeState, now: float, monotonic: float) -> node_pb.Node:
         ],
         price_per_hour=known.price_per_hour,
         state=node_pb.Node.State.Value(f"STATE_{state.state}"),
-        rtt_ms=state.rtt_ms,
+        rtt_ms=state.link.rtt_ms,
         seen_time=time_of(now - (monotonic - state.seen)),
         labels=known.labels,
         endpoint=known.endpoint,
         tls_name=known.tls_name,
+        link=node_pb.Link(
+            jitter_ms=state.link.jitter_ms,
+            down_bytes_per_second=state.link.down,
+            up_bytes_per_second=state.link.up,
+        ),
     )
 
 

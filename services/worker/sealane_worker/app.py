@@ -129,9 +129,9 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     sealed_ = sealed.SealedServicer(serving, Opener(sealing.pair, clock), introduction, telemetry_)
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lane-call")
     dispatcher = _dispatcher(serving, sealed_, health, middleware.Chain(chain))
-    work = LaneWork(dispatcher, engine, pool, MAX_IN_FLIGHT)
+    work = LaneWork(dispatcher, engine, pool, MAX_IN_FLIGHT, introduction.meter)
     to_registry = member.channel("registry", config.registry_mesh)
-    prepare = _preparation(config, cache, Artifacts(to_registry, identity.spiffe_id), introduction)
+    prepare = _preparation(config, cache, Artifacts(to_registry, identity.spiffe_id, introduction.meter), introduction)
     assignments = Assignments(
         engine,
         prepare,

@@ -20,6 +20,7 @@ from sealane.registry.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from sealane.security import encrypted_blob, suites
 from sealane.security.work_grants import METADATA
 from sealane_worker.cache import Blob
+from sealane_worker.link_meter import LinkMeter
 
 CHUNK_BYTES = 1 << 20
 UPLOAD_SECONDS = 600.0
@@ -40,11 +41,13 @@ class Artifacts:
     Args:
         channel: to the registry.
         who: SPIFFE id of this node, which keys are released to.
+        meter: told how fast the files travel.
     """
 
-    def __init__(self, channel: Channel, who: str = "") -> None:
+    def __init__(self, channel: Channel, who: str = "", meter: LinkMeter | None = None) -> None:
         self._channel = channel
         self._who = who
+        self._meter = meter or LinkMeter()
 
     @cached_property
     def _pair(self) -> suites.KeyPair:
@@ -53,7 +56,7 @@ class Artifacts:
 
     def fetcher(self, project: str, grant: str) -> Fetcher:
         """Where the cache gets the blobs of `project`, with the scheduler's grant for them."""
-        return Fetcher(self._channel, project, grant, self._who, lambda: self._pair)
+        return Fetcher(self._channel, project, grant, self._who, lambda: self._pair, self._meter)
 
     def upload(self, project: str, path: Path, grant: str) -> Blob:
         """Store a file in the registry, with the scheduler's grant; one that is there already is not sent again.
@@ -80,8 +83,9 @@ class Artifacts:
         started = stub.StartUpload(start, timeout=CALL_SECONDS, metadata=shown)
         if not started.complete:
             if started.offset < size:  # else another one has sent it all, and ended before it said so
-                chunks = _chunks(started, path)
+                chunks, begun = _chunks(started, path), time.monotonic()
                 ChunkStub(self._channel()).UploadChunks(chunks, timeout=UPLOAD_SECONDS, metadata=shown)
+                self._meter.left(size - started.offset, time.monotonic() - begun)
             finish = pb.FinishUploadRequest(name=started.name)
             stub.FinishUpload(finish, timeout=CALL_SECONDS, metadata=shown)
 
@@ -95,6 +99,7 @@ class Fetcher:
     grant: str
     who: str
     pair: Callable[[], suites.KeyPair]
+    meter: LinkMeter
 
     def __call__(self, blob: Blob) -> Iterator[Data]:
         """See :class:`Source`."""
@@ -127,7 +132,8 @@ class Fetcher:
 
     def _download(self, blob: Blob, *, encrypted: bool) -> Iterator[Data]:
         request = pb.DownloadArtifactRequest(name=self._name(blob), encrypted=encrypted)
-        expected = 0
+        expected = first = 0
+        begun = time.monotonic()
         parts = ChunkStub(self.channel()).DownloadArtifact(
             request, timeout=DOWNLOAD_SECONDS, metadata=_shown(self.grant)
         )
@@ -136,7 +142,10 @@ class Fetcher:
                 if part.offset != expected:
                     raise FailedPrecondition("the registry sent an artifact with a gap; fetch it again")
                 expected += len(part.data)
+                if not first:  # what was waited for until here is the registry and the way, not the link
+                    first, begun = expected, time.monotonic()
                 yield part.data
+            self.meter.came(expected - first, time.monotonic() - begun)
         finally:
             parts.cancel()  # whoever stops reading leaves no stream behind
 

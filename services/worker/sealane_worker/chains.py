@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sealane import ensembles
 from sealane.ensembles import Chain, Step
-from sealane.errors import FailedPrecondition, InvalidArgument, NotFound, SealaneError, Unavailable
+from sealane.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from sealane.tensors import Array, Signature
 from sealane_worker.box import BoxState
 from sealane_worker.child import LoadedModel
@@ -99,15 +98,15 @@ class LoadedChain:
             signature.check_inputs(inference.inputs)
             if not set(inference.outputs) <= set(known):
                 raise InvalidArgument(f"outputs are unknown; choose from {sorted(known)}", field="outputs")
-        begun = time.time()
+        begun, ran = self.recorder.begun(), None
         try:
             self._check_models(inference, model_of)
             ran = self._run(inference, inference.outputs or known, run)
-        except SealaneError:
-            self.recorder.failed(time.time() - begun)
-            raise
+        finally:
+            if ran is None:
+                self.recorder.failed(begun)
         first = next(iter(inference.inputs.values()))
-        self.recorder.succeeded(ran, first.shape[0] if first.ndim else 1, time.time())
+        self.recorder.succeeded(begun, ran, first.shape[0] if first.ndim else 1)
         return ran
 
     def _check_models(self, inference: Inference, model_of: ModelOf) -> None:

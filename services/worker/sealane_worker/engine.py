@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from sealane import ensembles
 from sealane.errors import FailedPrecondition, NotFound, SealaneError, Unavailable
+from sealane.rpc.loads import Load
 from sealane.security.sealing_policy import SealingPolicy
 from sealane_worker.box import BoxLimits, BoxState
 from sealane_worker.chains import LoadedChain, ServedChain
@@ -196,6 +197,11 @@ class Engine:
             return BoxState.READY
         entry = self._loaded.get(deployment)
         return entry.pooled.state if entry is not None else BoxState.CLOSED
+
+    def load_of(self, deployment: str) -> Load | None:
+        """How busy a deployment, or chain, is; None where it is not served."""
+        entry = self._chains.get(deployment) or self._loaded.get(deployment)
+        return None if entry is None else entry.recorder.load()
 
     def infer(self, inference: Inference) -> Ran:
         """Check the inputs against the signature and run.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sealane.errors import FailedPrecondition
@@ -13,6 +13,7 @@ from sealane.scheduler.v1 import fleet_service_pb2, node_service_pb2
 from sealane.security.sealing_messages import message_of
 from sealane.security.sealing_policy import SealingPolicy
 from sealane_worker import machine
+from sealane_worker.link_meter import LinkMeter
 from sealane_worker.offer import Offered
 from sealane_worker.sealing import SealingKey
 
@@ -33,6 +34,7 @@ class Introduction:
         endpoint: where clients in reach can call; known once the listener is bound.
         egress_per_gib: price of what leaves this machine.
         watts: what it draws while it works beyond what it draws idle; 0 where that is not known.
+        meter: knows how fast the connection is.
     """
 
     node: str
@@ -46,6 +48,7 @@ class Introduction:
     endpoint: str = ""
     egress_per_gib: float = 0.0
     watts: float = 0.0
+    meter: LinkMeter = field(default_factory=LinkMeter)
 
     @property
     def tls_name(self) -> str:
@@ -104,7 +107,10 @@ class Introduction:
 
     def heartbeat(self) -> fleet_service_pb2.Heartbeat:
         """A sign of life."""
+        down, up = self.meter.speeds
+        link = node_service_pb2.Link(down_bytes_per_second=down, up_bytes_per_second=up)
         return fleet_service_pb2.Heartbeat(
+            link=link if down or up else None,
             sealing_statement=self.sealing.statement,
             in_flight=self.limits.in_flight,
             free_memory_bytes=machine.free_memory_bytes(),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 from sealane.errors import InvalidArgument, ResourceExhausted, SealaneError, Unavailable
 from sealane.inference.v1 import lane_service_pb2 as pb
+from sealane.rpc.call import Call
 from sealane.rpc.lane import MAX_PAYLOAD_BYTES, Piece
 from sealane.rpc.status import CODE_OF, to_status
 
@@ -16,6 +19,15 @@ def failed(frame: pb.CallFrame, error: SealaneError) -> pb.ReplyFrame:
         message=error.message,
         status_details=to_status(error, frame.metadata.get("x-request-id", "")).SerializeToString(),
     )
+
+
+def tell(reply: pb.ReplyFrame, call: Call) -> None:
+    """Say how busy the model is that a call was for, where it came as far as one."""
+    load = call.load
+    if load is not None:
+        told = reply.load
+        told.calls, told.queue_us, told.service_us = load.calls, int(load.queue * 1e6), int(load.service * 1e6)
+        told.spent_us = int((time.monotonic() - call.started) * 1e6)
 
 
 def fill(frame: pb.WorkerFrame, piece: Piece[pb.ReplyFrame]) -> None:

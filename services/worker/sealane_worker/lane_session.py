@@ -22,7 +22,8 @@ from sealane.rpc.lane import LANE_CONFUSED, MAX_PAYLOAD_BYTES, Cancel, Outbox, P
 from sealane.rpc.lane_inbox import Inbox
 from sealane_worker.engine import Engine
 from sealane_worker.lane_readers import Readers
-from sealane_worker.lane_replies import failed, fill, full, too_large
+from sealane_worker.lane_replies import failed, fill, full, tell, too_large
+from sealane_worker.link_meter import LinkMeter
 from sealane_worker.serving import ROUTED_DEPLOYMENT
 
 _PEER = Peer(via_gateway=True, tls_version="TLSv1.3")
@@ -37,12 +38,14 @@ class LaneWork:
         engine: what is served, and at which epoch.
         pool: threads that calls run on.
         max_in_flight: calls that a gateway may have running here.
+        meter: told how fast large payloads travel.
     """
 
     dispatcher: Dispatcher
     engine: Engine
     pool: ThreadPoolExecutor
     max_in_flight: int
+    meter: LinkMeter = field(default_factory=LinkMeter)
 
 
 @dataclass(slots=True, eq=False)
@@ -71,7 +74,8 @@ class LaneSession:
         # Wakes who sends. A queue in C is woken faster than a condition, and nobody rings it with the lock in his hand.
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._outbox: Outbox[pb.ReplyFrame] = Outbox()
-        self._inbox: Inbox[tuple[pb.CallFrame, float]] = Inbox()
+        self._inbox: Inbox[tuple[pb.CallFrame, float, float]] = Inbox()
+        self._credited = (0, 0.0)
         self._running: dict[int, _Running] = {}
         self._begun: list[Callable[[], None]] = []
         self._life = 0
@@ -165,7 +169,7 @@ class LaneSession:
                 elif kind == "cancel":
                     self._drop(frame.cancel.call_id)
                 elif kind == "credit":
-                    self._outbox.grant(frame.credit.call_id, frame.credit.bytes)
+                    self._grant(frame.credit, now)
             self._inbox.count(len(message.frames), size)
             due = self._inbox.acknowledgement_due or self._outbox.ready
         if due:
@@ -175,7 +179,7 @@ class LaneSession:
         # The deadline counts from here, not from when a thread is free.
         deadline = now + min(frame.timeout_us / 1e6, limits.UNARY_SECONDS)
         if frame.size:
-            self._inbox.begin(frame.call_id, (frame, deadline), frame.size, frame.payload)
+            self._inbox.begin(frame.call_id, (frame, deadline, now), frame.size, frame.payload)
             self._ask()
         else:
             self._start(frame, frame.payload, deadline)
@@ -183,9 +187,18 @@ class LaneSession:
     def _join(self, data: pb.DataFrame) -> None:
         whole = self._inbox.add(data.call_id, data.data)
         if whole is not None:
-            (frame, deadline), payload = whole
+            (frame, deadline, begun), payload = whole
+            self._work.meter.came(len(payload) - len(frame.payload), time.monotonic() - begun)
             self._start(frame, payload, deadline)
         self._ask()
+
+    def _grant(self, credit: pb.CreditFrame, now: float) -> None:
+        """The gateway takes more of an answer: as much of it has arrived since it said so before."""
+        call_id, before = self._credited
+        if call_id == credit.call_id:
+            self._work.meter.left(credit.bytes, now - before)
+        self._credited = (credit.call_id, now)
+        self._outbox.grant(credit.call_id, credit.bytes)
 
     def _ask(self) -> None:
         for credit in self._inbox.credits():
@@ -215,13 +228,17 @@ class LaneSession:
         payload = b""
         if running.dropped:
             return
+        call: Call | None = None
         try:
-            payload = self._run_call(running)
+            call = self._call_of(running)
+            payload = self._work.dispatcher.unary(self._work.dispatcher.route(frame.method), call)
             if len(payload) > MAX_PAYLOAD_BYTES:
                 raise too_large(len(payload))
             reply = pb.ReplyFrame(call_id=frame.call_id)
         except SealaneError as error:
             payload, reply = b"", failed(frame, error)
+        if call is not None:
+            tell(reply, call)
         with self._lock:
             if life == self._life and self._running.pop(frame.call_id, None) is not None:
                 self._put(frame.call_id, reply, payload)
@@ -230,19 +247,17 @@ class LaneSession:
     def _put(self, call_id: int, reply: pb.ReplyFrame, payload: bytes = b"") -> None:
         self._outbox.add(call_id, reply, payload)
 
-    def _run_call(self, running: _Running) -> bytes:
+    def _call_of(self, running: _Running) -> Call:
         frame = running.frame
         self._check_route(frame)
-        route = self._work.dispatcher.route(frame.method)
-        call = Call(
-            method=route.method,
+        return Call(
+            method=self._work.dispatcher.route(frame.method).method,
             metadata={**frame.metadata, ROUTED_DEPLOYMENT: frame.deployment},
             peer=_PEER,
             deadline=running.deadline,
             body=running.payload,
             watch=running.cancellation.watch,
         )
-        return self._work.dispatcher.unary(route, call)
 
     def _check_route(self, frame: pb.CallFrame) -> None:
         try:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from sealane.errors import FailedPrecondition, InvalidArgument, SealaneError
+from sealane.errors import FailedPrecondition, InvalidArgument
 from sealane.tensors import Array, Signature
 from sealane_worker.deployment import Assignment, Inference, Model
 from sealane_worker.pool import PooledModel
@@ -50,16 +49,17 @@ def infer(entry: Loaded, inference: Inference) -> Ran:
         inference.flow,
         inference.on_cancel,
     )
-    begun = time.time()
+    begun, ended = entry.recorder.begun(), None
     try:
-        ran, shared = _run(entry, inference, run)
-    except SealaneError:
-        entry.recorder.failed(time.time() - begun)
-        raise
+        ended = _run(entry, inference, run)
+    finally:
+        if ended is None:
+            entry.recorder.failed(begun)
+    ran, shared = ended
     if shared:
         entry.recorder.shared()
     else:
-        entry.recorder.succeeded(ran, _rows(inference.inputs), time.time())
+        entry.recorder.succeeded(begun, ran, _rows(inference.inputs))
     return ran
 
 

@@ -192,7 +192,10 @@ class Serving:
             sequence=inference.sequence,
             bound=bound,
         )
-        answer = self._traced(assignment, asked) if telemetry.sampled() else self._engine.infer(asked).outputs
+        try:
+            answer = self._traced(assignment, asked) if telemetry.sampled() else self._engine.infer(asked).outputs
+        finally:
+            call.load = self._engine.load_of(assignment.deployment)
         return InferenceAnswer(inference, str(assignment.version), signature.name, answer)
 
     def _traced(self, assignment: Assignment, asked: Inference) -> dict[str, Array]:

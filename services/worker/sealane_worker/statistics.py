@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import threading
+import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from sealane.rpc.call_metrics import BOUNDS, Series
+from sealane.rpc.loads import Load
 from sealane_worker.spec import Ran
 
 #: Run times kept; enough for a p99 that five samples stand behind.
 WINDOW = 512
 #: Sizes of runs that are told apart.
 MAX_BATCHES = 64
+#: Of what callers are told of the load, so much is the last answer's.
+_WEIGHT = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,43 @@ class RunStatistics:
         return self.succeeded + self.failed
 
 
+class Begun(NamedTuple):
+    """An inference under way: when it came, on the monotonic clock, and how many were before it."""
+
+    at: float
+    before: int
+
+
+@dataclass(slots=True)
+class _Busy:
+    """What the answers of a model say of the load that it has.
+
+    Attributes:
+        calls: calls that run or wait.
+        service: seconds of the model for a call, smoothed.
+        each: seconds that a call waited for each one before it, smoothed. Models that run several calls at a time, or
+            many as one batch, show here what that is worth.
+        known: whether a call has waited for another one yet.
+    """
+
+    calls: int = 0
+    service: float = 0.0
+    each: float = 0.0
+    known: bool = False
+
+    def took(self, ran: Ran, waited: float, before: int) -> None:
+        """A call was answered that found so many before it, and waited."""
+        self.service = ran.seconds if not self.service else self.service + _WEIGHT * (ran.seconds - self.service)
+        if before:
+            each = waited / before
+            self.each = self.each + _WEIGHT * (each - self.each) if self.known else each
+            self.known = True
+
+    def load(self) -> Load:
+        """The load now."""
+        return Load(self.calls, self.calls * (self.each if self.known else self.service), self.service)
+
+
 class StatisticsRecorder:
     """Takes in run times from any thread."""
 
@@ -67,10 +109,24 @@ class StatisticsRecorder:
         self._last_time = self._failed_seconds = self._queue_seconds = self._run_seconds = 0.0
         self._batches: dict[int, list[float]] = {}
         self._buckets = [0] * (len(BOUNDS) + 1)
+        self._busy = _Busy()
 
-    def succeeded(self, ran: Ran, rows: int, now: float) -> None:
-        """One inference of so many rows ran and ended at Unix time `now`."""
+    def begun(self) -> Begun:
+        """One inference came; it ends in one of the three below."""
         with self._lock:
+            before, self._busy.calls = self._busy.calls, self._busy.calls + 1
+        return Begun(time.monotonic(), before)
+
+    def load(self) -> Load:
+        """How busy the model is now."""
+        return self._busy.load()
+
+    def succeeded(self, begun: Begun, ran: Ran, rows: int) -> None:
+        """One inference of so many rows ran and ended now."""
+        now, waited = time.time(), max(time.monotonic() - begun.at - ran.seconds, 0.0)
+        with self._lock:
+            self._busy.calls -= 1
+            self._busy.took(ran, waited, begun.before)
             self._seconds.append(ran.seconds)
             self._succeeded += 1
             self._last_time = now
@@ -85,15 +141,17 @@ class StatisticsRecorder:
                 batch[0] += part
                 batch[1] += ran.seconds * part
 
-    def failed(self, seconds: float = 0.0) -> None:
-        """One inference ended in an error after `seconds`."""
+    def failed(self, begun: Begun) -> None:
+        """One inference ended in an error now."""
         with self._lock:
+            self._busy.calls -= 1
             self._failed += 1
-            self._failed_seconds += seconds
+            self._failed_seconds += time.monotonic() - begun.at
 
     def shared(self) -> None:
         """One request got the answer of an equal one."""
         with self._lock:
+            self._busy.calls -= 1
             self._shared += 1
 
     def snapshot(self) -> RunStatistics:

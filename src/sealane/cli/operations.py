@@ -38,11 +38,18 @@ def list_nodes(cli: Cli) -> None:
             node.labels.get("sandbox", "none"),
             f"{node.price_per_hour:g}",
             f"{node.rtt_ms:.1f}",
+            _speed(node.link.down_bytes_per_second),
+            _speed(node.link.up_bytes_per_second),
         )
         for node in found
     ]
     columns = ("NODE", "STATE", "ADMISSION", "COPIES", "TASKS", "TIER", "ZONE", "CLEARANCE", "RUNTIMES", "SANDBOX")
-    cli.table((*columns, "PRICE/H", "RTT MS"), rows, found)
+    cli.table((*columns, "PRICE/H", "RTT MS", "DOWN", "UP"), rows, found)
+
+
+def _speed(bytes_per_second: float) -> str:
+    """Megabytes a second; a dash where it was not measured."""
+    return f"{bytes_per_second / 1e6:.1f} MB/s" if bytes_per_second else "-"
 
 
 @nodes.command()

@@ -17,6 +17,7 @@ from sealane.security.certificate import CertificateFacts, facts_of
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
+    from sealane.rpc.loads import Load
     from sealane.rpc.policy import Method
 
 
@@ -214,6 +215,9 @@ class Call:
     """Over HTTP: the method and URL that a proof of possession must name; unset: POST and the method's path."""
     model: tuple[str, str, str] | None = None
     """Project, deployment and version that the call is for, once they are known; for metrics."""
+
+    load: Load | None = None
+    """How busy the model is that the call was for; told to the caller with the answer."""
 
     _request_id: str = ""
 

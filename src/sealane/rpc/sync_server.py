@@ -17,7 +17,7 @@ from sealane.errors import ResourceExhausted, SealaneError
 from sealane.rpc import limits
 from sealane.rpc.call import Call
 from sealane.rpc.dispatch import Dispatcher, Route, unserved_route
-from sealane.rpc.transport import call_of, code_of, outward, trailers_of
+from sealane.rpc.transport import call_of, code_of, load_trailers, outward, trailers_of
 
 #: Calls that may wait for a thread. More than one connection can open at once, so that nobody who opens and resets
 #: streams all the time takes every place. A call that waits is small: its body is read when a thread takes it.
@@ -156,10 +156,13 @@ def _runner(dispatcher: Dispatcher, route: Route) -> Callable[[bytes | None, grp
     def run(body: bytes | None, context: grpc.ServicerContext) -> bytes:
         call = call_of(route.method, context, body)  # type: ignore[arg-type]  # its stubs name other mappings
         try:
-            return dispatcher.unary(route, call)
+            answer = dispatcher.unary(route, call)
+            if call.load is not None:
+                context.set_trailing_metadata(load_trailers(call))
+            return answer
         except SealaneError as error:
             failure = outward(error, route.method.path)
-            context.set_trailing_metadata(trailers_of(failure, call.request_id))
+            context.set_trailing_metadata((*trailers_of(failure, call.request_id), *load_trailers(call)))
             context.abort(code_of(failure), failure.message)
 
     return run

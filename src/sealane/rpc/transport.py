@@ -11,6 +11,7 @@ import grpc
 from sealane.errors import SealaneError, Unavailable
 from sealane.rpc import limits
 from sealane.rpc.call import Call, Peer
+from sealane.rpc.loads import LOAD
 from sealane.rpc.policy import Method
 from sealane.rpc.status import CODE_OF, DETAILS_KEY, to_status
 
@@ -67,6 +68,12 @@ def trailers_of(failure: SealaneError, request_id: str) -> Trailers:
     if failure.retry_after is not None:
         details += (("grpc-retry-pushback-ms", str(int(failure.retry_after * 1000))),)
     return details
+
+
+def load_trailers(call: Call) -> Trailers:
+    """Trailing metadata that says how busy the model is that a call was for; none where it came to none."""
+    load = call.load
+    return () if load is None else ((LOAD, load.encode(time.monotonic() - call.started)),)
 
 
 def outward(failure: SealaneError, path: str) -> SealaneError:

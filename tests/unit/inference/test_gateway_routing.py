@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterable
 from random import Random
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from sealane.clock import ManualClock
 from sealane.errors import FailedPrecondition
 from sealane.protocols.call import Target
-from sealane_inference.loads import DECAY_SECONDS, Loads
+from sealane.rpc.loads import NodeLoads
 from sealane_inference.routing import MOST_SCANNED, SAMPLE, Endpoint, Route, RouteTable, pick, refusal, resolve
 
 A = Route("p", "camera-a", "digits", "3", (Endpoint("edge", 1),))
@@ -50,38 +51,11 @@ def test_a_route_is_refused_only_when_no_placement_is_possible() -> None:
 
 
 def test_equal_workers_share_the_load() -> None:
-    loads = Loads(ManualClock())
+    loads = NodeLoads(ManualClock())
     chosen = Counter(pick(B.endpoints, loads, Random(7).choice).node for _ in range(1))
     random = Random(7)
     chosen += Counter(pick(B.endpoints, loads, random.choice).node for _ in range(200))
     assert min(chosen["edge"], chosen["cloud"]) > 60
-
-
-def call(loads: Loads, clock: ManualClock, node: str, seconds: float) -> None:
-    begun = loads.begin(node)
-    clock.advance(seconds)
-    loads.end(node, begun)
-
-
-def test_a_slow_worker_is_avoided_at_once_and_forgiven_in_time() -> None:
-    clock = ManualClock()
-    loads = Loads(clock)
-    call(loads, clock, "edge", 0.5)
-    call(loads, clock, "cloud", 0.01)
-    assert pick(B.endpoints, loads, Random(1).choice).node == "cloud"
-    clock.advance(10 * DECAY_SECONDS)
-    call(loads, clock, "edge", 0.002)
-    assert pick(B.endpoints, loads, Random(1).choice).node == "edge"
-
-
-def test_calls_in_flight_count() -> None:
-    clock = ManualClock()
-    loads = Loads(clock)
-    call(loads, clock, "edge", 0.01)
-    call(loads, clock, "cloud", 0.015)
-    assert pick(B.endpoints, loads, Random(1).choice).node == "edge"
-    loads.begin("edge")
-    assert pick(B.endpoints, loads, Random(1).choice).node == "cloud"
 
 
 def test_what_a_caller_may_not_use_is_not_there_for_him() -> None:
@@ -111,9 +85,10 @@ def test_of_very_many_endpoints_a_sample_is_looked_at() -> None:
     asked: set[str] = set()
 
     class Counting:
-        def of(self, node: str) -> float:
-            asked.add(node)
-            return float(int(node[1:]))
+        def costs(self, nodes: Iterable[str]) -> list[float]:
+            names = list(nodes)
+            asked.update(names)
+            return [float(int(name[1:])) for name in names]
 
     for _ in range(20):
         asked.clear()

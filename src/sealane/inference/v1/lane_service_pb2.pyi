@@ -386,6 +386,7 @@ class ReplyFrame(_message.Message):
     STATUS_DETAILS_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
     call_id: _builtins.int
     """Number of the call."""
     code: _builtins.int
@@ -398,6 +399,10 @@ class ReplyFrame(_message.Message):
     """Serialized answer, untouched; its beginning where `size` is set."""
     size: _builtins.int
     """Bytes of the whole payload where data frames follow, else 0."""
+    @_builtins.property
+    def load(self) -> Global___Load:
+        """How busy the worker is with the deployment; unset where the call did not come as far as a model."""
+
     def __init__(
         self,
         *,
@@ -407,11 +412,48 @@ class ReplyFrame(_message.Message):
         status_details: _builtins.bytes = ...,
         payload: _builtins.bytes = ...,
         size: _builtins.int = ...,
+        load: Global___Load | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "code", b"code", "message", b"message", "payload", b"payload", "size", b"size", "status_details", b"status_details"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "code", b"code", "load", b"load", "message", b"message", "payload", b"payload", "size", b"size", "status_details", b"status_details"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplyFrame: _TypeAlias = ReplyFrame  # noqa: Y015
+
+@_typing.final
+class Load(_message.Message):
+    """How busy a worker is with one deployment, as its answer leaves. It is a hint: it is old when it arrives."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLS_FIELD_NUMBER: _builtins.int
+    QUEUE_US_FIELD_NUMBER: _builtins.int
+    SERVICE_US_FIELD_NUMBER: _builtins.int
+    SPENT_US_FIELD_NUMBER: _builtins.int
+    calls: _builtins.int
+    """Calls that run or wait, of all callers; the one that is answered is not among them."""
+    queue_us: _builtins.int
+    """Time that a call which came now is expected to wait before it runs, in microseconds."""
+    service_us: _builtins.int
+    """Time that the model takes for a call, smoothed, in microseconds."""
+    spent_us: _builtins.int
+    """Time from the arrival of the answered call at the worker to its answer, in microseconds: what the caller has waited
+    beyond that is the way there and back.
+    """
+    def __init__(
+        self,
+        *,
+        calls: _builtins.int = ...,
+        queue_us: _builtins.int = ...,
+        service_us: _builtins.int = ...,
+        spent_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "queue_us", b"queue_us", "service_us", b"service_us", "spent_us", b"spent_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Load: _TypeAlias = Load  # noqa: Y015

@@ -37,6 +37,10 @@ class LaneServiceStub(object):
     lane again names the session and its count, the gateway answers with its own, and both send again what is missing, so
     nothing is lost and nothing runs twice. A gateway that does not know the session (it is another process, or more than
     five seconds have passed) says so, and the worker forgets what it was doing for it.
+
+    **Load.** The answer to a call that was for a model says how busy the worker is with that deployment, whoever calls it:
+    so gateways that know nothing of each other's calls choose as if they did. Who is called directly says the same in the
+    trailing metadata `x-sealane-load`, as four decimal numbers with commas between them: the fields of Load, in their order.
     """
 
     def __init__(self, channel):
@@ -64,6 +68,10 @@ class LaneServiceServicer(object):
     lane again names the session and its count, the gateway answers with its own, and both send again what is missing, so
     nothing is lost and nothing runs twice. A gateway that does not know the session (it is another process, or more than
     five seconds have passed) says so, and the worker forgets what it was doing for it.
+
+    **Load.** The answer to a call that was for a model says how busy the worker is with that deployment, whoever calls it:
+    so gateways that know nothing of each other's calls choose as if they did. Who is called directly says the same in the
+    trailing metadata `x-sealane-load`, as four decimal numbers with commas between them: the fields of Load, in their order.
     """
 
     def Open(self, request_iterator, context):
@@ -101,6 +109,10 @@ class LaneService(object):
     lane again names the session and its count, the gateway answers with its own, and both send again what is missing, so
     nothing is lost and nothing runs twice. A gateway that does not know the session (it is another process, or more than
     five seconds have passed) says so, and the worker forgets what it was doing for it.
+
+    **Load.** The answer to a call that was for a model says how busy the worker is with that deployment, whoever calls it:
+    so gateways that know nothing of each other's calls choose as if they did. Who is called directly says the same in the
+    trailing metadata `x-sealane-load`, as four decimal numbers with commas between them: the fields of Load, in their order.
     """
 
     @staticmethod

@@ -38,6 +38,10 @@ class LaneServiceStub:
     lane again names the session and its count, the gateway answers with its own, and both send again what is missing, so
     nothing is lost and nothing runs twice. A gateway that does not know the session (it is another process, or more than
     five seconds have passed) says so, and the worker forgets what it was doing for it.
+
+    **Load.** The answer to a call that was for a model says how busy the worker is with that deployment, whoever calls it:
+    so gateways that know nothing of each other's calls choose as if they did. Who is called directly says the same in the
+    trailing metadata `x-sealane-load`, as four decimal numbers with commas between them: the fields of Load, in their order.
     """
 
     @_typing.overload
@@ -60,6 +64,10 @@ class LaneServiceAsyncStub(LaneServiceStub):
     lane again names the session and its count, the gateway answers with its own, and both send again what is missing, so
     nothing is lost and nothing runs twice. A gateway that does not know the session (it is another process, or more than
     five seconds have passed) says so, and the worker forgets what it was doing for it.
+
+    **Load.** The answer to a call that was for a model says how busy the worker is with that deployment, whoever calls it:
+    so gateways that know nothing of each other's calls choose as if they did. Who is called directly says the same in the
+    trailing metadata `x-sealane-load`, as four decimal numbers with commas between them: the fields of Load, in their order.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -78,6 +86,10 @@ class LaneServiceServicer(metaclass=_abc_1.ABCMeta):
     lane again names the session and its count, the gateway answers with its own, and both send again what is missing, so
     nothing is lost and nothing runs twice. A gateway that does not know the session (it is another process, or more than
     five seconds have passed) says so, and the worker forgets what it was doing for it.
+
+    **Load.** The answer to a call that was for a model says how busy the worker is with that deployment, whoever calls it:
+    so gateways that know nothing of each other's calls choose as if they did. Who is called directly says the same in the
+    trailing metadata `x-sealane-load`, as four decimal numbers with commas between them: the fields of Load, in their order.
     """
 
     @_abc_1.abstractmethod

@@ -33,7 +33,7 @@ from sealane.type.v1 import access_pb2 as sealane_dot_type_dot_v1_dot_access__pb
 from sealane.type.v1 import tensor_pb2 as sealane_dot_type_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(sealane/scheduler/v1/fleet_service.proto\x12\x14sealane.scheduler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a)sealane/registry/v1/dataset_service.proto\x1a)sealane/registry/v1/variant_service.proto\x1a-sealane/scheduler/v1/deployment_service.proto\x1a&sealane/scheduler/v1/job_service.proto\x1a\'sealane/scheduler/v1/node_service.proto\x1a\x1csealane/type/v1/access.proto\x1a\x1csealane/type/v1/tensor.proto\"\xbc\x01\n\x0bNodeMessage\x12\x32\n\x08register\x18\x01 \x01(\x0b\x32\x1e.sealane.scheduler.v1.RegisterH\x00\x12\x34\n\theartbeat\x18\x02 \x01(\x0b\x32\x1f.sealane.scheduler.v1.HeartbeatH\x00\x12\x38\n\x06report\x18\x03 \x01(\x0b\x32&.sealane.scheduler.v1.AssignmentReportH\x00\x42\t\n\x07message\"\x8f\x03\n\x08Register\x12\x19\n\x11sealing_statement\x18\x01 \x01(\t\x12\x30\n\x08\x63\x61pacity\x18\x02 \x01(\x0b\x32\x1e.sealane.scheduler.v1.Capacity\x12/\n\x08runtimes\x18\x03 \x03(\x0b\x32\x1d.sealane.scheduler.v1.Runtime\x12\x16\n\x0eprice_per_hour\x18\x04 \x01(\x01\x12:\n\x06labels\x18\x05 \x03(\x0b\x32*.sealane.scheduler.v1.Register.LabelsEntry\x12\x10\n\x08\x65ndpoint\x18\x06 \x01(\t\x12\x10\n\x08tls_name\x18\x07 \x01(\t\x12\x37\n\x07serving\x18\x08 \x03(\x0b\x32&.sealane.scheduler.v1.AssignmentReport\x12\x16\n\x0e\x65gress_per_gib\x18\t \x01(\x01\x12\r\n\x05watts\x18\n \x01(\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"k\n\tHeartbeat\x12\x15\n\rping_sequence\x18\x01 \x01(\x03\x12\x19\n\x11sealing_statement\x18\x02 \x01(\t\x12\x11\n\tin_flight\x18\x03 \x01(\x05\x12\x19\n\x11\x66ree_memory_bytes\x18\x04 \x01(\x03\"\xf1\x01\n\x10\x41ssignmentReport\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x34\n\x05state\x18\x03 \x01(\x0e\x32%.sealane.scheduler.v1.Placement.State\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x16\n\x0evariant_digest\x18\x05 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x03\x12\x33\n\x07warm_up\x18\x07 \x01(\x0b\x32\".sealane.scheduler.v1.WarmUpReport\x12\x10\n\x08resident\x18\x08 \x01(\x08\"K\n\x0cWarmUpReport\x12\x10\n\x08requests\x18\x01 \x01(\x05\x12\x13\n\x0b\x62\x61tch_sizes\x18\x02 \x03(\x05\x12\x14\n\x0cload_seconds\x18\x03 \x01(\x01\"\xb2\x01\n\x10SchedulerMessage\x12\x30\n\x07welcome\x18\x01 \x01(\x0b\x32\x1d.sealane.scheduler.v1.WelcomeH\x00\x12\x35\n\x07\x64\x65sired\x18\x02 \x01(\x0b\x32\".sealane.scheduler.v1.DesiredStateH\x00\x12*\n\x04ping\x18\x03 \x01(\x0b\x32\x1a.sealane.scheduler.v1.PingH\x00\x42\t\n\x07message\"@\n\x07Welcome\x12\x35\n\x12heartbeat_interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x18\n\x04Ping\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"\xd7\x01\n\x0c\x44\x65siredState\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x35\n\x0b\x61ssignments\x18\x02 \x03(\x0b\x32 .sealane.scheduler.v1.Assignment\x12\x33\n\x05tasks\x18\x03 \x03(\x0b\x32$.sealane.scheduler.v1.TaskAssignment\x12\x10\n\x08gateways\x18\x04 \x03(\t\x12\x37\n\tensembles\x18\x05 \x03(\x0b\x32$.sealane.scheduler.v1.ServedEnsemble\"e\n\x0eServedEnsemble\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x30\n\x08\x65nsemble\x18\x03 \x01(\x0b\x32\x1e.sealane.scheduler.v1.Ensemble\"\x9e\x02\n\nAssignment\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12-\n\x07variant\x18\x03 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12.\n\nsignatures\x18\x04 \x03(\x0b\x32\x1a.sealane.type.v1.Signature\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12\x33\n\ndata_class\x18\x06 \x01(\x0e\x32\x1f.sealane.scheduler.v1.DataClass\x12\x0e\n\x06pinned\x18\x07 \x01(\x08\x12\r\n\x05grant\x18\x08 \x01(\t\x12\x13\n\x0bserved_name\x18\t \x01(\t\x12\x0e\n\x06labels\x18\n \x03(\t\"\xfe\x02\n\x0eTaskAssignment\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x03\x12(\n\x05lease\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05grant\x18\x05 \x01(\t\x12\x36\n\x08optimise\x18\x04 \x01(\x0b\x32\".sealane.scheduler.v1.OptimiseTaskH\x00\x12\x30\n\x05\x63heck\x18\x06 \x01(\x0b\x32\x1f.sealane.scheduler.v1.CheckTaskH\x00\x12\x30\n\x05\x62\x61tch\x18\x07 \x01(\x0b\x32\x1f.sealane.scheduler.v1.BatchTaskH\x00\x12\x36\n\x08\x65valuate\x18\x08 \x01(\x0b\x32\".sealane.scheduler.v1.EvaluateTaskH\x00\x12\x38\n\tbenchmark\x18\t \x01(\x0b\x32#.sealane.scheduler.v1.BenchmarkTaskH\x00\x42\x06\n\x04spec\"V\n\x08RowRange\x12)\n\x05shard\x18\x01 \x01(\x0b\x32\x1a.sealane.registry.v1.Shard\x12\x11\n\tfirst_row\x18\x02 \x01(\x03\x12\x0c\n\x04rows\x18\x03 \x01(\x03\"\x8d\x02\n\tBatchTask\x12-\n\x07variant\x18\x01 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12-\n\x05range\x18\x02 \x01(\x0b\x32\x1e.sealane.scheduler.v1.RowRange\x12;\n\x06inputs\x18\x03 \x03(\x0b\x32+.sealane.scheduler.v1.BatchTask.InputsEntry\x12\x0f\n\x07outputs\x18\x04 \x03(\t\x12\x11\n\tsignature\x18\x05 \x01(\t\x12\x12\n\nbatch_size\x18\x06 \x01(\x05\x1a-\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9f\x01\n\x0c\x45valuateTask\x12\x30\n\x04spec\x18\x01 \x01(\x0b\x32\".sealane.scheduler.v1.EvaluateSpec\x12-\n\x07variant\x18\x02 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12.\n\x06ranges\x18\x03 \x03(\x0b\x32\x1e.sealane.scheduler.v1.RowRange\"\xa1\x01\n\rBenchmarkTask\x12\x31\n\x04spec\x18\x01 \x01(\x0b\x32#.sealane.scheduler.v1.BenchmarkSpec\x12-\n\x07variant\x18\x02 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12.\n\x06ranges\x18\x03 \x03(\x0b\x32\x1e.sealane.scheduler.v1.RowRange\"\x9e\x01\n\x0cOptimiseTask\x12\x30\n\x04spec\x18\x01 \x01(\x0b\x32\".sealane.scheduler.v1.OptimiseSpec\x12,\n\x06source\x18\x02 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12.\n\nsignatures\x18\x03 \x03(\x0b\x32\x1a.sealane.type.v1.Signature\"s\n\tCheckTask\x12\x36\n\x08variants\x18\x01 \x03(\x0b\x32$.sealane.scheduler.v1.CheckedVariant\x12.\n\nsignatures\x18\x02 \x03(\x0b\x32\x1a.sealane.type.v1.Signature\"N\n\x0e\x43heckedVariant\x12-\n\x07variant\x18\x01 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12\r\n\x05grant\x18\x02 \x01(\t\"o\n\x10RenewTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x03\x12\x10\n\x08progress\x18\x03 \x01(\x01\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0b\n\x03log\x18\x05 \x01(\t\x12\x0c\n\x04node\x18\x06 \x01(\t\"=\n\x11RenewTaskResponse\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8b\x02\n\x11\x46inishTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x03\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\x12\x34\n\x07results\x18\x05 \x03(\x0b\x32#.sealane.scheduler.v1.VariantResult\x12\x32\n\x06\x63hecks\x18\x06 \x03(\x0b\x32\".sealane.scheduler.v1.VariantCheck\x12\x30\n\x06output\x18\x07 \x01(\x0b\x32 .sealane.scheduler.v1.TaskOutput\x12\x0b\n\x03log\x18\x08 \x01(\t\x12\x0c\n\x04node\x18\t \x01(\t2\xdd\x02\n\x0c\x46leetService\x12p\n\x07\x43onnect\x12!.sealane.scheduler.v1.NodeMessage\x1a&.sealane.scheduler.v1.SchedulerMessage\"\x16\x90\x02\x00\x8a\xe7\x18\x0f\x18\x03\"\x04node\"\x05relay(\x01\x30\x01\x12t\n\tRenewTask\x12&.sealane.scheduler.v1.RenewTaskRequest\x1a\'.sealane.scheduler.v1.RenewTaskResponse\"\x16\x90\x02\x02\x8a\xe7\x18\x0f\x18\x02\"\x04node\"\x05relay\x12\x65\n\nFinishTask\x12\'.sealane.scheduler.v1.FinishTaskRequest\x1a\x16.google.protobuf.Empty\"\x16\x90\x02\x02\x8a\xe7\x18\x0f\x18\x02\"\x04node\"\x05relayb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(sealane/scheduler/v1/fleet_service.proto\x12\x14sealane.scheduler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a)sealane/registry/v1/dataset_service.proto\x1a)sealane/registry/v1/variant_service.proto\x1a-sealane/scheduler/v1/deployment_service.proto\x1a&sealane/scheduler/v1/job_service.proto\x1a\'sealane/scheduler/v1/node_service.proto\x1a\x1csealane/type/v1/access.proto\x1a\x1csealane/type/v1/tensor.proto\"\xbc\x01\n\x0bNodeMessage\x12\x32\n\x08register\x18\x01 \x01(\x0b\x32\x1e.sealane.scheduler.v1.RegisterH\x00\x12\x34\n\theartbeat\x18\x02 \x01(\x0b\x32\x1f.sealane.scheduler.v1.HeartbeatH\x00\x12\x38\n\x06report\x18\x03 \x01(\x0b\x32&.sealane.scheduler.v1.AssignmentReportH\x00\x42\t\n\x07message\"\x8f\x03\n\x08Register\x12\x19\n\x11sealing_statement\x18\x01 \x01(\t\x12\x30\n\x08\x63\x61pacity\x18\x02 \x01(\x0b\x32\x1e.sealane.scheduler.v1.Capacity\x12/\n\x08runtimes\x18\x03 \x03(\x0b\x32\x1d.sealane.scheduler.v1.Runtime\x12\x16\n\x0eprice_per_hour\x18\x04 \x01(\x01\x12:\n\x06labels\x18\x05 \x03(\x0b\x32*.sealane.scheduler.v1.Register.LabelsEntry\x12\x10\n\x08\x65ndpoint\x18\x06 \x01(\t\x12\x10\n\x08tls_name\x18\x07 \x01(\t\x12\x37\n\x07serving\x18\x08 \x03(\x0b\x32&.sealane.scheduler.v1.AssignmentReport\x12\x16\n\x0e\x65gress_per_gib\x18\t \x01(\x01\x12\r\n\x05watts\x18\n \x01(\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x95\x01\n\tHeartbeat\x12\x15\n\rping_sequence\x18\x01 \x01(\x03\x12\x19\n\x11sealing_statement\x18\x02 \x01(\t\x12\x11\n\tin_flight\x18\x03 \x01(\x05\x12\x19\n\x11\x66ree_memory_bytes\x18\x04 \x01(\x03\x12(\n\x04link\x18\x05 \x01(\x0b\x32\x1a.sealane.scheduler.v1.Link\"\xf1\x01\n\x10\x41ssignmentReport\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x34\n\x05state\x18\x03 \x01(\x0e\x32%.sealane.scheduler.v1.Placement.State\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x16\n\x0evariant_digest\x18\x05 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x03\x12\x33\n\x07warm_up\x18\x07 \x01(\x0b\x32\".sealane.scheduler.v1.WarmUpReport\x12\x10\n\x08resident\x18\x08 \x01(\x08\"K\n\x0cWarmUpReport\x12\x10\n\x08requests\x18\x01 \x01(\x05\x12\x13\n\x0b\x62\x61tch_sizes\x18\x02 \x03(\x05\x12\x14\n\x0cload_seconds\x18\x03 \x01(\x01\"\xb2\x01\n\x10SchedulerMessage\x12\x30\n\x07welcome\x18\x01 \x01(\x0b\x32\x1d.sealane.scheduler.v1.WelcomeH\x00\x12\x35\n\x07\x64\x65sired\x18\x02 \x01(\x0b\x32\".sealane.scheduler.v1.DesiredStateH\x00\x12*\n\x04ping\x18\x03 \x01(\x0b\x32\x1a.sealane.scheduler.v1.PingH\x00\x42\t\n\x07message\"@\n\x07Welcome\x12\x35\n\x12heartbeat_interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x18\n\x04Ping\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"\xd7\x01\n\x0c\x44\x65siredState\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x35\n\x0b\x61ssignments\x18\x02 \x03(\x0b\x32 .sealane.scheduler.v1.Assignment\x12\x33\n\x05tasks\x18\x03 \x03(\x0b\x32$.sealane.scheduler.v1.TaskAssignment\x12\x10\n\x08gateways\x18\x04 \x03(\t\x12\x37\n\tensembles\x18\x05 \x03(\x0b\x32$.sealane.scheduler.v1.ServedEnsemble\"e\n\x0eServedEnsemble\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x30\n\x08\x65nsemble\x18\x03 \x01(\x0b\x32\x1e.sealane.scheduler.v1.Ensemble\"\x9e\x02\n\nAssignment\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12-\n\x07variant\x18\x03 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12.\n\nsignatures\x18\x04 \x03(\x0b\x32\x1a.sealane.type.v1.Signature\x12\r\n\x05\x65poch\x18\x05 \x01(\x03\x12\x33\n\ndata_class\x18\x06 \x01(\x0e\x32\x1f.sealane.scheduler.v1.DataClass\x12\x0e\n\x06pinned\x18\x07 \x01(\x08\x12\r\n\x05grant\x18\x08 \x01(\t\x12\x13\n\x0bserved_name\x18\t \x01(\t\x12\x0e\n\x06labels\x18\n \x03(\t\"\xfe\x02\n\x0eTaskAssignment\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x03\x12(\n\x05lease\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05grant\x18\x05 \x01(\t\x12\x36\n\x08optimise\x18\x04 \x01(\x0b\x32\".sealane.scheduler.v1.OptimiseTaskH\x00\x12\x30\n\x05\x63heck\x18\x06 \x01(\x0b\x32\x1f.sealane.scheduler.v1.CheckTaskH\x00\x12\x30\n\x05\x62\x61tch\x18\x07 \x01(\x0b\x32\x1f.sealane.scheduler.v1.BatchTaskH\x00\x12\x36\n\x08\x65valuate\x18\x08 \x01(\x0b\x32\".sealane.scheduler.v1.EvaluateTaskH\x00\x12\x38\n\tbenchmark\x18\t \x01(\x0b\x32#.sealane.scheduler.v1.BenchmarkTaskH\x00\x42\x06\n\x04spec\"V\n\x08RowRange\x12)\n\x05shard\x18\x01 \x01(\x0b\x32\x1a.sealane.registry.v1.Shard\x12\x11\n\tfirst_row\x18\x02 \x01(\x03\x12\x0c\n\x04rows\x18\x03 \x01(\x03\"\x8d\x02\n\tBatchTask\x12-\n\x07variant\x18\x01 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12-\n\x05range\x18\x02 \x01(\x0b\x32\x1e.sealane.scheduler.v1.RowRange\x12;\n\x06inputs\x18\x03 \x03(\x0b\x32+.sealane.scheduler.v1.BatchTask.InputsEntry\x12\x0f\n\x07outputs\x18\x04 \x03(\t\x12\x11\n\tsignature\x18\x05 \x01(\t\x12\x12\n\nbatch_size\x18\x06 \x01(\x05\x1a-\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9f\x01\n\x0c\x45valuateTask\x12\x30\n\x04spec\x18\x01 \x01(\x0b\x32\".sealane.scheduler.v1.EvaluateSpec\x12-\n\x07variant\x18\x02 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12.\n\x06ranges\x18\x03 \x03(\x0b\x32\x1e.sealane.scheduler.v1.RowRange\"\xa1\x01\n\rBenchmarkTask\x12\x31\n\x04spec\x18\x01 \x01(\x0b\x32#.sealane.scheduler.v1.BenchmarkSpec\x12-\n\x07variant\x18\x02 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12.\n\x06ranges\x18\x03 \x03(\x0b\x32\x1e.sealane.scheduler.v1.RowRange\"\x9e\x01\n\x0cOptimiseTask\x12\x30\n\x04spec\x18\x01 \x01(\x0b\x32\".sealane.scheduler.v1.OptimiseSpec\x12,\n\x06source\x18\x02 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12.\n\nsignatures\x18\x03 \x03(\x0b\x32\x1a.sealane.type.v1.Signature\"s\n\tCheckTask\x12\x36\n\x08variants\x18\x01 \x03(\x0b\x32$.sealane.scheduler.v1.CheckedVariant\x12.\n\nsignatures\x18\x02 \x03(\x0b\x32\x1a.sealane.type.v1.Signature\"N\n\x0e\x43heckedVariant\x12-\n\x07variant\x18\x01 \x01(\x0b\x32\x1c.sealane.registry.v1.Variant\x12\r\n\x05grant\x18\x02 \x01(\t\"o\n\x10RenewTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x03\x12\x10\n\x08progress\x18\x03 \x01(\x01\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0b\n\x03log\x18\x05 \x01(\t\x12\x0c\n\x04node\x18\x06 \x01(\t\"=\n\x11RenewTaskResponse\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8b\x02\n\x11\x46inishTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x03\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\x12\x34\n\x07results\x18\x05 \x03(\x0b\x32#.sealane.scheduler.v1.VariantResult\x12\x32\n\x06\x63hecks\x18\x06 \x03(\x0b\x32\".sealane.scheduler.v1.VariantCheck\x12\x30\n\x06output\x18\x07 \x01(\x0b\x32 .sealane.scheduler.v1.TaskOutput\x12\x0b\n\x03log\x18\x08 \x01(\t\x12\x0c\n\x04node\x18\t \x01(\t2\xdd\x02\n\x0c\x46leetService\x12p\n\x07\x43onnect\x12!.sealane.scheduler.v1.NodeMessage\x1a&.sealane.scheduler.v1.SchedulerMessage\"\x16\x90\x02\x00\x8a\xe7\x18\x0f\x18\x03\"\x04node\"\x05relay(\x01\x30\x01\x12t\n\tRenewTask\x12&.sealane.scheduler.v1.RenewTaskRequest\x1a\'.sealane.scheduler.v1.RenewTaskResponse\"\x16\x90\x02\x02\x8a\xe7\x18\x0f\x18\x02\"\x04node\"\x05relay\x12\x65\n\nFinishTask\x12\'.sealane.scheduler.v1.FinishTaskRequest\x1a\x16.google.protobuf.Empty\"\x16\x90\x02\x02\x8a\xe7\x18\x0f\x18\x02\"\x04node\"\x05relayb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,48 +56,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REGISTER']._serialized_end=992
   _globals['_REGISTER_LABELSENTRY']._serialized_start=947
   _globals['_REGISTER_LABELSENTRY']._serialized_end=992
-  _globals['_HEARTBEAT']._serialized_start=994
-  _globals['_HEARTBEAT']._serialized_end=1101
-  _globals['_ASSIGNMENTREPORT']._serialized_start=1104
-  _globals['_ASSIGNMENTREPORT']._serialized_end=1345
-  _globals['_WARMUPREPORT']._serialized_start=1347
-  _globals['_WARMUPREPORT']._serialized_end=1422
-  _globals['_SCHEDULERMESSAGE']._serialized_start=1425
-  _globals['_SCHEDULERMESSAGE']._serialized_end=1603
-  _globals['_WELCOME']._serialized_start=1605
-  _globals['_WELCOME']._serialized_end=1669
-  _globals['_PING']._serialized_start=1671
-  _globals['_PING']._serialized_end=1695
-  _globals['_DESIREDSTATE']._serialized_start=1698
-  _globals['_DESIREDSTATE']._serialized_end=1913
-  _globals['_SERVEDENSEMBLE']._serialized_start=1915
-  _globals['_SERVEDENSEMBLE']._serialized_end=2016
-  _globals['_ASSIGNMENT']._serialized_start=2019
-  _globals['_ASSIGNMENT']._serialized_end=2305
-  _globals['_TASKASSIGNMENT']._serialized_start=2308
-  _globals['_TASKASSIGNMENT']._serialized_end=2690
-  _globals['_ROWRANGE']._serialized_start=2692
-  _globals['_ROWRANGE']._serialized_end=2778
-  _globals['_BATCHTASK']._serialized_start=2781
-  _globals['_BATCHTASK']._serialized_end=3050
-  _globals['_BATCHTASK_INPUTSENTRY']._serialized_start=3005
-  _globals['_BATCHTASK_INPUTSENTRY']._serialized_end=3050
-  _globals['_EVALUATETASK']._serialized_start=3053
-  _globals['_EVALUATETASK']._serialized_end=3212
-  _globals['_BENCHMARKTASK']._serialized_start=3215
-  _globals['_BENCHMARKTASK']._serialized_end=3376
-  _globals['_OPTIMISETASK']._serialized_start=3379
-  _globals['_OPTIMISETASK']._serialized_end=3537
-  _globals['_CHECKTASK']._serialized_start=3539
-  _globals['_CHECKTASK']._serialized_end=3654
-  _globals['_CHECKEDVARIANT']._serialized_start=3656
-  _globals['_CHECKEDVARIANT']._serialized_end=3734
-  _globals['_RENEWTASKREQUEST']._serialized_start=3736
-  _globals['_RENEWTASKREQUEST']._serialized_end=3847
-  _globals['_RENEWTASKRESPONSE']._serialized_start=3849
-  _globals['_RENEWTASKRESPONSE']._serialized_end=3910
-  _globals['_FINISHTASKREQUEST']._serialized_start=3913
-  _globals['_FINISHTASKREQUEST']._serialized_end=4180
-  _globals['_FLEETSERVICE']._serialized_start=4183
-  _globals['_FLEETSERVICE']._serialized_end=4532
+  _globals['_HEARTBEAT']._serialized_start=995
+  _globals['_HEARTBEAT']._serialized_end=1144
+  _globals['_ASSIGNMENTREPORT']._serialized_start=1147
+  _globals['_ASSIGNMENTREPORT']._serialized_end=1388
+  _globals['_WARMUPREPORT']._serialized_start=1390
+  _globals['_WARMUPREPORT']._serialized_end=1465
+  _globals['_SCHEDULERMESSAGE']._serialized_start=1468
+  _globals['_SCHEDULERMESSAGE']._serialized_end=1646
+  _globals['_WELCOME']._serialized_start=1648
+  _globals['_WELCOME']._serialized_end=1712
+  _globals['_PING']._serialized_start=1714
+  _globals['_PING']._serialized_end=1738
+  _globals['_DESIREDSTATE']._serialized_start=1741
+  _globals['_DESIREDSTATE']._serialized_end=1956
+  _globals['_SERVEDENSEMBLE']._serialized_start=1958
+  _globals['_SERVEDENSEMBLE']._serialized_end=2059
+  _globals['_ASSIGNMENT']._serialized_start=2062
+  _globals['_ASSIGNMENT']._serialized_end=2348
+  _globals['_TASKASSIGNMENT']._serialized_start=2351
+  _globals['_TASKASSIGNMENT']._serialized_end=2733
+  _globals['_ROWRANGE']._serialized_start=2735
+  _globals['_ROWRANGE']._serialized_end=2821
+  _globals['_BATCHTASK']._serialized_start=2824
+  _globals['_BATCHTASK']._serialized_end=3093
+  _globals['_BATCHTASK_INPUTSENTRY']._serialized_start=3048
+  _globals['_BATCHTASK_INPUTSENTRY']._serialized_end=3093
+  _globals['_EVALUATETASK']._serialized_start=3096
+  _globals['_EVALUATETASK']._serialized_end=3255
+  _globals['_BENCHMARKTASK']._serialized_start=3258
+  _globals['_BENCHMARKTASK']._serialized_end=3419
+  _globals['_OPTIMISETASK']._serialized_start=3422
+  _globals['_OPTIMISETASK']._serialized_end=3580
+  _globals['_CHECKTASK']._serialized_start=3582
+  _globals['_CHECKTASK']._serialized_end=3697
+  _globals['_CHECKEDVARIANT']._serialized_start=3699
+  _globals['_CHECKEDVARIANT']._serialized_end=3777
+  _globals['_RENEWTASKREQUEST']._serialized_start=3779
+  _globals['_RENEWTASKREQUEST']._serialized_end=3890
+  _globals['_RENEWTASKRESPONSE']._serialized_start=3892
+  _globals['_RENEWTASKRESPONSE']._serialized_end=3953
+  _globals['_FINISHTASKREQUEST']._serialized_start=3956
+  _globals['_FINISHTASKREQUEST']._serialized_end=4223
+  _globals['_FLEETSERVICE']._serialized_start=4226
+  _globals['_FLEETSERVICE']._serialized_end=4575
 # @@protoc_insertion_point(module_scope)

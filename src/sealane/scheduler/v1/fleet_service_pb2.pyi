@@ -159,6 +159,7 @@ class Heartbeat(_message.Message):
     SEALING_STATEMENT_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
     FREE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
     ping_sequence: _builtins.int
     """Echo of the last ping's sequence, so that the scheduler measures the round trip."""
     sealing_statement: _builtins.str
@@ -167,6 +168,10 @@ class Heartbeat(_message.Message):
     """Calls running and waiting now."""
     free_memory_bytes: _builtins.int
     """Free memory in bytes."""
+    @_builtins.property
+    def link(self) -> _node_service_pb2.Link:
+        """What the worker has measured of its connection; unset where it has measured nothing yet."""
+
     def __init__(
         self,
         *,
@@ -174,10 +179,11 @@ class Heartbeat(_message.Message):
         sealing_statement: _builtins.str = ...,
         in_flight: _builtins.int = ...,
         free_memory_bytes: _builtins.int = ...,
+        link: _node_service_pb2.Link | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["link", b"link"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_memory_bytes", b"free_memory_bytes", "in_flight", b"in_flight", "ping_sequence", b"ping_sequence", "sealing_statement", b"sealing_statement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_memory_bytes", b"free_memory_bytes", "in_flight", b"in_flight", "link", b"link", "ping_sequence", b"ping_sequence", "sealing_statement", b"sealing_statement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

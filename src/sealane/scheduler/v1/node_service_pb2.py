@@ -27,7 +27,7 @@ from sealane.auth.v1 import enrollment_service_pb2 as sealane_dot_auth_dot_v1_do
 from sealane.type.v1 import access_pb2 as sealane_dot_type_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'sealane/scheduler/v1/node_service.proto\x12\x14sealane.scheduler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(sealane/auth/v1/enrollment_service.proto\x1a\x1csealane/type/v1/access.proto\"J\n\x07Runtime\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x66ormats\x18\x03 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x04 \x03(\t\"\x81\x01\n\x08\x43\x61pacity\x12\x11\n\tcpu_milli\x18\x01 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x12\n\ndisk_bytes\x18\x03 \x01(\x03\x12\x14\n\x0c\x64\x65vice_class\x18\x04 \x01(\t\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\x05 \x01(\t\x12\r\n\x05speed\x18\x06 \x01(\x01\"Z\n\x08HeldCopy\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x1a\n\x12\x62inding_constraint\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"\xf3\x06\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x33\n\nattributes\x18\x02 \x01(\x0b\x32\x1f.sealane.auth.v1.NodeAttributes\x12\x30\n\x08\x63\x61pacity\x18\x03 \x01(\x0b\x32\x1e.sealane.scheduler.v1.Capacity\x12/\n\x08runtimes\x18\x04 \x03(\x0b\x32\x1d.sealane.scheduler.v1.Runtime\x12\x16\n\x0eprice_per_hour\x18\x05 \x01(\x01\x12/\n\x05state\x18\x06 \x01(\x0e\x32 .sealane.scheduler.v1.Node.State\x12\x0e\n\x06rtt_ms\x18\x07 \x01(\x01\x12-\n\tseen_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x06labels\x18\t \x03(\x0b\x32&.sealane.scheduler.v1.Node.LabelsEntry\x12\x10\n\x08\x65ndpoint\x18\n \x01(\t\x12\x10\n\x08tls_name\x18\x0b \x01(\t\x12\x37\n\tadmission\x18\x0c \x01(\x0e\x32$.sealane.scheduler.v1.Node.Admission\x12\x37\n\x13\x64rain_deadline_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bheld_copies\x18\x0e \x01(\x05\x12\x12\n\nheld_tasks\x18\x0f \x01(\x05\x12.\n\x06\x63opies\x18\x10 \x03(\x0b\x32\x1e.sealane.scheduler.v1.HeldCopy\x12\x0f\n\x07message\x18\x11 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"R\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_READY\x10\x01\x12\x11\n\rSTATE_SUSPECT\x10\x02\x12\x0e\n\nSTATE_DEAD\x10\x03\"\x81\x01\n\tAdmission\x12\x19\n\x15\x41\x44MISSION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x41\x44MISSION_OPEN\x10\x01\x12\x16\n\x12\x41\x44MISSION_CORDONED\x10\x02\x12\x16\n\x12\x41\x44MISSION_DRAINING\x10\x03\x12\x15\n\x11\x41\x44MISSION_DRAINED\x10\x04\"\x1e\n\x0eGetNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"!\n\x11\x43ordonNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"#\n\x13UncordonNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"S\n\x10\x44rainNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\rdeadline_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x10ListNodesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x11ListNodesResponse\x12)\n\x05nodes\x18\x01 \x03(\x0b\x32\x1a.sealane.scheduler.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x97\x04\n\x0bNodeService\x12s\n\tListNodes\x12&.sealane.scheduler.v1.ListNodesRequest\x1a\'.sealane.scheduler.v1.ListNodesResponse\"\x15\x90\x02\x01\x8a\xe7\x18\x0e\n\nnodes:read\x18\x01\x12\x62\n\x07GetNode\x12$.sealane.scheduler.v1.GetNodeRequest\x1a\x1a.sealane.scheduler.v1.Node\"\x15\x90\x02\x01\x8a\xe7\x18\x0e\n\nnodes:read\x18\x01\x12\x63\n\nCordonNode\x12\'.sealane.scheduler.v1.CordonNodeRequest\x1a\x1a.sealane.scheduler.v1.Node\"\x10\x90\x02\x02\x8a\xe7\x18\t\n\x05\x66leet\x18\x03\x12g\n\x0cUncordonNode\x12).sealane.scheduler.v1.UncordonNodeRequest\x1a\x1a.sealane.scheduler.v1.Node\"\x10\x90\x02\x02\x8a\xe7\x18\t\n\x05\x66leet\x18\x03\x12\x61\n\tDrainNode\x12&.sealane.scheduler.v1.DrainNodeRequest\x1a\x1a.sealane.scheduler.v1.Node\"\x10\x90\x02\x02\x8a\xe7\x18\t\n\x05\x66leet\x18\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'sealane/scheduler/v1/node_service.proto\x12\x14sealane.scheduler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(sealane/auth/v1/enrollment_service.proto\x1a\x1csealane/type/v1/access.proto\"J\n\x07Runtime\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x66ormats\x18\x03 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x04 \x03(\t\"\x81\x01\n\x08\x43\x61pacity\x12\x11\n\tcpu_milli\x18\x01 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x12\n\ndisk_bytes\x18\x03 \x01(\x03\x12\x14\n\x0c\x64\x65vice_class\x18\x04 \x01(\t\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\x05 \x01(\t\x12\r\n\x05speed\x18\x06 \x01(\x01\"Z\n\x08HeldCopy\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x1a\n\x12\x62inding_constraint\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"\x9d\x07\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x33\n\nattributes\x18\x02 \x01(\x0b\x32\x1f.sealane.auth.v1.NodeAttributes\x12\x30\n\x08\x63\x61pacity\x18\x03 \x01(\x0b\x32\x1e.sealane.scheduler.v1.Capacity\x12/\n\x08runtimes\x18\x04 \x03(\x0b\x32\x1d.sealane.scheduler.v1.Runtime\x12\x16\n\x0eprice_per_hour\x18\x05 \x01(\x01\x12/\n\x05state\x18\x06 \x01(\x0e\x32 .sealane.scheduler.v1.Node.State\x12\x0e\n\x06rtt_ms\x18\x07 \x01(\x01\x12-\n\tseen_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x06labels\x18\t \x03(\x0b\x32&.sealane.scheduler.v1.Node.LabelsEntry\x12\x10\n\x08\x65ndpoint\x18\n \x01(\t\x12\x10\n\x08tls_name\x18\x0b \x01(\t\x12\x37\n\tadmission\x18\x0c \x01(\x0e\x32$.sealane.scheduler.v1.Node.Admission\x12\x37\n\x13\x64rain_deadline_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bheld_copies\x18\x0e \x01(\x05\x12\x12\n\nheld_tasks\x18\x0f \x01(\x05\x12.\n\x06\x63opies\x18\x10 \x03(\x0b\x32\x1e.sealane.scheduler.v1.HeldCopy\x12\x0f\n\x07message\x18\x11 \x01(\t\x12(\n\x04link\x18\x12 \x01(\x0b\x32\x1a.sealane.scheduler.v1.Link\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"R\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_READY\x10\x01\x12\x11\n\rSTATE_SUSPECT\x10\x02\x12\x0e\n\nSTATE_DEAD\x10\x03\"\x81\x01\n\tAdmission\x12\x19\n\x15\x41\x44MISSION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x41\x44MISSION_OPEN\x10\x01\x12\x16\n\x12\x41\x44MISSION_CORDONED\x10\x02\x12\x16\n\x12\x41\x44MISSION_DRAINING\x10\x03\x12\x15\n\x11\x41\x44MISSION_DRAINED\x10\x04\"U\n\x04Link\x12\x11\n\tjitter_ms\x18\x01 \x01(\x01\x12\x1d\n\x15\x64own_bytes_per_second\x18\x02 \x01(\x01\x12\x1b\n\x13up_bytes_per_second\x18\x03 \x01(\x01\"\x1e\n\x0eGetNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"!\n\x11\x43ordonNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"#\n\x13UncordonNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"S\n\x10\x44rainNodeRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\rdeadline_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x10ListNodesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x11ListNodesResponse\x12)\n\x05nodes\x18\x01 \x03(\x0b\x32\x1a.sealane.scheduler.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x97\x04\n\x0bNodeService\x12s\n\tListNodes\x12&.sealane.scheduler.v1.ListNodesRequest\x1a\'.sealane.scheduler.v1.ListNodesResponse\"\x15\x90\x02\x01\x8a\xe7\x18\x0e\n\nnodes:read\x18\x01\x12\x62\n\x07GetNode\x12$.sealane.scheduler.v1.GetNodeRequest\x1a\x1a.sealane.scheduler.v1.Node\"\x15\x90\x02\x01\x8a\xe7\x18\x0e\n\nnodes:read\x18\x01\x12\x63\n\nCordonNode\x12\'.sealane.scheduler.v1.CordonNodeRequest\x1a\x1a.sealane.scheduler.v1.Node\"\x10\x90\x02\x02\x8a\xe7\x18\t\n\x05\x66leet\x18\x03\x12g\n\x0cUncordonNode\x12).sealane.scheduler.v1.UncordonNodeRequest\x1a\x1a.sealane.scheduler.v1.Node\"\x10\x90\x02\x02\x8a\xe7\x18\t\n\x05\x66leet\x18\x03\x12\x61\n\tDrainNode\x12&.sealane.scheduler.v1.DrainNodeRequest\x1a\x1a.sealane.scheduler.v1.Node\"\x10\x90\x02\x02\x8a\xe7\x18\t\n\x05\x66leet\x18\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,25 +53,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELDCOPY']._serialized_start=378
   _globals['_HELDCOPY']._serialized_end=468
   _globals['_NODE']._serialized_start=471
-  _globals['_NODE']._serialized_end=1354
-  _globals['_NODE_LABELSENTRY']._serialized_start=1093
-  _globals['_NODE_LABELSENTRY']._serialized_end=1138
-  _globals['_NODE_STATE']._serialized_start=1140
-  _globals['_NODE_STATE']._serialized_end=1222
-  _globals['_NODE_ADMISSION']._serialized_start=1225
-  _globals['_NODE_ADMISSION']._serialized_end=1354
-  _globals['_GETNODEREQUEST']._serialized_start=1356
-  _globals['_GETNODEREQUEST']._serialized_end=1386
-  _globals['_CORDONNODEREQUEST']._serialized_start=1388
-  _globals['_CORDONNODEREQUEST']._serialized_end=1421
-  _globals['_UNCORDONNODEREQUEST']._serialized_start=1423
-  _globals['_UNCORDONNODEREQUEST']._serialized_end=1458
-  _globals['_DRAINNODEREQUEST']._serialized_start=1460
-  _globals['_DRAINNODEREQUEST']._serialized_end=1543
-  _globals['_LISTNODESREQUEST']._serialized_start=1545
-  _globals['_LISTNODESREQUEST']._serialized_end=1602
-  _globals['_LISTNODESRESPONSE']._serialized_start=1604
-  _globals['_LISTNODESRESPONSE']._serialized_end=1691
-  _globals['_NODESERVICE']._serialized_start=1694
-  _globals['_NODESERVICE']._serialized_end=2229
+  _globals['_NODE']._serialized_end=1396
+  _globals['_NODE_LABELSENTRY']._serialized_start=1135
+  _globals['_NODE_LABELSENTRY']._serialized_end=1180
+  _globals['_NODE_STATE']._serialized_start=1182
+  _globals['_NODE_STATE']._serialized_end=1264
+  _globals['_NODE_ADMISSION']._serialized_start=1267
+  _globals['_NODE_ADMISSION']._serialized_end=1396
+  _globals['_LINK']._serialized_start=1398
+  _globals['_LINK']._serialized_end=1483
+  _globals['_GETNODEREQUEST']._serialized_start=1485
+  _globals['_GETNODEREQUEST']._serialized_end=1515
+  _globals['_CORDONNODEREQUEST']._serialized_start=1517
+  _globals['_CORDONNODEREQUEST']._serialized_end=1550
+  _globals['_UNCORDONNODEREQUEST']._serialized_start=1552
+  _globals['_UNCORDONNODEREQUEST']._serialized_end=1587
+  _globals['_DRAINNODEREQUEST']._serialized_start=1589
+  _globals['_DRAINNODEREQUEST']._serialized_end=1672
+  _globals['_LISTNODESREQUEST']._serialized_start=1674
+  _globals['_LISTNODESREQUEST']._serialized_end=1731
+  _globals['_LISTNODESRESPONSE']._serialized_start=1733
+  _globals['_LISTNODESRESPONSE']._serialized_end=1820
+  _globals['_NODESERVICE']._serialized_start=1823
+  _globals['_NODESERVICE']._serialized_end=2358
 # @@protoc_insertion_point(module_scope)

@@ -236,6 +236,7 @@ class Node(_message.Message):
     HELD_TASKS_FIELD_NUMBER: _builtins.int
     COPIES_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`nodes/{node}`."""
     price_per_hour: _builtins.float
@@ -286,6 +287,10 @@ class Node(_message.Message):
     def copies(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldCopy]:
         """The same copies, by deployment; told by GetNode and by the methods that change a node."""
 
+    @_builtins.property
+    def link(self) -> Global___Link:
+        """How its connection is, as measured."""
+
     def __init__(
         self,
         *,
@@ -306,14 +311,49 @@ class Node(_message.Message):
         held_tasks: _builtins.int = ...,
         copies: _abc.Iterable[Global___HeldCopy] | None = ...,
         message: _builtins.str = ...,
+        link: Global___Link | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "capacity", b"capacity", "drain_deadline_time", b"drain_deadline_time", "seen_time", b"seen_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "capacity", b"capacity", "drain_deadline_time", b"drain_deadline_time", "link", b"link", "seen_time", b"seen_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "attributes", b"attributes", "capacity", b"capacity", "copies", b"copies", "drain_deadline_time", b"drain_deadline_time", "endpoint", b"endpoint", "held_copies", b"held_copies", "held_tasks", b"held_tasks", "labels", b"labels", "message", b"message", "name", b"name", "price_per_hour", b"price_per_hour", "rtt_ms", b"rtt_ms", "runtimes", b"runtimes", "seen_time", b"seen_time", "state", b"state", "tls_name", b"tls_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admission", b"admission", "attributes", b"attributes", "capacity", b"capacity", "copies", b"copies", "drain_deadline_time", b"drain_deadline_time", "endpoint", b"endpoint", "held_copies", b"held_copies", "held_tasks", b"held_tasks", "labels", b"labels", "link", b"link", "message", b"message", "name", b"name", "price_per_hour", b"price_per_hour", "rtt_ms", b"rtt_ms", "runtimes", b"runtimes", "seen_time", b"seen_time", "state", b"state", "tls_name", b"tls_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class Link(_message.Message):
+    """How a node's connection is, measured from what it carries and never configured."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JITTER_MS_FIELD_NUMBER: _builtins.int
+    DOWN_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    UP_BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    jitter_ms: _builtins.float
+    """How far round trips are from the smoothed one, smoothed, in milliseconds; 0 in what a worker sends."""
+    down_bytes_per_second: _builtins.float
+    """Bytes a second towards the node, from the files that it fetches and the large requests that it gets; 0 where nothing
+    large has come yet.
+    """
+    up_bytes_per_second: _builtins.float
+    """Bytes a second from the node, from the files that it stores and the large answers that it gives; 0 where nothing
+    large has left yet.
+    """
+    def __init__(
+        self,
+        *,
+        jitter_ms: _builtins.float = ...,
+        down_bytes_per_second: _builtins.float = ...,
+        up_bytes_per_second: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["down_bytes_per_second", b"down_bytes_per_second", "jitter_ms", b"jitter_ms", "up_bytes_per_second", b"up_bytes_per_second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Link: _TypeAlias = Link  # noqa: Y015
 
 @_typing.final
 class GetNodeRequest(_message.Message):
