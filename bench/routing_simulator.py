@@ -2,7 +2,7 @@
 
 ``python -m bench.routing_simulator [--workers N] [--load 0.75] [--seeds 5] [--trace FILE.csv] [--plot FILE.svg]``.
 
-A discrete-event simulation in virtual time on the code that routes (:mod:`sealane.rpc.loads`, `routing.pick`): a
+A discrete-event simulation in virtual time on the code that routes (:mod:`sealane.rpc.loads` and `choice`): a
 quarter of the workers is in the cloud (8 ms of work, 20 ms of round trip), three eighths each at the edge (16 ms, 2 ms)
 and slow at the edge (40 ms, 2 ms); each does one call at a time, and is three times as slow for two seconds now and
 then. Calls come through several gateways that know nothing of each other; workers say with each answer how busy they
@@ -29,8 +29,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sealane.rpc.choice import cheapest
 from sealane.rpc.loads import Load, NodeLoads, Ticket
-from sealane_inference.routing import Endpoint, pick
 
 OBJECTIVE = 0.100
 BOUND = 0.93
@@ -61,7 +61,7 @@ class Worker:
     """One worker: first come, first served.
 
     Args:
-        endpoint: as routes name it.
+        node: its id.
         work: seconds of one call.
         trip: seconds of a round trip.
         slow: when it begins to be slow, ascending.
@@ -69,7 +69,7 @@ class Worker:
         service: seconds of work of a call, as it has smoothed them.
     """
 
-    endpoint: Endpoint
+    node: str
     work: float
     trip: float
     slow: list[float]
@@ -145,15 +145,15 @@ class Gateway(Router):
     def __init__(self, workers: Sequence[Worker], rng: random.Random, clock: Clock) -> None:
         super().__init__(workers, rng, clock)
         self._loads = NodeLoads(clock)
-        self._endpoints = [worker.endpoint for worker in workers]
-        self._places = {worker.endpoint.node: place for place, worker in enumerate(workers)}
+        self._nodes = [worker.node for worker in workers]
+        self._places = {node: place for place, node in enumerate(self._nodes)}
         self._begun: dict[int, list[Ticket]] = {place: [] for place in range(len(workers))}
 
     def choose(self) -> int:
         """See :class:`Router`."""
-        endpoint = pick(self._endpoints, self._loads, self.rng.choice)
-        place = self._places[endpoint.node]
-        self._begun[place].append(self._loads.begin(endpoint.node))
+        node = cheapest(self._nodes, self._loads, self.rng.choice)
+        place = self._places[node]
+        self._begun[place].append(self._loads.begin(node))
         return place
 
     def ended(self, index: int, load: Load) -> None:
@@ -220,7 +220,7 @@ def fleet(setting: Setting, rng: random.Random) -> list[Worker]:
             while at < setting.seconds:
                 slow.append(at)
                 at += _SLOW_SECONDS + rng.expovariate(1 / _SLOW_EVERY)
-            made.append(Worker(Endpoint(f"w{len(made)}", 1), work, trip, slow))
+            made.append(Worker(f"w{len(made)}", work, trip, slow))
     return made
 
 

@@ -22,7 +22,7 @@ from sealane.rpc.call import Call
 from sealane.rpc.retry_budget import RetryBudget
 from sealane.rpc.transport import OWN_LIMITS
 from sealane.telemetry import Telemetry
-from sealane_inference.choice import choose, in_time
+from sealane_inference.choice import check_time, choose
 from sealane_inference.lanes import LANE_FULL, LANE_UNSENT, LaneCall
 from sealane_inference.loads import Loads
 from sealane_inference.present import Present
@@ -115,7 +115,7 @@ class Forwarder:
             endpoint = keeper(route.endpoints, key)
             failure = _nobody(route)
             if endpoint is not None and self._present.lane(endpoint.node) is not None:
-                in_time(call, endpoint, [endpoint], self._loads.of(route.name))
+                check_time(call, endpoint, self._loads.of(route.name))
                 try:
                     return await self._send(call, route, endpoint, once=True)
                 except Unavailable as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from sealane.ensembles import Chain
 from sealane.errors import Unavailable
@@ -178,32 +177,6 @@ def _is_wanted(route: Route, target: Target) -> bool:
     if target.label:
         return target.label in route.labels
     return target.version in ("", route.version)
-
-
-#: Above so many endpoints, a sample of so many stands for all: more of it gains little (Mitzenmacher 2001).
-MOST_SCANNED, SAMPLE = 256, 8
-
-
-class Costs(Protocol):
-    """What a call to a node is expected to cost."""
-
-    def costs(self, nodes: Iterable[str]) -> list[float]:
-        """Expected seconds at each of these, including those of the calls before it."""
-        ...
-
-
-def pick(endpoints: Sequence[Endpoint], costs: Costs, choose: Callable[[Sequence[Endpoint]], Endpoint]) -> Endpoint:
-    """The cheapest endpoint; `choose` breaks ties, so that equals share the load.
-
-    All are looked at while they are few; of very many, some that `choose` takes by chance.
-    """
-    if len(endpoints) == 1:
-        return endpoints[0]
-    if len(endpoints) > MOST_SCANNED:
-        endpoints = [choose(endpoints) for _ in range(SAMPLE)]
-    prices = costs.costs([endpoint.node for endpoint in endpoints])
-    least = min(prices)
-    return choose([endpoint for endpoint, price in zip(endpoints, prices, strict=True) if price == least])
 
 
 def keeper(endpoints: Sequence[Endpoint], key: str) -> Endpoint | None:

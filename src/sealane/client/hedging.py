@@ -37,7 +37,9 @@ class Begun(Protocol):
         ...
 
 
-def hedge(first: Callable[[], Begun], second: Callable[[], Begun], after: float) -> bytes:
+def hedge(
+    first: Callable[[], Begun], second: Callable[[], Begun], after: float, may: Callable[[], bool] = lambda: True
+) -> bytes:
     """The first good answer of two calls, of which the second begins only when it is needed; the other is cancelled.
 
     Args:
@@ -45,6 +47,7 @@ def hedge(first: Callable[[], Begun], second: Callable[[], Begun], after: float)
         second: begins the same call at another place: when the first has said nothing for `after` seconds, or is not
             there.
         after: seconds.
+        may: whether a second call may begin because the first is slow; one that is not there asks nobody.
 
     Raises:
         Exception: of the call that failed, where the other does not help: it is not there, or its failure is final.
@@ -68,7 +71,8 @@ def hedge(first: Callable[[], Begun], second: Callable[[], Begun], after: float)
         begin(first)
         call = wait(after)
         if call is None:
-            begin(second)
+            if may():
+                begin(second)
             call = wait()
         while call is not None and (failure := call.exception()) is not None:
             if call.code() in _AWAY and len(begun) == 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar, Unpack
@@ -16,10 +15,10 @@ from sealane.client import calls
 from sealane.client.calls import Caller, Request
 from sealane.client.gateways import Gateways
 from sealane.client.prediction import Form, Inputs, Prediction, PredictOptions, form_of
-from sealane.client.routes import Routes
 from sealane.client.session import Session
+from sealane.client.workers import Workers
 from sealane.compat.openinference.v2 import openinference_pb2 as oip
-from sealane.errors import MODEL_CRASHED, InvalidArgument, NotFound, SealaneError, Unavailable
+from sealane.errors import InvalidArgument, NotFound
 from sealane.protocols import openinference
 from sealane.protocols.call import InferenceCall
 from sealane.protocols.call import Target as ModelTarget
@@ -33,8 +32,6 @@ T = TypeVar("T")
 
 METADATA_PATH = "/inference.GRPCInferenceService/ModelMetadata"
 DEFAULT_SECONDS = 10.0
-#: A worker's answers that mean the lease is old: the deployment runs elsewhere by now.
-_MOVED = frozenset({"MODEL_NOT_FOUND", "DEPLOYMENT_NOT_SERVED"})
 
 
 class Inference:
@@ -43,7 +40,7 @@ class Inference:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._caller = Caller(session)
-        self._routes = Routes(session)
+        self._workers = Workers(session, self._caller)
         self._sealing: Sealing | None = None
         self._gateways = Gateways(session, self._caller)
         self._signatures: dict[str, Signature] = {}
@@ -158,7 +155,8 @@ class Inference:
             self._arrays(model, inputs, deadline, source),
             tuple(options.get("outputs", ())),
         )
-        return Prediction(call, deadline, sealed, require, options.get("hedge", 0.0))
+        hedge, affinity = options.get("hedge", 0.0), options.get("affinity", "")
+        return Prediction(call, deadline, sealed, require, hedge, affinity)
 
     def _arrays(self, model: str, inputs: Inputs, deadline: float, source: Target | None) -> dict[str, Array]:
         if isinstance(inputs, Mapping):
@@ -202,36 +200,32 @@ class Inference:
         return self._gateways.repeat(lambda target: self._once(prediction, target, direct=direct), prediction.deadline)
 
     def _on_workers(self, prediction: Prediction) -> dict[str, Array]:
-        """One try at each worker of the lease, in random order so that callers spread."""
-        model = prediction.call.target.model
-        targets = self._routes.targets(model, calls.remaining(prediction.deadline))
-        random.shuffle(targets)
-        failure: SealaneError | None = None
-        for target in targets:
-            try:
-                return self._once(prediction, target, direct=False)
-            except SealaneError as error:
-                # What crashed one copy of the model is not shown to the next one of the lease.
-                if error.reason == MODEL_CRASHED or (calls.final(error) and error.reason not in _MOVED):
-                    raise
-                failure = error
-        self._routes.expire(model)
-        raise (
-            failure
-            if isinstance(failure, Unavailable)
-            else Unavailable(f"the workers of {model!r} have changed; retry", reason="ROUTE_CHANGED")
-        )
+        """One try at each worker of the lease, the cheapest first."""
+        form, model, begun = form_of(prediction.call), prediction.call.target.model, time.monotonic()
+        request = Request(form.method, form.body, affinity=prediction.affinity)
+        answer = self._workers.send(model, request, prediction.deadline, hedge=self._hedge_after(prediction))
+        self._workers.slowness(model).took(time.monotonic() - begun)
+        return _decoded(form, answer)
+
+    def _hedge_after(self, prediction: Prediction) -> float:
+        """Seconds; 0 for never, which is also where too little is known of how long answers take."""
+        if prediction.hedge is True:
+            return self._workers.slowness(prediction.call.target.model).p95
+        return prediction.hedge
 
     def _once(self, prediction: Prediction, target: Target, *, direct: bool) -> dict[str, Array]:
         call, deadline = prediction.call, prediction.deadline
         calls.remaining(deadline)
         form = form_of(call)
-        try:
-            if prediction.sealed:
-                return form.decode(self.sealing.run(_sealed(prediction, form, target, direct=direct), deadline))
-            return form.decode(self._caller.send(target, Request(form.method, form.body), deadline))
-        except DecodeError as error:
-            raise InvalidArgument("the answer is malformed; is this a Sealane endpoint?") from error
+        if not prediction.sealed:
+            request = Request(form.method, form.body, affinity=prediction.affinity)
+            return _decoded(form, self._caller.send(target, request, deadline))
+        begun = time.monotonic()
+        sealed = _sealed(prediction, form, target, direct=direct, hedge_after=self._hedge_after(prediction))
+        answer = self.sealing.run(sealed, deadline)
+        if direct:
+            self._workers.slowness(call.target.model).took(time.monotonic() - begun)
+        return _decoded(form, answer)
 
     def close(self) -> None:
         """End what workers keep for this client."""
@@ -272,7 +266,16 @@ class WorkerModel:
         return self._inference.run(prediction, self._target)
 
 
-def _sealed(prediction: Prediction, form: Form, target: Target, *, direct: bool) -> SealedCall:
+def _decoded(form: Form, answer: bytes) -> dict[str, Array]:
+    try:
+        return form.decode(answer)
+    except DecodeError as error:
+        raise InvalidArgument("the answer is malformed; is this a Sealane endpoint?") from error
+
+
+def _sealed(
+    prediction: Prediction, form: Form, target: Target, *, direct: bool, hedge_after: float = 0.0
+) -> SealedCall:
     from sealane.client.sealing import SealedCall
     from sealane.client.sealing_context import Asked
 
@@ -283,5 +286,6 @@ def _sealed(prediction: Prediction, form: Form, target: Target, *, direct: bool)
         plaintext=form.body,
         direct=direct,
         session=prediction.sealed == "session",
-        hedge_after=prediction.hedge,
+        hedge_after=hedge_after,
+        affinity=prediction.affinity,
     )

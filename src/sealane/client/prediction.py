@@ -30,8 +30,12 @@ class PredictOptions(TypedDict, total=False):
     """Through the gateway (default), or straight to a worker by a routing lease."""
     sealed: bool | Literal["session"]
     """Seal the payload: only the chosen workers can read it. ``"session"`` agrees on keys once for many calls."""
-    hedge: float
-    """For sealed calls with ``via="direct"``: seconds after which the second worker is asked too; default: never."""
+    hedge: float | bool
+    """For ``via="direct"``: ask a second worker too where the first is slow; default: never. Seconds, or True for the
+    time within which 95 of 100 answers have come. At most 2 of 100 calls are asked twice, and a few at rest."""
+    affinity: str
+    """Key of what belongs together, such as a session: its calls go to one worker, which may have at hand what they
+    share, while that is at most 1.25 times as busy as the mean. 256 characters of it count."""
     timeout: float
     """Seconds for everything, retries included; default 10."""
     signature: str
@@ -53,7 +57,8 @@ class Prediction:
     deadline: float
     sealed: bool | Literal["session"]
     require: Requirement = field(default_factory=dict)
-    hedge: float = 0.0
+    hedge: float | bool = 0.0
+    affinity: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,8 @@ class Routes:
         self._names: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def targets(self, model: str, timeout: float) -> list[Target]:
-        """The workers that serve `model` now.
+    def targets(self, model: str, timeout: float) -> dict[str, Target]:
+        """The workers that serve `model` now, by their node ids.
 
         Raises:
             NotFound: no deployment of that name.
@@ -63,7 +63,7 @@ class Routes:
                 constraint=constraint,
             )
         bundle = self._session.site.trust_bundle
-        return [Target(endpoint.address, bundle, endpoint.tls_name) for endpoint in route.endpoints]
+        return {item.node: Target(item.address, bundle, item.tls_name) for item in route.endpoints}
 
     def expire(self, model: str) -> None:
         """Resolve anew before the next call: the workers of the lease did not answer."""

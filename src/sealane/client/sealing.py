@@ -17,7 +17,7 @@ from typing import cast
 from google.rpc import status_pb2
 
 from sealane import telemetry
-from sealane.client.calls import Caller, Request
+from sealane.client.calls import Caller, Place, Request
 from sealane.client.credentials import Token
 from sealane.client.envelopes_ahead import EnvelopesAhead
 from sealane.client.keyed_locks import KeyedLocks
@@ -57,6 +57,7 @@ class SealedCall:
         session: seal under a session with one worker.
         hedge_after: direct calls: seconds after which the second recipient is asked as well; 0 for never.
         sequence: what belongs together and goes to one worker.
+        affinity: what belongs together and goes to one worker while that is not much busier than others.
     """
 
     asked: Asked
@@ -66,6 +67,7 @@ class SealedCall:
     session: bool = False
     hedge_after: float = 0.0
     sequence: str = ""
+    affinity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,7 @@ class Sealing:
                     made = session.keys.seal(call.plaintext, call.method, token.token_id, now_ms())
                 return _Ready(made, (session.candidate,), token)
         token = self.token()
-        chosen = context.choose(call.asked.require, keep=call.sequence)
+        chosen = context.choose(call.asked.require, keep=call.sequence, affinity=call.affinity)
         with self.session.telemetry.span(telemetry.SPAN_SEAL):
             return _Ready(self._seal(call, context, chosen, token), chosen, token)
 
@@ -224,7 +226,7 @@ class Sealing:
         return made
 
     def _session_of(self, call: SealedCall, context: Context, deadline: float) -> _Session:
-        candidate = context.choose(call.asked.require, most=1, keep=call.sequence)[0]
+        candidate = context.choose(call.asked.require, most=1, keep=call.sequence, affinity=call.affinity)[0]
         key = (*key_of(call.asked), candidate.statement.key_id)
         known = self._sessions.get(key)
         if known is None or not known.good_for(candidate):
@@ -247,12 +249,13 @@ class Sealing:
         return _Session(candidate, keys, time.monotonic() + min(told.lifetime_seconds, _SESSION_SECONDS), target)
 
     def _send(self, call: SealedCall, ready: _Ready, deadline: float) -> bytes:
-        request, token = Request(sealed.INFER, ready.made.wire, proof_in_body=True), ready.token
+        request, token = Request(sealed.INFER, ready.made.wire, proof_in_body=True, affinity=call.affinity), ready.token
         if not call.direct:
             return self.caller.send(call.asked.source, request, deadline, token)
         targets = [item.target for item in ready.chosen]
         if call.hedge_after and len(targets) > 1:
-            return self.caller.hedged(targets, request, deadline, token, after=call.hedge_after)
+            places = [Place(item) for item in targets]
+            return self.caller.hedged(places, request, deadline, token, after=call.hedge_after)
         return self.caller.first(targets, request, deadline, token)
 
     def _forget(self, call: SealedCall, context: Context, error: SealaneError) -> None:

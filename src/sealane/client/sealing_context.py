@@ -17,6 +17,8 @@ from sealane.client.prediction import Requirement
 from sealane.client.session import Session
 from sealane.errors import FailedPrecondition, InvalidArgument, SealaneError, Unauthenticated, Unavailable
 from sealane.inference.v1 import sealed_inference_service_pb2 as pb
+from sealane.rpc.affinity import key_of as key_of_affinity
+from sealane.rpc.affinity import weight
 from sealane.rpc.channel import Target
 from sealane.security import envelope, statements, suites
 from sealane.security.sealing_messages import policy_of
@@ -82,13 +84,16 @@ class Context:
     expires: float
     _chosen: dict[object, list[Candidate]] = field(default_factory=dict, compare=False, repr=False)
 
-    def choose(self, require: Requirement, *, most: int = MAX_RECIPIENTS, keep: str = "") -> list[Candidate]:
+    def choose(
+        self, require: Requirement, *, most: int = MAX_RECIPIENTS, keep: str = "", affinity: str = ""
+    ) -> list[Candidate]:
         """The workers to seal to: those that satisfy caller and owner, of one suite, best first.
 
         Args:
             require: what the caller demands.
             most: number of them.
             keep: for what belongs together, such as a sequence: always the same one while it is there.
+            affinity: for what belongs together, such as a session: the same ones while they are there.
 
         Raises:
             FailedPrecondition: none satisfies; nothing was sent.
@@ -98,14 +103,18 @@ class Context:
             most,
             *((name, value if isinstance(value, str) else tuple(value)) for name, value in require.items()),
         )
-        known = None if keep else self._chosen.get(demanded)
+        own = keep or affinity
+        known = None if own else self._chosen.get(demanded)
         if known is None:
-            known = self._choose(require, most, keep)
-            if not keep and len(self._chosen) < _CHOICES:
+            known = self._choose(require, most, keep, affinity)
+            if not own and len(self._chosen) < _CHOICES:
                 self._chosen[demanded] = known
         return known
 
-    def _choose(self, require: Requirement, most: int, keep: str) -> list[Candidate]:
+    def _key(self, affinity: str) -> str:
+        return key_of_affinity(self.deployment.split("/")[1], affinity)
+
+    def _choose(self, require: Requirement, most: int, keep: str, affinity: str) -> list[Candidate]:
         check_requirement(require)
         refused: dict[str, str] = {}
         fitting = []
@@ -122,6 +131,8 @@ class Context:
             )
         if keep:  # rendezvous hashing (Thaler and Ravishankar 1996), as the gateway keeps sequences
             return [max(fitting, key=lambda item: hashlib.sha256(f"{item.statement.node}\0{keep}".encode()).digest())]
+        if affinity:
+            fitting.sort(key=lambda item: weight(item.statement.node, self._key(affinity)), reverse=True)
         suite = fitting[0].statement.suite
         return [item for item in fitting if item.statement.suite == suite][:most]
 

@@ -16,7 +16,15 @@ AFFINITY = "x-sealane-affinity"
 #: A worker has room while its calls, the new one among them, are at most so many times the mean.
 BOUND = 1.25
 
+#: Of a key so much counts.
+_KEY_LENGTH = 256
+
 T = TypeVar("T")
+
+
+def key_of(project: str, key: str) -> str:
+    """What is hashed for a caller's key: keys of two projects are two keys."""
+    return f"{project}\0{key[:_KEY_LENGTH]}"
 
 
 def weight(node: str, key: str) -> bytes:

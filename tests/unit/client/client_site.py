@@ -26,6 +26,7 @@ from sealane.protocols.call import InferenceAnswer, InferenceCall, ModelDescript
 from sealane.rpc import middleware, order, sync_server
 from sealane.rpc.call import Call
 from sealane.rpc.dispatch import Dispatcher, Served
+from sealane.rpc.loads import Load
 from sealane.rpc.status import to_status
 from sealane.scheduler.v1 import deployment_service_pb2, routing_service_pb2
 from sealane.security import jws, statements, suites, tls
@@ -153,6 +154,7 @@ class Worker:
         self.address = "127.0.0.1:1"
         self.deployment = DEPLOYMENT
         self.slow = 0.0
+        self.load: Load | None = None
         self.attributes = {"tier": "edge", "zone": "site-a", "region": "eu", "pool": "p", "clearance": "restricted"}
         self.restart()
 
@@ -188,6 +190,7 @@ class Worker:
 
     def note(self, call: Call) -> None:
         self.calls.append(call)
+        call.load = self.load
         time.sleep(self.slow)
         if self.failures:
             raise self.failures.pop(0)

@@ -111,7 +111,7 @@ def test_direct_lease_is_kept_and_holds_without_the_scheduler(client: Client, si
     client.inference.predict("camera", {"x": X}, via="direct")
     assert site.routing.resolved == 1
     site.routing.seconds = (-1.0, 100.0)  # due for a refresh from now on
-    client.inference._routes.expire("camera")
+    client.inference._workers._routes.expire("camera")
     client.inference.predict("camera", {"x": X}, via="direct")
     assert site.routing.resolved == 2
     site.listeners["control"].close()

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import random
-from collections import Counter
-from collections.abc import Iterable
-from random import Random
-
 import pytest
 
-from sealane.clock import ManualClock
 from sealane.errors import FailedPrecondition
 from sealane.protocols.call import Target
-from sealane.rpc.loads import NodeLoads
-from sealane_inference.routing import MOST_SCANNED, SAMPLE, Endpoint, Route, RouteTable, pick, refusal, resolve
+from sealane_inference.routing import Endpoint, Route, RouteTable, refusal, resolve
 
 A = Route("p", "camera-a", "digits", "3", (Endpoint("edge", 1),))
 B = Route("p", "camera-b", "digits", "3", (Endpoint("edge", 2), Endpoint("cloud", 3)))
@@ -50,14 +43,6 @@ def test_a_route_is_refused_only_when_no_placement_is_possible() -> None:
     assert "needs site lab" in refused.message
 
 
-def test_equal_workers_share_the_load() -> None:
-    loads = NodeLoads(ManualClock())
-    chosen = Counter(pick(B.endpoints, loads, Random(7).choice).node for _ in range(1))
-    random = Random(7)
-    chosen += Counter(pick(B.endpoints, loads, random.choice).node for _ in range(200))
-    assert min(chosen["edge"], chosen["cloud"]) > 60
-
-
 def test_what_a_caller_may_not_use_is_not_there_for_him() -> None:
     table = RouteTable.of(
         1,
@@ -78,21 +63,3 @@ def test_what_a_caller_may_not_use_is_not_there_for_him() -> None:
     assert resolve(table, "p", Target("a"), may) is None
     found = resolve(table, "p", Target("n"), may)
     assert found is not None and found.version == "1"
-
-
-def test_of_very_many_endpoints_a_sample_is_looked_at() -> None:
-    endpoints, rng = [Endpoint(f"w{index}", 1) for index in range(1000)], random.Random(1)
-    asked: set[str] = set()
-
-    class Counting:
-        def costs(self, nodes: Iterable[str]) -> list[float]:
-            names = list(nodes)
-            asked.update(names)
-            return [float(int(name[1:])) for name in names]
-
-    for _ in range(20):
-        asked.clear()
-        chosen = pick(endpoints, Counting(), rng.choice)
-        assert len(asked) <= SAMPLE and int(chosen.node[1:]) == min(int(name[1:]) for name in asked)
-    few = endpoints[:MOST_SCANNED]
-    assert pick(few, Counting(), rng.choice).node == "w0", "all of them are looked at"
