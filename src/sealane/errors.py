@@ -28,6 +28,8 @@ from typing import ClassVar
 #: Reason of an Unavailable: the model died while it ran the request. It may be the request that kills it, so nobody
 #: runs it on another copy: one request would take the model down everywhere.
 MODEL_CRASHED = "MODEL_CRASHED"
+#: Reason of an Unavailable: another process of the service leads. The call did not run.
+NOT_LEADER = "NOT_LEADER"
 
 
 class SealaneError(Exception):

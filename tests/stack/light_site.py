@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -118,6 +119,34 @@ class LightSite:
         eventually(lambda: child.pid not in (None, before), f"{name} is started again")
         self.stack.wait_for_lanes()
         eventually(lambda: all(ended(pid) for pid in below), f"what {name} had started has ended with it")
+
+
+class Callers:
+    """Predict for both cameras as long as they are asked to."""
+
+    def __init__(self, site: LightSite) -> None:
+        self.failures: list[str] = []
+        self.answers = 0
+        self._site, self._stop = site, threading.Event()
+        self._threads = [threading.Thread(target=self._call, args=(name,)) for name in (CAMERA_A, CAMERA_B)]
+
+    def __enter__(self) -> Callers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(15)
+
+    def _call(self, camera: str) -> None:
+        while not self._stop.is_set():
+            try:
+                self._site.client.inference.predict(camera, self._site.image, timeout=10.0)
+                self.answers += 1
+            except SealaneError as error:
+                self.failures.append(f"{camera}: {error.kind}: {error.message}")
 
 
 @contextmanager

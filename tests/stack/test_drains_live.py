@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from light_site import CAMERA_A, CAMERA_B, EDGE, LightSite, eventually, running
+from light_site import CAMERA_A, CAMERA_B, EDGE, Callers, LightSite, eventually, running
 
-from sealane.errors import DeadlineExceeded, SealaneError
+from sealane.errors import DeadlineExceeded
 from sealane.scheduler.v1 import node_service_pb2 as pb
 from sealane_local.plan import WorkerPlan
 
@@ -27,34 +26,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LightSite]:
     with running(tmp_path_factory.mktemp("drains"), others=(other,)) as site:
         site.deploy_cameras(site.push())
         yield site
-
-
-class Callers:
-    """Predict for both cameras as long as they are asked to."""
-
-    def __init__(self, site: LightSite) -> None:
-        self.failures: list[str] = []
-        self.answers = 0
-        self._site, self._stop = site, threading.Event()
-        self._threads = [threading.Thread(target=self._call, args=(name,)) for name in (CAMERA_A, CAMERA_B)]
-
-    def __enter__(self) -> Callers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(15)
-
-    def _call(self, camera: str) -> None:
-        while not self._stop.is_set():
-            try:
-                self._site.client.inference.predict(camera, self._site.image, timeout=10.0)
-                self.answers += 1
-            except SealaneError as error:
-                self.failures.append(f"{camera}: {error.kind}: {error.message}")
 
 
 def command(site: LightSite, *arguments: str) -> dict[str, object]:

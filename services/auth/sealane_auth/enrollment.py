@@ -33,6 +33,8 @@ from sealane_auth.store import Store
 SERVICES = ("registry", "scheduler", "inference")
 JOIN_SECONDS = 3600.0
 LONGEST_OFFLINE_SECONDS = 30 * 86_400.0
+#: Device keys of one service that are good at the same time: so many processes of it may run.
+REPLICAS = 4
 #: RFC 1123 section 2.1, and the underscore that container names have.
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*")
 _MESH = "sealane"
@@ -90,6 +92,8 @@ class Enrollment:
         device_key = self._proofs.verify(device_proof, request_pem) if device_proof else b""
         before = store.peers.peer(token.kind, token.subject)
         joined = max(now, before.evict_time if before is not None else 0.0)
+        if before is not None and device_key:
+            device_key += _of_replicas(before, device_key)
         peer = Peer(token.kind, token.subject, token.attributes, token.hosts, device_key, token.offline, joined)
         issued = self._certificate(peer, request_pem)
         store.peers.put_peer(peer)
@@ -218,6 +222,17 @@ def _names(peer: Peer) -> authority.LeafNames:
     if peer.kind == "account":
         return authority.account_names(peer.subject)
     return _NAMES[peer.kind](peer.subject, peer.hosts)
+
+
+def _of_replicas(before: Peer, newest: bytes) -> bytes:
+    """Device keys that stay good when a service joins again: another process of it may be there, and goes on.
+
+    None of who was evicted. A node or an account is one process, and joins again in place of what it was.
+    """
+    if before.kind != "service" or before.evict_time:
+        return b""
+    keys = [before.device_key[at : at + 32] for at in range(0, len(before.device_key), 32)]
+    return b"".join([key for key in keys if key != newest][: REPLICAS - 1])
 
 
 def _joined(store: Store, spiffe_id: str) -> Peer | None:

@@ -41,7 +41,8 @@ class Peer:
         subject: name of the service, id of the node or relay, or resource name of the account.
         attributes: of a node.
         hosts: names and addresses in its certificate, beside those of the mesh.
-        device_key: raw Ed25519 public key that it joined with; empty for none.
+        device_key: raw Ed25519 public key that it joined with; empty for none. Of a service those of its replicas, one
+            after the other, the newest first.
         offline: what it may do while auth is out of reach.
         join_time: seconds since 1970.
         evict_time: seconds since 1970; 0 while it is welcome.

@@ -17,6 +17,7 @@ from sealane.rpc import host, limits, middleware, order
 from sealane.rpc.async_dispatch import AsyncDispatcher
 from sealane.rpc.call_metrics import CallMetrics
 from sealane.rpc.dispatch import Served, routes_of
+from sealane.rpc.failover import Turn
 from sealane.rpc.metrics_page import token_of
 from sealane.rpc.quota import QuotaLimits
 from sealane.rpc.quota_shares import SharedQuotas
@@ -123,8 +124,9 @@ async def serve(config: Config) -> None:
     gateway = build(config, member, present, quotas)
     ports = await gateway.start(identity)
     advertised = config.advertise_mesh or f"{config.mesh_listen.rpartition(':')[0]}:{ports['mesh']}"
+    turn = Turn()
     watch = Watch(
-        lambda: enroll.mesh_target(identity, "scheduler", config.scheduler_mesh),
+        lambda: enroll.mesh_target(identity, "scheduler", config.scheduler_mesh, turn),
         routing_service_pb2.WatchRoutesRequest(gateway=config.name, lane_address=advertised, takes_changes=True),
         present,
     )

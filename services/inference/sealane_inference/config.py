@@ -22,7 +22,7 @@ class Config:
     """Mesh port of auth: certificate renewal, key set."""
 
     scheduler_mesh: str
-    """Mesh port of the scheduler: routes."""
+    """Mesh port of the scheduler: routes. Several with commas between them, where one takes over from another."""
 
     trust_bundle: Path
     """Root certificates, PEM."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -44,10 +44,11 @@ from sealane_scheduler.grants import Grants
 from sealane_scheduler.job_loop import JobLoop
 from sealane_scheduler.job_servicer import JobServicer
 from sealane_scheduler.jobs import JobRules
+from sealane_scheduler.leadership import Leadership, holder_in
 from sealane_scheduler.node_servicer import NodeServicer
 from sealane_scheduler.placement_servicer import PlacementServicer
 from sealane_scheduler.quota_shares import QuotaShares
-from sealane_scheduler.recovery import Pace
+from sealane_scheduler.recovery import RECONNECT_SECONDS, TAKEOVER_SECONDS, Pace
 from sealane_scheduler.registry_port import RegistryPort
 from sealane_scheduler.served_model_servicer import ServedModelServicer
 from sealane_scheduler.served_models import ServedModels
@@ -57,6 +58,9 @@ from sealane_scheduler.task_loop import TaskLoop
 from sealane_scheduler.tasks import TaskRules
 from sealane_scheduler.use_reports import UseReports
 from sealane_scheduler.versions import Versions
+
+#: A process that is stopped in the middle of a transaction keeps its locks for no longer, so that another takes over.
+STOPPED_SECONDS = 4.0
 
 
 def _sandbox(config: Config) -> dict[str, str]:
@@ -101,6 +105,14 @@ def _services(served: Mapping[ModuleType, object]) -> list[Served]:
     ]
 
 
+def _database(config: Config) -> Database:
+    """The database that is named, or the file in the folder; with every migration."""
+    own = f"sqlite:///{config.data_dir / 'scheduler.db'}"
+    database = Database(config.database or own, STOPPED_SECONDS)
+    database.start(lambda connection: migrate(connection, Path(__file__).parent / "migrations"))
+    return database
+
+
 async def run(config: Config) -> None:
     """Serve until terminated."""
     allocation.keep_freed(columns.KEPT_BYTES, columns.KEPT_BYTES // 2)
@@ -108,27 +120,69 @@ async def run(config: Config) -> None:
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     place = Place(config.data_dir, config.auth, config.auth_mesh, config.trust_bundle, config.join_token)
     member = await asyncio.to_thread(Membership.join, place, "sealane-scheduler", clock)
-    identity = member.identity
-    database = Database.at(config.data_dir / "scheduler.db")
-    database.start(lambda connection: migrate(connection, Path(__file__).parent / "migrations"))
-    sealer = Sealer(database, "scheduler", identity, clock, config.audit_checkpoint_file)
+    database = await asyncio.to_thread(_database, config)
+    leadership = Leadership(database, holder_in(config.data_dir), clock)
+    sealer = Sealer(database, "scheduler", member.identity, clock, config.audit_checkpoint_file)
+    served, lead = _compose(config, member, database, leadership, sealer)
+    telemetry_ = telemetry.configure(
+        telemetry.TelemetryConfig("scheduler", config.trace_file, config.otlp_endpoint, config.sample_ratio)
+    )
+    guard = member.guard(clock, quota=[leadership])
+    chain = middleware.Chain(order.standard(telemetry_=telemetry_, guard=guard))
+    server = host.Host(_services(served), chain, host.Listeners(config.listen, config.mesh_listen))
+    ports = await server.start(member.identity)
+    member.start()
+
+    async def in_turn() -> None:
+        """Wait for the lead, take up what is recorded, and work until the lead is lost."""
+        others = await leadership.gain(_reached(config, ports), lambda: host.announce(config.data_dir, ports))
+        keeping = asyncio.create_task(leadership.keep())
+        works = await lead(TAKEOVER_SECONDS if others else RECONNECT_SECONDS)
+        leadership.open()
+        server.health.set(True)
+        host.announce(config.data_dir, ports)
+        await asyncio.gather(keeping, *works, sealer.run())
+
+    working = asyncio.create_task(in_turn())
+    await host.until_terminated(server, loops=[working])
+    host.withdraw(config.data_dir)
+    await server.stop()
+    working.cancel()
+    if leadership.leads:
+        await sealer.close()
+    leadership.give_up()
+    member.stop()
+    database.close()
+
+
+def _reached(config: Config, ports: Mapping[str, int]) -> tuple[str, str]:
+    """Where others reach the client port and the mesh port."""
+    client, mesh = (listen.rpartition(":")[0] for listen in (config.listen, config.mesh_listen))
+    return (
+        config.advertise or f"{client}:{ports['client']}",
+        config.advertise_mesh or f"{mesh}:{ports['mesh']}",
+    )
+
+
+def _compose(
+    config: Config, member: Membership, database: Database, leadership: Leadership, sealer: Sealer
+) -> tuple[dict[ModuleType, object], Callable[[float], Awaitable[Sequence[Coroutine[None, None, None]]]]]:
+    """The services, and what is done once this process leads: it takes up what is recorded; returns the loops."""
+    clock = SystemClock()
     records: Transactions[Store] = Transactions(database, SqlStore, clock)
     registry = RegistryPort(member.channel("registry", config.registry_mesh))
     fleet = Fleet(clock, Patience(config.cloud_lost_after, config.edge_lost_after), _sandbox(config))
     controller = Controller(records, fleet, clock, _pace(config))
-    await controller.load()
+    controller.check = leadership.check
     chains = Ensembles(records, controller)
-    await chains.load()
     rules, gateways = JobRules(clock, config.task_lease), Gateways()
     tasks = TaskRules(clock, config.task_lease, task_kinds.gather)
     loop = JobLoop(records, rules, controller, registry)
     task_loop = TaskLoop(records, (tasks, rules), controller, registry)
-    await asyncio.gather(loop.prepare(), task_loop.prepare())
     drains = Drains(controller, (loop, task_loop), clock)
     served_models = ServedModels(records, controller, chains, registry, clock)
-    await served_models.recover()
-    desired = DesiredStates(controller, chains, loop, task_loop, gateways, Grants(identity, clock))
-    served = {
+    desired = DesiredStates(controller, chains, loop, task_loop, gateways, Grants(member.identity, clock))
+    served: dict[ModuleType, object] = {
         deployment_service_pb2: DeploymentServicer(records, controller, chains, registry, clock),
         placement_service_pb2: PlacementServicer(records, controller, registry, clock),
         node_service_pb2: NodeServicer(controller, drains, clock),
@@ -142,22 +196,13 @@ async def run(config: Config) -> None:
             controller, (loop, task_loop), desired, member.keys, member.revocations, clock
         ),
     }
-    telemetry_ = telemetry.configure(
-        telemetry.TelemetryConfig("scheduler", config.trace_file, config.otlp_endpoint, config.sample_ratio)
-    )
-    chain = middleware.Chain(order.standard(telemetry_=telemetry_, guard=member.guard(clock)))
-    server = host.Host(_services(served), chain, host.Listeners(config.listen, config.mesh_listen))
-    ports = await server.start(identity)
-    member.start()
-    own = (controller.run(), loop.run(), task_loop.run(), drains.run(), sealer.run())
-    works = (*own, *_registry_loops(records, controller, registry, clock))
-    loops = [asyncio.create_task(work) for work in works]
-    server.health.set(True)
-    await host.until_terminated(server, lambda: host.announce(config.data_dir, ports), loops)
-    host.withdraw(config.data_dir)
-    await server.stop()
-    for task in loops:
-        task.cancel()
-    await sealer.close()
-    member.stop()
-    database.close()
+
+    async def lead(grace: float) -> Sequence[Coroutine[None, None, None]]:
+        await controller.load(grace)
+        await chains.load()
+        await asyncio.gather(loop.prepare(), task_loop.prepare(grace))
+        await served_models.recover()
+        own = (controller.run(), loop.run(), task_loop.run(), drains.run())
+        return (*own, *_registry_loops(records, controller, registry, clock))
+
+    return served, lead

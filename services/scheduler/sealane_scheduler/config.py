@@ -22,6 +22,13 @@ class Config:
     """File with the root certificates."""
     join_token: Path | None = None
     """File with the join token; needed before the first start."""
+    database: str = ""
+    """SQLAlchemy URL of a database that several schedulers share, such as ``postgresql+psycopg://...``: one leads, the
+    others wait to take over. Empty for an SQLite file in the folder, of which one process makes use."""
+    advertise: str = ""
+    """Where others reach the client port, `host:port`; who waits names it for who leads. Default: where it listens."""
+    advertise_mesh: str = ""
+    """The same of the mesh port."""
     registry_mesh: str = "127.0.0.1:0"
     """Mesh port of the registry, `host:port`."""
     edge_lost_after: float = 30.0

@@ -35,7 +35,7 @@ from sealane_scheduler.placement import Question, decide
 from sealane_scheduler.placer import Placer, Surroundings
 from sealane_scheduler.placing import Binding, adopt, keep
 from sealane_scheduler.recollection import deployed, last_place
-from sealane_scheduler.recovery import Pace, Recovery
+from sealane_scheduler.recovery import RECONNECT_SECONDS, Pace, Recovery
 from sealane_scheduler.route_log import RouteLog
 from sealane_scheduler.stock import Stock
 from sealane_scheduler.store import DeploymentRow, HoldRow, PlacementRow, Store
@@ -46,8 +46,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 TICK_SECONDS = 0.1
-#: After a restart of the scheduler nodes get this long to come back before they count as lost.
-RECONNECT_SECONDS = 5.0
 #: A variant that a node could not load is not tried there again for this long.
 AVOID_SECONDS = 30.0
 #: What fits nowhere is decided again at every change that could help, and after this time.
@@ -58,6 +56,8 @@ class Controller:
     """The cluster and the loop that keeps it."""
 
     def __init__(self, records: Transactions[Store], fleet: Fleet, clock: Clock, pace: Pace | None = None) -> None:
+        self.check: Callable[[], None] = lambda: None
+        """Raises where this process has lost the right to decide."""
         self._records = records
         self._clock = clock
         self.fleet = fleet
@@ -76,14 +76,15 @@ class Controller:
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
 
-    async def load(self) -> None:
-        """Take up where the last process stopped."""
+    async def load(self, grace: float = RECONNECT_SECONDS) -> None:
+        """Take up where the last process stopped; nodes get `grace` seconds to come to this one."""
+        self.changes.revision = max(self.changes.revision, int(self._clock.now() * 1000))
         rows, placements, holds = await self._records.read(
             lambda store: (store.deployments(), store.placements(), store.holds())
         )
         self.holds.load(holds)
         for held in holds:
-            self.fleet.expect(held.node, RECONNECT_SECONDS)
+            self.fleet.expect(held.node, grace)
         for row in rows:
             self._deployed[row.name] = deployed(row)
         for placement in placements:
@@ -94,7 +95,7 @@ class Controller:
             copy = Copy(placement, since=self._clock.now())
             item.copies.append(copy)
             self._stock.occupy(item, copy)
-            self.fleet.expect(placement.node, RECONNECT_SECONDS)
+            self.fleet.expect(placement.node, grace)
         for item in self._deployed.values():
             item.placed = await self._records.read(partial(last_place, row=item.row))
         self._due.update(self._deployed)
@@ -356,6 +357,7 @@ class Controller:
 
     async def round(self) -> None:
         """Bring what is not as it should be nearer to it."""
+        self.check()
         if self.fleet.tick():
             self.changes.announce(NOBODY)
         async with self._lock:

@@ -141,6 +141,11 @@ class Fleet:
         self._watch(state)
         self._mark(node)
 
+    def is_awaited(self) -> bool:
+        """Whether workers that had placements before a restart may still come back."""
+        now = self._clock.monotonic()
+        return any(not state.session and now - state.lost < state.grace for state in self._nodes.values())
+
     def connect(self, node: str, facts: Facts, statement: str, relay: str = "") -> int:
         """A stream began; returns its number. An older stream of the same node is superseded."""
         self._sessions += 1

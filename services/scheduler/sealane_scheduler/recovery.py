@@ -18,6 +18,10 @@ log = logging.getLogger("sealane.recovery")
 
 #: A stream that broke and did not come back within this time gets its work substituted.
 SUBSTITUTE_SECONDS = 0.5
+#: After a restart of the scheduler nodes get this long to come back before they count as lost.
+RECONNECT_SECONDS = 5.0
+#: The same where another scheduler takes over: a node may hold a stream to one that was stopped, which ends no stream.
+TAKEOVER_SECONDS = 12.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from sealane_scheduler.quota_shares import QuotaShares
 REFRESH_SECONDS = 10.0
 #: Changes of routes that follow each other within this time are told together.
 GATHER_SECONDS = 0.01
+#: How often it is looked whether workers have come back, after a restart.
+AWAIT_SECONDS = 0.2
 HOLD_SECONDS = 24 * 3600.0
 
 
@@ -56,8 +58,12 @@ class RoutingServicer:
         new = self._gateways.open(request.gateway, request.lane_address)
         self._controller.changes.announce(None if new else NOBODY)
         try:
+            while call.remaining > 0 and self._controller.fleet.is_awaited():
+                # Who watches has the routes of before, and they are right: workers are on their way back.
+                await self._controller.changes.after(self._controller.changes.revision, AWAIT_SECONDS)
             tables = routes.Tables(self._controller, self._chains, request.takes_changes)
             while call.remaining > 0:
+                self._controller.check()
                 revision = self._controller.changes.revision
                 table = tables.next()
                 if table is not None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sealane.errors import AlreadyExists
 from sealane.records import tables
 from sealane.records.tables import Actor
-from sealane_scheduler import task_sql
+from sealane_scheduler import leadership_sql, task_sql
 from sealane_scheduler.store import (
     KEPT_DECISIONS,
     DecisionRow,
@@ -125,7 +125,7 @@ def _named(table: sa.Table, column: str = "deployment") -> sa.Select[Any]:
 
 _TAKEN = sa.union_all(_named(deployments), _named(deployments, "served_name"), _named(ensembles)).limit(1)
 #: Tables of every noun.
-METADATA = (metadata, task_sql.metadata)
+METADATA = (metadata, task_sql.metadata, leadership_sql.metadata)
 
 
 class SqlStore(task_sql.TaskSql):

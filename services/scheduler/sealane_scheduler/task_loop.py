@@ -15,10 +15,11 @@ from sealane.rpc.times import duration_of
 from sealane.scheduler.v1 import fleet_service_pb2 as fleet_pb
 from sealane.scheduler.v1 import job_service_pb2 as job_pb
 from sealane_scheduler import present, task_kinds, task_queue, task_specs
-from sealane_scheduler.controller import RECONNECT_SECONDS, Controller
+from sealane_scheduler.controller import Controller
 from sealane_scheduler.filters import NodeView
 from sealane_scheduler.fleet import READY
 from sealane_scheduler.jobs import PENDING, REGISTERING, RUNNING, JobRules
+from sealane_scheduler.recovery import RECONNECT_SECONDS
 from sealane_scheduler.registry_port import PERMANENT, RegistryPort
 from sealane_scheduler.store import JobRow, Store
 from sealane_scheduler.task_queue import Given, Queued
@@ -65,11 +66,14 @@ class TaskLoop:
         self._only = ""
         """The one open job, where there is but one."""
 
-    async def prepare(self) -> None:
-        """Know the attempts under way before any worker asks: a task that it does not hear of it would stop."""
+    async def prepare(self, grace: float = RECONNECT_SECONDS) -> None:
+        """Know the attempts under way before any worker asks: a task that it does not hear of it would stop.
+
+        Nodes get `grace` seconds to come to this process.
+        """
         for attempt in await self._records.write(self._rules.extend_all):
             self._under_way[attempt.key] = (attempt, None)
-            self._controller.fleet.expect(attempt.node, RECONNECT_SECONDS)
+            self._controller.fleet.expect(attempt.node, grace)
         await self._fill_in()
 
     async def run(self) -> None:

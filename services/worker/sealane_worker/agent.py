@@ -48,10 +48,17 @@ class Hooks:
 
 
 class Agent:
-    """Keeps the stream open, in a thread of its own."""
+    """Keeps the stream open, in a thread of its own.
 
-    def __init__(self, dial: Dial, hooks: Hooks) -> None:
+    Args:
+        dial: makes a channel.
+        hooks: what it asks and tells the rest of the worker.
+        addresses: how many schedulers there are to dial, of which one leads.
+    """
+
+    def __init__(self, dial: Dial, hooks: Hooks, addresses: int = 1) -> None:
         self._dial = dial
+        self._addresses = addresses
         self._hooks = hooks
         self._session: _Session | None = None
         self._stop = threading.Event()
@@ -101,7 +108,8 @@ class Agent:
             self._session = None
             backoff = FIRST_BACKOFF if session.welcomed else min(backoff * 2, LAST_BACKOFF)
             # Full jitter: after an outage a fleet must not come back in one instant.
-            self._stop.wait(random.uniform(0, backoff))
+            # Of several schedulers one leads; which one is found out as fast as a single one is found.
+            self._stop.wait(random.uniform(0, backoff / self._addresses))
 
     def _introduce(self, session: _Session) -> None:
         """Queue the registration first, then let reports through.

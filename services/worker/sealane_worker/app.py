@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from sealane.protocols.foreign import FOREIGN_SERVICES
 from sealane.rpc import host, middleware, order, sync_server
 from sealane.rpc.channel import connect
 from sealane.rpc.dispatch import Dispatcher, Served
+from sealane.rpc.failover import Turn
 from sealane.rpc.fairness import FairShare
 from sealane.rpc.health import Health
 from sealane.rpc.metrics_page import token_of
@@ -108,13 +110,16 @@ def _dispatcher(
     return dispatcher
 
 
+def _dial(identity: tls.PeerIdentity, service: str, address: str) -> Callable[[], grpc.Channel]:
+    """Makes channels to a service's mesh port, with the certificate of the moment."""
+    turn = Turn()
+    return lambda: connect(enroll.mesh_target(identity, service, address, turn))
+
+
 def build(config: Config, member: Membership) -> tuple[Worker, int]:
     """A worker that is bound to its port and does nothing yet, and the port."""
-
-    def dial(service: str, address: str) -> Callable[[], grpc.Channel]:
-        return lambda: connect(enroll.mesh_target(identity, service, address))
-
     identity, clock = member.identity, SystemClock()
+    dial = functools.partial(_dial, identity)
     telemetry_ = _telemetry(config)
     models_host, cache = _host(config), _cache(config)
     engine = Engine(host=models_host)
@@ -164,7 +169,7 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
         heartbeat=introduction.heartbeat,
         desired=lambda desired: take_desired(parts, desired),
     )
-    agent = Agent(dial("scheduler", config.scheduler_mesh), hooks)
+    agent = Agent(dial("scheduler", config.scheduler_mesh), hooks, config.scheduler_mesh.count(",") + 1)
     port = parts.server.add_secure_port(config.listen, tls.server_credentials(identity, mesh=False))
     introduction.endpoint = config.advertise or f"{config.listen.rpartition(':')[0]}:{port}"
     return Worker(parts, agent), port

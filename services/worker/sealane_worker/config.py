@@ -25,7 +25,8 @@ class Config:
     """Mesh port of the registry: artifacts."""
 
     scheduler_mesh: str
-    """Mesh port of the scheduler: what to serve and to run."""
+    """Mesh port of the scheduler: what to serve and to run. Several with commas between them, where one takes over from
+    another."""
 
     trust_bundle: Path
     """Root certificates, PEM."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import grpc
 
@@ -82,7 +82,9 @@ class Session:
         with self._lock:
             if service not in self._channels:
                 credentials = AudienceCredentials(self.tokens, f"sealane-{service}")
-                self._channels[service] = connect(self.target(service), credentials)
+                # Of several addresses one leads. Those of gateways are called one by one: all of them serve.
+                target = replace(self.target(service), address=",".join(item.address for item in self.targets(service)))
+                self._channels[service] = connect(target, credentials)
             return self._channels[service]
 
     def bare(self, target: Target) -> grpc.Channel:

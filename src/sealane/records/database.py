@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 import sqlalchemy as sa
 
-from sealane.errors import Unavailable
+from sealane.errors import SealaneError, Unavailable
 from sealane.failpoint import failpoint
 from sealane.records.tables import RECORDED
 
@@ -31,6 +31,7 @@ class _Work(Generic[T]):
     function: Callable[[sa.Connection], T]
     future: Future[T]
     mutates: bool
+    guarded: bool = True
     outcome: T | None = None
     failure: BaseException | None = None
 
@@ -59,13 +60,22 @@ class Database:
 
     Args:
         url: SQLAlchemy URL; ``sqlite:///path`` or ``postgresql+psycopg://...``.
+        idle_seconds: a server ends the session of a process that stopped in the middle of a transaction for so long,
+            and with it its locks; 0 for never.
     """
 
-    def __init__(self, url: str) -> None:
-        self._engine = _engine(url)
+    def __init__(self, url: str, idle_seconds: float = 0.0) -> None:
+        self._engine = _engine(url, idle_seconds)
         self._queue: queue.SimpleQueue[_Work[object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="database", daemon=True)
         self._closed = False
+        self.guard: Callable[[sa.Connection], None] | None = None
+        """Asked before each group of mutations, in their transaction: raises where this process may not write."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may write to it too."""
+        return self._engine.dialect.name != "sqlite"
 
     @classmethod
     def at(cls, path: Path) -> Database:
@@ -79,13 +89,18 @@ class Database:
             prepare(connection)
         self._thread.start()
 
-    def write(self, function: Callable[[sa.Connection], T]) -> Future[T]:
-        """Run a mutation; the future ends after its commit."""
-        return self._submit(function, mutates=True)
+    def write(self, function: Callable[[sa.Connection], T], *, guarded: bool = True) -> Future[T]:
+        """Run a mutation; the future ends after its commit.
+
+        Args:
+            function: the mutation.
+            guarded: whether the guard is asked first; what says who may write is not.
+        """
+        return self._submit(_Work(function, Future(), mutates=True, guarded=guarded))
 
     def read(self, function: Callable[[sa.Connection], T]) -> Future[T]:
         """Run a read; it sees every commit before it."""
-        return self._submit(function, mutates=False)
+        return self._submit(_Work(function, Future(), mutates=False))
 
     def close(self) -> None:
         """Finish what waits and end the thread."""
@@ -96,14 +111,13 @@ class Database:
                 self._thread.join(timeout=10)
             self._engine.dispose()
 
-    def _submit(self, function: Callable[[sa.Connection], T], *, mutates: bool) -> Future[T]:
+    def _submit(self, work: _Work[T]) -> Future[T]:
         if self._closed:
             raise Unavailable("the service is shutting down; try again")
-        future: Future[T] = Future()
         # From here on it cannot be cancelled: a caller that goes away must not take the thread's answer with it.
-        future.set_running_or_notify_cancel()
-        self._queue.put(_Work(function, future, mutates))  # type: ignore[arg-type]  # T is the submitter's
-        return future
+        work.future.set_running_or_notify_cancel()
+        self._queue.put(work)  # type: ignore[arg-type]  # T is the submitter's
+        return work.future
 
     def _run(self) -> None:
         with self._engine.connect() as connection:
@@ -137,8 +151,12 @@ class Database:
             return
         failure: BaseException | None = None
         try:
+            refusal = self._refusal(connection) if any(work.guarded for work in group) else None
             for work in group:
-                work.run(connection)
+                if refusal is not None and work.guarded:
+                    work.failure = refusal
+                else:
+                    work.run(connection)
             failpoint("database.before_commit")
             connection.commit()
             failpoint("database.after_commit")
@@ -151,10 +169,20 @@ class Database:
         for work in group:
             work.answer(failure)
 
+    def _refusal(self, connection: sa.Connection) -> SealaneError | None:
+        """Why this process may not write; None where it may. What is asked is locked until the group is committed."""
+        try:
+            if self.guard is not None:
+                self.guard(connection)
+        except SealaneError as error:
+            return error
+        return None
 
-def _engine(url: str) -> sa.Engine:
+
+def _engine(url: str, idle_seconds: float) -> sa.Engine:
     if not url.startswith("sqlite"):
-        return sa.create_engine(url, pool_size=1, max_overflow=0)
+        options = f"-c idle_in_transaction_session_timeout={int(idle_seconds * 1000)}"
+        return sa.create_engine(url, pool_size=1, max_overflow=0, connect_args={"options": options})
     engine = sa.create_engine(url, poolclass=sa.pool.StaticPool, connect_args={"check_same_thread": False})
 
     @sa.event.listens_for(engine, "connect")

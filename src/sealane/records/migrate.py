@@ -9,12 +9,18 @@ from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 
+#: Any number that no other lock of the database has.
+_MIGRATION_LOCK = 0x5EA1A4E
+
 
 def migrate(connection: sa.Connection, migrations: Path) -> None:
     """Run every migration of the folder `migrations` that the database has not seen."""
     config = Config()
     config.set_main_option("script_location", str(migrations))
     script = ScriptDirectory.from_config(config)
+    if connection.dialect.name == "postgresql":
+        # Of several processes that start at once one migrates, the others wait and find it done.
+        connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
 
     def upgrade(revision, _context):  # type: ignore[no-untyped-def]  # Alembic's callback
         return script._upgrade_revs("head", revision)

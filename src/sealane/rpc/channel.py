@@ -16,8 +16,9 @@ from typing import Protocol, TypeVar
 import grpc
 
 from sealane import telemetry
-from sealane.errors import SealaneError, Unauthenticated, Unavailable
+from sealane.errors import NOT_LEADER, SealaneError, Unauthenticated, Unavailable
 from sealane.rpc import limits
+from sealane.rpc.failover import FailoverChannel, Turn
 from sealane.rpc.status import from_rpc_error
 
 DEFAULT_SECONDS = 30.0
@@ -44,11 +45,12 @@ class Target:
     """Where to dial and whom to expect there.
 
     Args:
-        address: ``host:port``.
+        address: ``host:port``; several with commas between them, of which one serves (:mod:`sealane.rpc.failover`).
         trust_bundle: root certificates, PEM.
         tls_name: name to expect in the certificate; empty expects the address's own host.
         private_key: PEM, with `certificate_chain`, for the mesh port.
         certificate_chain: PEM, leaf first.
+        turn: which of several addresses is called, where the next channel is to know what this one found out.
     """
 
     address: str
@@ -56,15 +58,25 @@ class Target:
     tls_name: str = ""
     private_key: bytes | None = None
     certificate_chain: bytes | None = None
+    turn: Turn | None = None
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """One or several."""
+        return tuple(address.strip() for address in self.address.split(",") if address.strip())
 
 
 def dial(target: Target) -> grpc.Channel:
     """A bare TLS channel, for callers that do everything else themselves."""
     credentials = grpc.ssl_channel_credentials(target.trust_bundle, target.private_key, target.certificate_chain)
-    options = limits.channel()
+    several = len(target.addresses) > 1
+    options = limits.channel(one_of_several=several)
     if target.tls_name:
         options.append(("grpc.ssl_target_name_override", target.tls_name))
-    return grpc.secure_channel(target.address, credentials, options=options)
+    if not several:
+        return grpc.secure_channel(target.address, credentials, options=options)
+    channels = [grpc.secure_channel(address, credentials, options=options) for address in target.addresses]
+    return FailoverChannel(channels, target.turn)
 
 
 def connect(target: Target, credentials: Credentials | None = None) -> grpc.Channel:
@@ -154,7 +166,10 @@ class Stream(Iterator[T]):
 
 
 def retrying(attempt: Callable[[], T], *, deadline: float, safe: bool) -> T:
-    """Run `attempt`, again with full jitter while it is UNAVAILABLE, `safe`, and there is time."""
+    """Run `attempt`, again with full jitter while it is UNAVAILABLE, `safe`, and there is time.
+
+    What a process refused because another leads did not run, so it is safe whatever it is.
+    """
     backoff = _FIRST_BACKOFF
     while True:
         try:
@@ -162,7 +177,8 @@ def retrying(attempt: Callable[[], T], *, deadline: float, safe: bool) -> T:
         except (grpc.RpcError, SealaneError) as error:
             failure = error if isinstance(error, SealaneError) else from_rpc_error(error)
             pause = max(random.uniform(0, backoff), failure.retry_after or 0.0)
-            if not safe or not isinstance(failure, Unavailable) or time.monotonic() + pause >= deadline:
+            may_repeat = isinstance(failure, Unavailable) and (safe or failure.reason == NOT_LEADER)
+            if not may_repeat or time.monotonic() + pause >= deadline:
                 raise failure from error
             time.sleep(pause)
             backoff = min(backoff * 2, _LAST_BACKOFF)

@@ -16,6 +16,7 @@ from sealane.auth.v1 import enrollment_service_pb2 as pb
 from sealane.auth.v1 import enrollment_service_pb2_grpc, token_service_pb2, token_service_pb2_grpc
 from sealane.errors import FailedPrecondition, PermissionDenied, Unauthenticated
 from sealane.rpc.channel import Target, connect
+from sealane.rpc.failover import Turn
 from sealane.security import device, tls
 from sealane.security.keys import CACHE_SECONDS, Published
 
@@ -107,9 +108,16 @@ def renew(config: EnrollConfig, identity: tls.PeerIdentity) -> None:
     tls.store(identity.directory, private_key, _issued(answer))
 
 
-def mesh_target(identity: tls.PeerIdentity, service: str, address: str) -> Target:
-    """The mesh port of a service, dialled with this process's certificate."""
-    return Target(address, identity.trust_bundle, f"{service}.service.sealane", *identity.pair())
+def mesh_target(identity: tls.PeerIdentity, service: str, address: str, turn: Turn | None = None) -> Target:
+    """The mesh port of a service, dialled with this process's certificate.
+
+    Args:
+        identity: of this process.
+        service: whom to expect there.
+        address: ``host:port``; several with commas between them.
+        turn: which of several is called, for who dials again and again.
+    """
+    return Target(address, identity.trust_bundle, f"{service}.service.sealane", *identity.pair(), turn)
 
 
 class MeshChannel:
@@ -121,6 +129,7 @@ class MeshChannel:
         self._address = address
         self._chain = b""
         self._channel: grpc.Channel | None = None
+        self._turn = Turn()
         self._lock = threading.Lock()
 
     def __call__(self) -> grpc.Channel:
@@ -129,7 +138,7 @@ class MeshChannel:
             chain = self._identity.certificate_chain
             if self._channel is None or chain != self._chain:
                 self._chain = chain
-                self._channel = connect(mesh_target(self._identity, self._service, self._address))
+                self._channel = connect(mesh_target(self._identity, self._service, self._address, self._turn))
             return self._channel
 
 

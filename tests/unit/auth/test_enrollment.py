@@ -20,7 +20,7 @@ from sealane.rpc.call import Peer
 from sealane.security import statements, suites, tls
 from sealane_auth import bootstrap
 from sealane_auth.account_store import Account
-from sealane_auth.enrollment import JOIN_SECONDS, IssuedCertificate
+from sealane_auth.enrollment import JOIN_SECONDS, REPLICAS, IssuedCertificate
 from sealane_auth.peer_store import JoinToken, Offline
 
 NODE = "spiffe://sealane/node/edge-1"
@@ -127,6 +127,38 @@ def test_the_device_key_that_joined_brings_a_new_certificate_and_no_other_key_do
     site.clock.advance(301)
     with pytest.raises(Unauthenticated, match="too old"):
         site.rules.reenroll(site.store, NODE, request, old)
+
+
+def test_processes_of_one_service_renew_each_with_its_own_device_key(site: Site) -> None:
+    """Those of a node and of who was evicted go with the next join."""
+    name = "spiffe://sealane/service/scheduler"
+    keys = [site.device, *(Ed25519PrivateKey.generate() for _ in range(REPLICAS))]
+
+    def join(key: Ed25519PrivateKey, kind: str = "service", of: str = "scheduler") -> None:
+        request = tls.new_request()[1]
+        site.rules.enroll(site.store, site.join_token(kind, of), request, site.proof(request, key))
+
+    def renews(key: Ed25519PrivateKey, of: str = name) -> bool:
+        request = tls.new_request()[1]
+        try:
+            site.rules.renew(site.store, of, request, site.proof(request, key))
+        except Unauthenticated:
+            return False
+        return True
+
+    for key in (*keys[:2], keys[1]):  # one of them joins again with its key
+        join(key)
+    assert [renews(key) for key in keys[:3]] == [True, True, False]
+    for key in keys[2:]:
+        join(key)
+    assert [renews(key) for key in keys] == [False, *[True] * REPLICAS], "the oldest has gone"
+    site.rules.evict(site.store, WHO, name, "stolen")
+    site.clock.advance(1)
+    join(keys[0])
+    assert [renews(key) for key in keys] == [True, *[False] * REPLICAS]
+    for key in keys[:2]:
+        join(key, "node", "edge-1")
+    assert [renews(key, NODE) for key in keys[:2]] == [False, True]
 
 
 def test_a_peer_that_joined_without_a_device_key_cannot_come_back_by_one(site: Site) -> None:

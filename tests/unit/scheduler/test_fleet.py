@@ -21,9 +21,9 @@ from sealane.registry.v1 import variant_service_pb2 as variant_pb
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane_scheduler import cluster, present, routes
 from sealane_scheduler.cluster import Copy
-from sealane_scheduler.controller import RECONNECT_SECONDS, Controller
+from sealane_scheduler.controller import Controller
 from sealane_scheduler.fleet import DEAD, READY, SUSPECT, Facts, Fleet, Patience, RuntimeFacts
-from sealane_scheduler.recovery import SUBSTITUTE_SECONDS
+from sealane_scheduler.recovery import RECONNECT_SECONDS, SUBSTITUTE_SECONDS
 from sealane_scheduler.store import DeploymentRow, PlacementRow, Store
 from sealane_scheduler.store_sql import SqlStore, metadata
 
