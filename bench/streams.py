@@ -179,8 +179,10 @@ def suspected(client: Client, nodes: int) -> int:
     """Nodes that are not READY, at most, over a while."""
     worst, deadline = 0, time.monotonic() + WATCHED
     while time.monotonic() < deadline:
-        ready = sum(node.state == node_pb.Node.STATE_READY for node in client.nodes.list())
-        worst = max(worst, nodes - ready)
+        others = [node for node in client.nodes.list() if node.state != node_pb.Node.STATE_READY]
+        for node in others[:5]:
+            print("DEBUG", node.name, node.state, node.rtt_ms, time.time() - node.seen_time.seconds)
+        worst = max(worst, len(others))
         time.sleep(2.0)
     return worst
 
@@ -233,7 +235,9 @@ def main() -> int:
                 seen = [relay.ask() for relay in relays]
                 wrong = suspected(client, count)
                 times, others = reached(client, relays, nodes)
-                ended = sum(len(each["ended"]) for each in seen + [r.ask() for r in relays])  # type: ignore[arg-type]
+                ends = [end for each in (*seen, *(relay.ask() for relay in relays)) for end in each["ended"]]  # type: ignore[attr-defined]
+                sys.stdout.writelines(f"ended: {end}\n" for end in ends[:10])
+                ended = len(ends)
     return told(count, cost, bare, seen, (wrong, ended, others), times)
 
 

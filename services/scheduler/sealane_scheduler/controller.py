@@ -198,6 +198,7 @@ class Controller:
             self._wake.clear()
             if self.fleet.tick():
                 self.changes.announce(NOBODY)
+            self._stock.catch_up()
             try:
                 for item in self._by_priority():
                     await self.reconcile(item)

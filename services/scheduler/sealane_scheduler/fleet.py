@@ -17,6 +17,8 @@ READY, SUSPECT, DEAD = "READY", "SUSPECT", "DEAD"
 HEARTBEAT_SECONDS = {"cloud": 1.0, "edge": 5.0}
 _SUSPECT_SECONDS = {"cloud": 3.0, "edge": 12.0}
 _RTT_WEIGHT = 0.2
+#: Decisions are told of a round trip again once it is off by so many milliseconds and by such a share.
+_RTT_MS, _RTT_SHARE = 0.5, 0.1
 #: Heartbeats of all nodes together in a second: beyond, their intervals are stretched.
 HEARTBEATS_PER_SECOND = 2000.0
 #: An interval is told anew once it is off by so much, and is never more than halved at once: a node that does not know
@@ -74,6 +76,8 @@ class NodeState:
     grace: float = 0.0
     """Extra seconds before a substitute is placed, after a restart of the scheduler."""
     rtt_ms: float = 0.0
+    rtt_seen: float = 0.0
+    """The same, as decisions see it."""
     state: str = SUSPECT
     relay: str = ""
     """The relay that carries its stream; empty where it dials itself."""
@@ -140,7 +144,7 @@ class Fleet:
         rtt = before.rtt_ms if before is not None else 0.0
         self._connected += before is None or not before.session
         state = NodeState(node, facts, statement, self._sessions, now, now, rtt_ms=rtt, state=READY, relay=relay)
-        state.interval = self._interval(state)
+        state.rtt_seen, state.interval = rtt, self._interval(state)
         self._nodes[node] = state
         self._watch(state)
         self.touched.add(node)
@@ -187,7 +191,9 @@ class Fleet:
             self._watch(state)
         if rtt_ms is not None:
             state.rtt_ms = rtt_ms if not state.rtt_ms else state.rtt_ms + _RTT_WEIGHT * (rtt_ms - state.rtt_ms)
-            self.touched.add(node)
+            if abs(state.rtt_ms - state.rtt_seen) > max(_RTT_MS, _RTT_SHARE * state.rtt_seen):
+                state.rtt_seen = state.rtt_ms
+                self.touched.add(node)
 
     def tick(self) -> bool:
         """Look at the clock; whether any node's state changed. Looks only at nodes whose time has come."""
