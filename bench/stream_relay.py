@@ -79,6 +79,7 @@ class Node:
     due: float = 0.0
     sequence: int = 0
     told: int = 0
+    sending: bool = False
 
 
 class Connection:
@@ -155,6 +156,9 @@ class Connection:
 
     async def _send(self, node: Node) -> None:
         assert node.call is not None
+        if node.sending:
+            return  # grpc.aio takes one message at a time, and the one under way is a heartbeat
+        node.sending = True
         beat = pb.Heartbeat(ping_sequence=node.sequence, in_flight=1, free_memory_bytes=2 * GIB)
         if node.statement is node.renewed and node.renewed:
             beat.sealing_statement, node.renewed = node.renewed, ""
@@ -162,6 +166,8 @@ class Connection:
             await node.call.write(pb.NodeMessage(heartbeat=beat).SerializeToString())
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             return  # its reader tells why the stream ended
+        finally:
+            node.sending = False
         self._seen.beats += 1
 
 

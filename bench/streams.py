@@ -180,8 +180,6 @@ def suspected(client: Client, nodes: int) -> int:
     worst, deadline = 0, time.monotonic() + WATCHED
     while time.monotonic() < deadline:
         others = [node for node in client.nodes.list() if node.state != node_pb.Node.STATE_READY]
-        for node in others[:5]:
-            print("DEBUG", node.name, node.state, node.rtt_ms, time.time() - node.seen_time.seconds)
         worst = max(worst, len(others))
         time.sleep(2.0)
     return worst
