@@ -27,8 +27,8 @@ from sealane.security import tls
 
 CONNECT = "/sealane.scheduler.v1.FleetService/Connect"
 GIB = 1 << 30
-#: A heartbeat that leaves so many seconds after it was due counts as late; the interval has 20 % of slack besides.
-LATE = 0.5
+#: A heartbeat counts as late where the one before is so many intervals ago; 2.4 raise suspicion.
+LATE = 1.1
 #: Registrations under way at the same time, on each connection.
 AT_ONCE = 10
 _PING = pb.SchedulerMessage(ping=pb.Ping(sequence=1)).SerializeToString()[0]
@@ -79,6 +79,7 @@ class Node:
     due: float = 0.0
     sequence: int = 0
     told: int = 0
+    sent: float = 0.0
     sending: bool = False
 
 
@@ -145,7 +146,6 @@ class Connection:
             while self._dues and self._dues[0][0] <= now:
                 due, _, node = heapq.heappop(self._dues)
                 if due == node.due:
-                    self._seen.late += now - due > LATE
                     await self._send(node)
                     self._schedule(node)
             await asyncio.sleep(0.02)
@@ -168,7 +168,9 @@ class Connection:
             return  # its reader tells why the stream ended
         finally:
             node.sending = False
-        self._seen.beats += 1
+        now = time.monotonic()
+        self._seen.late += bool(node.sent) and now - node.sent > node.interval * LATE
+        self._seen.beats, node.sent = self._seen.beats + 1, now
 
 
 async def relay(arguments: argparse.Namespace) -> None:

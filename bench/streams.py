@@ -190,7 +190,7 @@ def reached(client: Client, relays: list[Relay], nodes: list[str]) -> tuple[list
     client.models.push(LIGHT / "litert-int8.tflite", "digits", variant="litert-int8", alias="latest")
     for relay in relays:
         relay.ask()
-    times, others = [], 0
+    times, others = list[float](), 0
     for index in range(ROUNDS):
         node = nodes[index * (len(nodes) // ROUNDS)]
         for assignments in (1, 0):
@@ -206,6 +206,7 @@ def reached(client: Client, relays: list[Relay], nodes: list[str]) -> tuple[list
             mine = [at for name, count, at in seen if name == node and count == assignments]
             others += sum(name != node for name, _, _ in seen)
             times.append((mine[0] - begun) * 1000 if mine else float("inf"))
+    sys.stdout.write(f"until a change reaches its node, ms: {' '.join(f'{each:.0f}' for each in times)}\n")
     return times, others
 
 
