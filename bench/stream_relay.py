@@ -27,8 +27,8 @@ from sealane.security import tls
 
 CONNECT = "/sealane.scheduler.v1.FleetService/Connect"
 GIB = 1 << 30
-#: A heartbeat that leaves so many seconds after it was due counts as late; the interval has 20 % of slack besides.
-LATE = 0.5
+#: A heartbeat counts as late where the one before is so many intervals ago; 2.4 raise suspicion.
+LATE = 1.1
 #: Registrations under way at the same time, on each connection.
 AT_ONCE = 10
 _PING = pb.SchedulerMessage(ping=pb.Ping(sequence=1)).SerializeToString()[0]
@@ -79,6 +79,8 @@ class Node:
     due: float = 0.0
     sequence: int = 0
     told: int = 0
+    sent: float = 0.0
+    sending: bool = False
 
 
 class Connection:
@@ -144,7 +146,6 @@ class Connection:
             while self._dues and self._dues[0][0] <= now:
                 due, _, node = heapq.heappop(self._dues)
                 if due == node.due:
-                    self._seen.late += now - due > LATE
                     await self._send(node)
                     self._schedule(node)
             await asyncio.sleep(0.02)
@@ -155,6 +156,9 @@ class Connection:
 
     async def _send(self, node: Node) -> None:
         assert node.call is not None
+        if node.sending:
+            return  # grpc.aio takes one message at a time, and the one under way is a heartbeat
+        node.sending = True
         beat = pb.Heartbeat(ping_sequence=node.sequence, in_flight=1, free_memory_bytes=2 * GIB)
         if node.statement is node.renewed and node.renewed:
             beat.sealing_statement, node.renewed = node.renewed, ""
@@ -162,7 +166,11 @@ class Connection:
             await node.call.write(pb.NodeMessage(heartbeat=beat).SerializeToString())
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             return  # its reader tells why the stream ended
-        self._seen.beats += 1
+        finally:
+            node.sending = False
+        now = time.monotonic()
+        self._seen.late += bool(node.sent) and now - node.sent > node.interval * LATE
+        self._seen.beats, node.sent = self._seen.beats + 1, now
 
 
 async def relay(arguments: argparse.Namespace) -> None:

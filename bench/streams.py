@@ -179,8 +179,8 @@ def suspected(client: Client, nodes: int) -> int:
     """Nodes that are not READY, at most, over a while."""
     worst, deadline = 0, time.monotonic() + WATCHED
     while time.monotonic() < deadline:
-        ready = sum(node.state == node_pb.Node.STATE_READY for node in client.nodes.list())
-        worst = max(worst, nodes - ready)
+        others = [node for node in client.nodes.list() if node.state != node_pb.Node.STATE_READY]
+        worst = max(worst, len(others))
         time.sleep(2.0)
     return worst
 
@@ -190,7 +190,7 @@ def reached(client: Client, relays: list[Relay], nodes: list[str]) -> tuple[list
     client.models.push(LIGHT / "litert-int8.tflite", "digits", variant="litert-int8", alias="latest")
     for relay in relays:
         relay.ask()
-    times, others = [], 0
+    times, others = list[float](), 0
     for index in range(ROUNDS):
         node = nodes[index * (len(nodes) // ROUNDS)]
         for assignments in (1, 0):
@@ -206,6 +206,7 @@ def reached(client: Client, relays: list[Relay], nodes: list[str]) -> tuple[list
             mine = [at for name, count, at in seen if name == node and count == assignments]
             others += sum(name != node for name, _, _ in seen)
             times.append((mine[0] - begun) * 1000 if mine else float("inf"))
+    sys.stdout.write(f"until a change reaches its node, ms: {' '.join(f'{each:.0f}' for each in times)}\n")
     return times, others
 
 
@@ -233,7 +234,9 @@ def main() -> int:
                 seen = [relay.ask() for relay in relays]
                 wrong = suspected(client, count)
                 times, others = reached(client, relays, nodes)
-                ended = sum(len(each["ended"]) for each in seen + [r.ask() for r in relays])  # type: ignore[arg-type]
+                ends = [end for each in (*seen, *(relay.ask() for relay in relays)) for end in each["ended"]]  # type: ignore[attr-defined]
+                sys.stdout.writelines(f"ended: {end}\n" for end in ends[:10])
+                ended = len(ends)
     return told(count, cost, bare, seen, (wrong, ended, others), times)
 
 

@@ -345,6 +345,7 @@ class Controller:
         """Keep the cluster until cancelled."""
         while True:
             self._wake.clear()
+            self._stock.catch_up()
             try:
                 await self.round()
             except SealaneError as error:

@@ -19,6 +19,8 @@ HEARTBEAT_SECONDS = {"cloud": 1.0, "edge": 5.0}
 #: Silence after which a node is suspected; at the edge it is longer where the node's rhythm is uneven, up to the last.
 _SUSPECT_SECONDS = {"cloud": 3.0, "edge": 12.0}
 _MOST_SUSPECT_SECONDS = {"cloud": 3.0, "edge": 24.0}
+#: Decisions are told of a round trip again once it is off by so many milliseconds and by such a share.
+_RTT_MS, _RTT_SHARE = 0.5, 0.1
 #: Heartbeats of all nodes together in a second: beyond, their intervals are stretched.
 HEARTBEATS_PER_SECOND = 2000.0
 #: An interval is told anew once it is off by so much, and is never more than halved at once: a node that does not know
@@ -76,6 +78,8 @@ class NodeState:
     grace: float = 0.0
     """Extra seconds before a substitute is placed, after a restart of the scheduler."""
     link: Link = field(default_factory=Link)
+    rtt_seen: float = 0.0
+    """Its round trip as decisions see it."""
     rhythm: Rhythm | None = None
     """Of its signs of life; none before its first stream."""
     state: str = SUSPECT
@@ -156,7 +160,7 @@ class Fleet:
             made.link, made.rhythm = before.link, before.rhythm
         if made.rhythm is None or before is None or before.tier != made.tier:
             made.rhythm = _rhythm(made.tier)
-        made.interval = self._interval(made)
+        made.rtt_seen, made.interval = made.link.rtt_ms, self._interval(made)
         self._nodes[node] = made
         self._watch(made)
         self._mark(node)
@@ -213,10 +217,13 @@ class Fleet:
             self._mark(node)
         if state.state != READY:
             self._watch(state)
-        state.link.carried(*speeds)
+        if state.link.carried(*speeds):
+            self.touched.add(node)
         if rtt_ms is not None:
             state.link.pinged(rtt_ms)
-            self.touched.add(node)
+            if abs(state.link.rtt_ms - state.rtt_seen) > max(_RTT_MS, _RTT_SHARE * state.rtt_seen):
+                state.rtt_seen = state.link.rtt_ms
+                self.touched.add(node)
 
     def tick(self) -> bool:
         """Look at the clock; whether any node's state changed. Looks only at nodes whose time has come."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from google.protobuf import empty_pb2
 
 from sealane.clock import Clock
-from sealane.errors import Aborted, InvalidArgument, NotFound, PermissionDenied, Unavailable
+from sealane.errors import Aborted, InvalidArgument, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from sealane.names import parse
 from sealane.rpc.call import Call, Carried, Peer
 from sealane.rpc.times import duration_of
@@ -110,7 +110,7 @@ class FleetServicer:
                 await self._controller.reconcile(item)
 
     async def _verified(self, jws: str, call: Call) -> statements.Statement:
-        statement = await asyncio.to_thread(statements.verify, jws, self._keys, self._clock.now())
+        statement = await self._statement(jws)
         if not call.peer.relay:
             if statement.node != call.peer.node:
                 raise PermissionDenied("the sealing statement is about another node than the certificate")
@@ -122,6 +122,15 @@ class FleetServicer:
         call.carried = Carried(statement.node, statement.issued)
         self._revocations.check_carried(call.carried)
         return statement
+
+    async def _statement(self, jws: str) -> statements.Statement:
+        """A verified statement. It takes 0.2 ms, so a thread is asked only where the keys have to be fetched."""
+        try:
+            return statements.verify(jws, self._keys, self._clock.now(), fetch=False)
+        except Unauthenticated as refusal:
+            if refusal.reason != statements.UNKNOWN_KEY:
+                raise
+        return await asyncio.to_thread(statements.verify, jws, self._keys, self._clock.now())
 
     def _holder(self, named: str, peer: Peer) -> str:
         """The node for which a task is renewed or finished: the caller, or one that it, a relay, carries now."""

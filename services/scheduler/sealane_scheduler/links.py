@@ -16,6 +16,10 @@ LEARNED, _RHYTHM_WEIGHT = 20, 0.05
 _PHI_3 = 3.0902
 
 
+#: Share by which a speed has to change for decisions to look again.
+_WORTH_TELLING = 0.1
+
+
 @dataclass(slots=True)
 class Link:
     """A connection; what is 0 was not measured yet."""
@@ -36,10 +40,18 @@ class Link:
         self.jitter_ms += _JITTER_WEIGHT * (abs(off) - self.jitter_ms)
         self.rtt_ms += _RTT_WEIGHT * off
 
-    def carried(self, down: float, up: float) -> None:
-        """The node says how fast what it carried was; what it has not measured stays, and so does what is no speed."""
+    def carried(self, down: float, up: float) -> bool:
+        """The node says how fast what it carried was; what it has not measured stays, and so does what is no speed.
+
+        Returns:
+            Whether decisions should be told: a speed is a tenth off what it was.
+        """
+        before = self.down, self.up
         self.down = min(down, _MOST_SPEED) if 0 < down < math.inf else self.down
         self.up = min(up, _MOST_SPEED) if 0 < up < math.inf else self.up
+        return any(
+            abs(now - then) > _WORTH_TELLING * then for now, then in zip((self.down, self.up), before, strict=True)
+        )
 
 
 @dataclass(slots=True)

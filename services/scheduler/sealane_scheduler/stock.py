@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 
 from sealane_scheduler.cluster import Copy, Deployed, place_of
 from sealane_scheduler.columns import NodeTable, Snapshot
@@ -13,6 +14,9 @@ from sealane_scheduler.holdings import Holdings
 from sealane_scheduler.holds import Holds
 from sealane_scheduler.preemption import Holding
 from sealane_scheduler.queue_order import Amounts
+
+#: Nodes that are taken up in one go, about 10 ms of work.
+_AT_ONCE = 64
 
 
 class Stock:
@@ -96,11 +100,20 @@ class Stock:
         touched = self._changed | self._fleet.touched | self._holds.touched
         for kept in (self._changed, self._fleet.touched, self._holds.touched):
             kept.clear()
-        for node in touched:
+        self._take_up(touched)
+        return self._table.snapshot()
+
+    def catch_up(self) -> None:
+        """Take up some of what has changed: a decision must not wait for a thousand nodes that came at once."""
+        some = list(islice(self._fleet.touched, _AT_ONCE))
+        self._fleet.touched.difference_update(some)
+        self._take_up(some)
+
+    def _take_up(self, nodes: Iterable[str]) -> None:
+        for node in nodes:
             state = self._fleet.get(node)
             if state is not None:
                 self._table.put(self._view(state))
-        return self._table.snapshot()
 
     def _view(self, state: NodeState) -> NodeView:
         facts, load = state.facts, self._holdings.load(state.node)
@@ -113,7 +126,7 @@ class Stock:
             free_cpu_milli=facts.cpu_milli - load.cpu_milli,
             memory=facts.memory_bytes,
             cpu_milli=facts.cpu_milli,
-            rtt_ms=state.link.rtt_ms,
+            rtt_ms=state.rtt_seen,
             in_bytes_per_second=state.link.down,
             out_bytes_per_second=state.link.up,
             price_per_hour=facts.price_per_hour,

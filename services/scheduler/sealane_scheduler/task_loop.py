@@ -231,10 +231,12 @@ class TaskLoop:
 
     async def _give_out(self, jobs: Sequence[JobRow]) -> None:
         self._only = jobs[0].name if len(jobs) == 1 else ""
+        if not jobs:
+            return
         busy = Counter(attempt.node for attempt, _ in self._under_way.values())
         open_ = (state.node for state in self._controller.fleet if state.state == READY)
         places = {node: PLACES - busy[node] for node in open_ if not self._controller.holds.closed(node)}
-        if not jobs or not any(count > 0 for count in places.values()):
+        if not any(count > 0 for count in places.values()):
             return
         nodes = self._controller.nodes()
         look = min(sum(max(count, 0) for count in places.values()) * 2 + _SPARE, _LOOK)

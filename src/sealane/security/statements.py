@@ -14,6 +14,8 @@ from sealane.security.keys import KeySet
 
 TYPE = "sealane-sealing+jwt"
 LIFETIME_SECONDS = 600
+#: Reason of the refusal of a statement by a key that is not known here.
+UNKNOWN_KEY = "STATEMENT_KEY"
 _HEADER = frozenset({"alg", "typ", "kid"})
 _LEEWAY_SECONDS = 30
 _ATTRIBUTES = ("tier", "zone", "region", "pool", "clearance", "relay")
@@ -68,8 +70,14 @@ def claims_of(statement: str) -> dict[str, str]:
     return {name: value for name, value in parsed.claims.items() if isinstance(value, str)}
 
 
-def verify(statement: str, keys: KeySet, now: float | None = None) -> Statement:
-    """Check a statement against auth's keys; fetches them where the key is not known yet.
+def verify(statement: str, keys: KeySet, now: float | None = None, *, fetch: bool = True) -> Statement:
+    """Check a statement against auth's keys.
+
+    Args:
+        statement: a JWS.
+        keys: of auth.
+        now: seconds since 1970; None asks the machine.
+        fetch: fetch the keys where this one is not known yet, which blocks; otherwise it is an unknown key.
 
     Raises:
         Unauthenticated: not signed by auth, expired, or not consistent in itself.
@@ -79,11 +87,11 @@ def verify(statement: str, keys: KeySet, now: float | None = None) -> Statement:
     if parsed.header["typ"] != TYPE or not isinstance(kid, str):
         raise Unauthenticated("this is not a sealing statement", reason="STATEMENT_TYPE")
     key = keys.get(kid)
-    if key is None and keys.stale(kid):
+    if key is None and fetch and keys.stale(kid):
         keys.refresh()
         key = keys.get(kid)
     if key is None:
-        raise Unauthenticated("the statement is signed with an unknown key", reason="STATEMENT_KEY")
+        raise Unauthenticated("the statement is signed with an unknown key", reason=UNKNOWN_KEY)
     jws.verify(parsed, key)
     claims = {name: value for name, value in parsed.claims.items() if isinstance(value, str)}
     expires = parsed.claims.get("exp")

@@ -79,6 +79,8 @@ def test_a_chain_verifies_for_its_name_and_no_other(site: Site) -> None:
         ("node", "n", {"tier": "edge"}, Offline(), "attributes.clearance"),
         ("node", "n", {"clearance": "public"}, Offline(), "attributes.tier"),
         ("node", "No", PLACE, Offline(), "node"),
+        ("node", "n", PLACE | {"relay": "No"}, Offline(), "attributes.relay"),
+        ("relay", "No", {}, Offline(), "relay"),
         ("node", "n", PLACE | {"tier": "cloud"}, Offline(60.0), "offline_ttl"),
         ("node", "n", PLACE, Offline(31 * 86_400.0), "offline_ttl"),
         ("node", "n", PLACE, Offline(0.0, ("projects/p/serviceAccounts/a",)), "offline_ttl"),
@@ -92,6 +94,22 @@ def test_strange_join_tokens_are_refused_by_field(
     with pytest.raises(InvalidArgument) as caught:
         site.rules.create_join_token(site.store, WHO, JoinToken("", kind, subject, attributes, (), 0.0, offline))
     assert caught.value.field == field
+
+
+def test_a_relay_joins_under_names_of_its_own_and_nodes_name_it(site: Site) -> None:
+    issued = site.enroll(kind="relay", name="site-a")
+    names = issued.leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["site-a.relay.sealane"]
+    assert (peer_of(issued).kind, peer_of(issued).relay, peer_of(issued).node) == ("relay", "site-a", "")
+    secret, _ = site.rules.create_join_token(
+        site.store, WHO, JoinToken("", "node", "edge-1", PLACE | {"relay": "site-a"}, (), 0.0)
+    )
+    site.enroll(secret)
+    signed, _ = site.rules.vouch(site.store, "edge-1", "X25519", suites.generate(suites.X25519).public_key)
+    assert statements.verify(signed, site.key_set(), site.clock.now()).attributes == PLACE | {"relay": "site-a"}
+    site.rules.evict(site.store, WHO, issued.spiffe_id, "")
+    with pytest.raises(Unauthenticated, match="evicted"):
+        site.revocations().check_peer(peer_of(issued))
 
 
 def test_a_strange_request_keeps_nothing(site: Site) -> None:

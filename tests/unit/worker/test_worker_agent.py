@@ -107,3 +107,25 @@ def test_registers_again_after_a_cut(local: Local, scheduler: FakeScheduler) -> 
     scheduler.registered.get(timeout=5)
     agent.stop()
     assert not agent.connected
+
+
+def test_a_new_interval_holds_at_once_and_an_answer_takes_the_place_of_a_heartbeat(
+    local: Local, scheduler: FakeScheduler
+) -> None:
+    agent = _agent(local, scheduler, [])
+    scheduler.beats.get(timeout=5)
+    slow = pb.Welcome()
+    slow.heartbeat_interval.FromSeconds(3600)
+    scheduler.outgoing.put(pb.SchedulerMessage(welcome=slow))
+    with pytest.raises(queue.Empty):
+        while True:
+            scheduler.beats.get(timeout=1.0)
+    for sequence in (1, 2):
+        scheduler.outgoing.put(pb.SchedulerMessage(ping=pb.Ping(sequence=sequence)))
+        assert scheduler.beats.get(timeout=5).ping_sequence == sequence
+    fast = pb.Welcome()
+    fast.heartbeat_interval.FromMilliseconds(50)
+    scheduler.outgoing.put(pb.SchedulerMessage(welcome=fast))
+    for _ in range(3):
+        scheduler.beats.get(timeout=5)
+    agent.stop()
