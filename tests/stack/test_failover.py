@@ -12,6 +12,7 @@ from light_site import ACCURATE, CAMERA_A, CAMERA_B, CLOUD, EDGE, MODEL, LightSi
 from orphans import descendants
 
 from sealane.client import Client, StaticToken
+from sealane.compat.openinference.v2 import openinference_pb2 as oip
 from sealane.errors import NotFound, SealaneError, Unauthenticated, Unavailable
 
 pytestmark = pytest.mark.stack
@@ -76,6 +77,16 @@ def serving(site: LightSite, deployment: str) -> set[str]:
     return {item.node.removeprefix("nodes/") for item in placements if item.state == item.STATE_SERVING}
 
 
+def ran_at_edge(site: LightSite, deployment: str) -> int:
+    """Inferences that the edge worker has run since it was started."""
+    sent = [("authorization", f"Bearer {site.client.token('sealane-inference')}")]
+    body = oip.ModelStatisticsRequest(name=deployment).SerializeToString()
+    with site.channel(EDGE) as channel:
+        method = channel.unary_unary("/inference.GRPCInferenceService/ModelStatistics")
+        (found,) = oip.ModelStatisticsResponse.FromString(method(body, timeout=5, metadata=sent)).model_stats
+    return found.inference_stats.success.count
+
+
 def test_edge_dies_under_traffic_and_comes_back(linked: LightSite) -> None:
     before = {camera: linked.places(camera) for camera in (CAMERA_A, CAMERA_B)}
     assert {node for places in before.values() for node, _ in places} == {EDGE}
@@ -99,6 +110,10 @@ def test_edge_dies_under_traffic_and_comes_back(linked: LightSite) -> None:
             linked.client.deployments.wait(camera, 20)
         eventually(
             lambda: bool(linked.client.inference.predict(CAMERA_A, linked.image, timeout=2.0)), "camera A is answered"
+        )
+        back = ran_at_edge(linked, CAMERA_B)
+        eventually(
+            lambda: ran_at_edge(linked, CAMERA_B) >= back + 20, "calls for camera B are routed to the edge again"
         )
     assert watcher.failures == []
     assert watcher.first_answer_after(killed) <= 3.0
