@@ -1,4 +1,4 @@
-"""Health's Watch, which anybody may open: it takes no place that others need."""
+"""Streams have places of their own: health's Watch, which anybody may open, and those of peers, which live for days."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sealane.rpc.health import Health
 from sealane.rpc.middleware import PUBLIC_STREAM_SECONDS, PUBLIC_STREAMS, Chain, Deadline, Limits, Parse
 from sealane.rpc.policy import Method, methods_of
 from sealane.rpc.server import build
+from sealane.scheduler.v1 import fleet_service_pb2
 
 _METHODS = {method.name: method for method in methods_of(health_pb2.DESCRIPTOR.services_by_name["Health"])}
 
@@ -38,6 +39,20 @@ def test_public_streams_have_places_of_their_own() -> None:
     assert limits.in_flight == 1
     limits.after(watches.pop(), None)
     limits.before(call(_METHODS["Watch"]))
+
+
+def test_streams_of_peers_take_no_place_from_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "PEER_STREAMS", 3)
+    limits, connect = Limits(1), methods_of(fleet_service_pb2.DESCRIPTOR.services_by_name["FleetService"])[0]
+    streams = [call(connect) for _ in range(3)]
+    for stream in streams:
+        limits.before(stream)
+    with pytest.raises(ResourceExhausted) as refused:
+        limits.before(call(connect))
+    assert refused.value.reason == "PEER_STREAMS" and refused.value.retry_after
+    assert limits.in_flight == 0
+    limits.after(streams.pop(), None)
+    limits.before(call(connect))
 
 
 async def test_a_watch_ends_by_itself_and_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
