@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
+from sealane.errors import NotFound
 from sealane_scheduler.batch import Placed
 from sealane_scheduler.decision import Decision
 from sealane_scheduler.filters import Demand, NodeView, VariantView, cpu_of, memory_of
@@ -128,6 +131,11 @@ class Deployed:
         """Copies that are there and need not give their place to others."""
         return [copy for copy in self.ready(fleet) if not copy.gives_way]
 
+    def stay(self) -> None:
+        """Nobody came in the place of its copies."""
+        for copy in self.copies:
+            copy.leaving = bool(copy.gives_way)
+
     def serving(self, fleet: Fleet) -> list[Copy]:
         """Copies that answer now."""
         return [copy for copy in self.ready(fleet) if copy.state == SERVING]
@@ -144,6 +152,25 @@ class Deployed:
 def _is_ready(fleet: Fleet, copy: Copy) -> bool:
     state = fleet.get(copy.row.node)
     return state is not None and state.state == READY
+
+
+def renamed(
+    deployed: Mapping[str, Deployed], wanted: Iterable[DeploymentRow], now: float
+) -> list[tuple[Deployed, DeploymentRow]]:
+    """Deployments that are served under other names or labels than wanted, with rows that say as wanted.
+
+    Raises:
+        NotFound: one is not there any more.
+    """
+    changed = []
+    for want in wanted:
+        item = deployed.get(want.name)
+        if item is None:
+            raise NotFound(f"{want.name} does not exist any more")
+        if (item.row.served_name, item.row.labels) != (want.served_name, want.labels):
+            named = replace(item.row, served_name=want.served_name, labels=want.labels)
+            changed.append((item, replace(named, update_time=now, etag=secrets.token_hex(8))))
+    return changed
 
 
 def place_of(state: NodeState) -> NodeView:

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 from sealane.clock import Clock
-from sealane.errors import Aborted, FailedPrecondition, NotFound, SealaneError
-from sealane.failpoint import failpoint
+from sealane.errors import Aborted, NotFound, SealaneError
 from sealane.records.tables import Actor
 from sealane.records.transactions import Transactions
 from sealane.registry.v1 import model_service_pb2 as model_pb
-from sealane_scheduler import cluster, present
-from sealane_scheduler.batch import Basis, Place, Placed, because, give_back
+from sealane_scheduler import cluster, creation, present
 from sealane_scheduler.changes import NOBODY, Changes
-from sealane_scheduler.cluster import Copy, Deployed
-from sealane_scheduler.columns import NodeTable, Snapshot, tie_of
+from sealane_scheduler.cluster import Copy, Deployed, renamed
+from sealane_scheduler.columns import Snapshot, tie_of
 from sealane_scheduler.decision import Decision
 from sealane_scheduler.evacuation import asked_lately
 from sealane_scheduler.filters import Demand, NodeView, VariantView, forbidden
@@ -33,13 +30,12 @@ from sealane_scheduler.holds import Holds
 from sealane_scheduler.moves import Movable, Move
 from sealane_scheduler.placement import Question, decide
 from sealane_scheduler.placer import Placer, Surroundings
-from sealane_scheduler.placing import Binding, adopt, keep
-from sealane_scheduler.recollection import deployed, last_place
+from sealane_scheduler.placing import Binding, adopt
+from sealane_scheduler.recollection import deployed, recollect
 from sealane_scheduler.recovery import RECONNECT_SECONDS, Pace, Recovery
 from sealane_scheduler.route_log import RouteLog
 from sealane_scheduler.stock import Stock
 from sealane_scheduler.store import DeploymentRow, HoldRow, PlacementRow, Store
-from sealane_scheduler.together import place_all
 
 log = logging.getLogger("sealane.controller")
 T = TypeVar("T")
@@ -79,25 +75,17 @@ class Controller:
     async def load(self, grace: float = RECONNECT_SECONDS) -> None:
         """Take up where the last process stopped; nodes get `grace` seconds to come to this one."""
         self.changes.revision = max(self.changes.revision, int(self._clock.now() * 1000))
-        rows, placements, holds = await self._records.read(
-            lambda store: (store.deployments(), store.placements(), store.holds())
-        )
-        self.holds.load(holds)
-        for held in holds:
+        self.holds.load(await self._records.read(lambda store: store.holds()))
+        for held in self.holds:
             self.fleet.expect(held.node, grace)
-        for row in rows:
-            self._deployed[row.name] = deployed(row)
-        for placement in placements:
-            item = self._deployed.get(f"projects/{placement.project}/deployments/{placement.deployment}")
-            if item is None:
-                await self._records.write(partial(_release, row=placement))
-                continue
-            copy = Copy(placement, since=self._clock.now())
-            item.copies.append(copy)
-            self._stock.occupy(item, copy)
-            self.fleet.expect(placement.node, grace)
-        for item in self._deployed.values():
-            item.placed = await self._records.read(partial(last_place, row=item.row))
+        found, orphans = await self._records.read(partial(recollect, now=self._clock.now()))
+        for row in orphans:
+            await self._records.write(partial(_release, row=row))
+        for item in found:
+            self._deployed[item.row.name] = item
+            for copy in item.copies:
+                self._stock.occupy(item, copy)
+                self.fleet.expect(copy.row.node, grace)
         self._due.update(self._deployed)
 
     def get(self, name: str) -> Deployed | None:
@@ -167,76 +155,20 @@ class Controller:
         *,
         gang: bool = False,
     ) -> R:
-        """Create deployments and place them, in one transaction.
+        """Create deployments and place them, in one transaction; see :func:`creation.create`."""
+        return await creation.create(self._placer, rows, (note, commit), self._created, gang=gang)
 
-        Args:
-            rows: the deployments, which are recorded here.
-            note: records what else belongs to it, and makes the answer.
-            commit: runs a function of the store in a transaction, or not at all where it is the repeat of a call.
-            gang: whether to create nothing where not all of their copies can be placed.
-
-        Returns:
-            What `commit` returns.
-
-        Raises:
-            FailedPrecondition: a gang that does not fit; the reason is the binding constraint.
-            AlreadyExists: an id is taken.
-        """
-        async with self._lock:
-            items = [deployed(row) for row in rows]
-            found = place_all([self._placer.wanted(item) for item in items], self._stock, gang=gang)
-        if gang and (lacking := next((place for place in found if place.refusal is not None), None)) is not None:
-            give_back(found, self._stock)
-            raise _does_not_fit(rows[found.index(lacking)], lacking)
-        now = self._clock.now()
-        serialize = present.Serializer(now)
-        bindings = [
-            Binding(item, placed, now, not placed.places, serialize) for item, placed in zip(items, found, strict=True)
-        ]
-        # A caller that goes away must not leave behind what is recorded and known to nobody.
-        return await asyncio.shield(asyncio.ensure_future(self._created(bindings, note, commit)))
-
-    async def _created(
-        self,
-        bindings: Sequence[Binding],
-        note: Callable[[Store, Sequence[Binding]], T],
-        commit: Callable[[Callable[[Store], T]], Awaitable[R]],
-    ) -> R:
-        ran = []
-
-        def create(store: Store) -> T:
-            store.add_deployments([binding.item.row for binding in bindings])
-            keep(store, bindings, first=True)
-            ran.append(True)
-            return note(store, bindings)
-
-        try:
-            answer = await commit(create)
-        except BaseException:
-            give_back((binding.placed for binding in bindings), self._stock)
-            raise
-        if not ran:
-            give_back((binding.placed for binding in bindings), self._stock)
-            return answer
-        failpoint("scheduler.bind.committed")
+    def _created(self, bindings: Sequence[Binding]) -> None:
         for binding in bindings:
             row = binding.item.row
             self._deployed[row.name], self._version_of[row.model_version] = binding.item, row.name
             adopt(binding, self._stock)
         self._changed(binding.item.row.name for binding in bindings)
-        return answer
 
     async def rename(self, wanted: Iterable[DeploymentRow], actor: Actor, now: float) -> None:
         """Let deployments be served under the names and labels of these rows, all at once."""
         async with self._lock:
-            changed = []
-            for want in wanted:
-                item = self._deployed.get(want.name)
-                if item is None:
-                    raise NotFound(f"{want.name} does not exist any more")
-                if (item.row.served_name, item.row.labels) != (want.served_name, want.labels):
-                    named = replace(item.row, served_name=want.served_name, labels=want.labels)
-                    changed.append((item, replace(named, update_time=now, etag=secrets.token_hex(8))))
+            changed = renamed(self._deployed, wanted, now)
 
             def put(store: Store) -> None:
                 for _, row in changed:
@@ -368,11 +300,13 @@ class Controller:
                 self._news += 1
             names = self._due | self._unsettled
             self._due = set()
+            done = False
             try:
                 await self._settle([self._deployed[name] for name in names if name in self._deployed])
-            except BaseException:
-                self._due |= names
-                raise
+                done = True
+            finally:
+                if not done:
+                    self._due |= names
 
     async def reconcile(self, item: Deployed) -> None:
         """Bring one deployment nearer to what it wants."""
@@ -417,7 +351,7 @@ class Controller:
             await self._placer.succeed(item, item.nominated)
         ready, staying = item.ready(self.fleet), self._placer.staying(item)
         if len(ready) <= item.demand.replicas:
-            _stay(item.copies)
+            item.stay()
         if ready and item.refusal is not None:
             item.refusal = None
             self._changed([item.row.name], NOBODY)
@@ -434,34 +368,16 @@ class Controller:
         """Place a copy anew elsewhere; the old one goes once the new one serves. Whether that was begun."""
         async with self._lock:
             item = self._deployed.get(move.deployment)
-            source = None if item is None else next((c for c in item.copies if c.row.node == move.source), None)
-            nodes = self._stock.snapshot()
-            if item is None or source is None or source.state != cluster.SERVING or move.target not in nodes.index:
-                return False
-            variants = tuple(variant for variant in item.variants if variant.variant == move.variant)
-            others = (copy.row.node for copy in item.ready(self.fleet) if copy is not source)
-            demand = replace(item.demand, apart=tuple((node, self._placer.zone(node)) for node in others))
-            question = Question(demand, variants)
-            there = NodeTable([nodes.node(nodes.index[move.target])]).snapshot()
-            decision = decide(question, there)
-            if not decision.node or move.target == move.source:
-                return False
-            why = f"moved from {move.source}, which saves {move.saves:.3g} an hour"
-            source.leaving = True
-            taken = self._stock.take(decision.node, item.demand, variants[0])
-            place = Place(because(decision, why), Basis(question, there, why=why), taken)
-            await self._placer.bind([Binding(item, Placed((place,)), self._clock.now())])
-            return True
+            return item is not None and await self._placer.move(item, move)
 
     def movable(self, allowed: Callable[[DeploymentRow], bool]) -> list[Movable]:
         """What of the allowed deployments may move: those all of whose copies serve."""
-        found = []
-        for item in self.all():
-            serving = item.serving(self.fleet)
-            if allowed(item.row) and serving and len(serving) == len(item.copies) == item.demand.replicas:
-                copies = tuple((copy.row.node, copy.row.variant) for copy in serving)
-                found.append(Movable(item.row.name, item.demand, item.variants, copies))
-        return found
+        return [
+            Movable(item.row.name, item.demand, item.variants, tuple((c.row.node, c.row.variant) for c in item.copies))
+            for item in self.all()
+            if allowed(item.row) and item.copies and len(item.copies) == item.demand.replicas
+            if len(item.serving(self.fleet)) == len(item.copies)
+        ]
 
     def _is_over(self, item: Deployed, copy: Copy) -> bool:
         state, variant = self.fleet.get(copy.row.node), item.variant(copy.row.variant)
@@ -488,25 +404,6 @@ class Controller:
             self._stock.vacate([copy])
             self._changed([item.row.name], [copy.row.node])
             self._news += 1
-
-
-def _does_not_fit(row: DeploymentRow, placed: Placed) -> FailedPrecondition:
-    assert placed.refusal is not None
-    decision = placed.refusal[0]
-    constraint = decision.binding_constraint
-    return FailedPrecondition(
-        f"nothing was created: {row.deployment} does not fit beside the others: {decision.unavailable_reason}; "
-        "ask for less, or make room",
-        reason=constraint.upper(),
-        constraint=constraint,
-        deployment=row.deployment,
-    )
-
-
-def _stay(copies: Iterable[Copy]) -> None:
-    """Nobody came in the place of these."""
-    for copy in copies:
-        copy.leaving = bool(copy.gives_way)
 
 
 def _put(store: Store, row: DeploymentRow) -> None:

@@ -10,13 +10,15 @@ from functools import partial
 from sealane.clock import Clock
 from sealane.failpoint import failpoint
 from sealane.records.transactions import Transactions
-from sealane_scheduler import present
-from sealane_scheduler.batch import Basis, Place, Placed, Wanted, give_back
+from sealane_scheduler import cluster, present
+from sealane_scheduler.batch import Basis, Place, Placed, Wanted, because, give_back
 from sealane_scheduler.cluster import Copy, Deployed, Nomination
-from sealane_scheduler.columns import tie_of
+from sealane_scheduler.columns import NodeTable, tie_of
 from sealane_scheduler.evacuation import why_stuck
 from sealane_scheduler.fleet import READY, Fleet
 from sealane_scheduler.holds import Holds
+from sealane_scheduler.moves import Move
+from sealane_scheduler.placement import decide
 from sealane_scheduler.placing import Binding, adopt, keep
 from sealane_scheduler.preemption import Preemption, preempt
 from sealane_scheduler.queue_order import in_order
@@ -80,6 +82,19 @@ class Placer:
         question = Question(demand, item.variants, tie_of(item.row.model_version))
         return Wanted(question, item.demand.replicas - len(staying))
 
+    @property
+    def now(self) -> float:
+        """Seconds since 1970."""
+        return self._clock.now()
+
+    def reserve(self, items: Sequence[Deployed], *, gang: bool = False) -> list[Placed]:
+        """Decide about deployments that are not recorded yet; what they get is kept for them."""
+        return place_all([self.wanted(item) for item in items], self._stock, gang=gang)
+
+    def release(self, bindings: Sequence[Binding]) -> None:
+        """Give back what was kept for what is not recorded."""
+        give_back((binding.placed for binding in bindings), self._stock)
+
     async def place(self, items: Sequence[Deployed]) -> None:
         """Place what these deployments lack."""
         items = self._in_order(items)
@@ -108,11 +123,13 @@ class Placer:
         """Commit what was decided, then have it known."""
         if not bindings:
             return
+        recorded = False
         try:
             await self._records.write(partial(keep, bindings=bindings))
-        except BaseException:
-            give_back((binding.placed for binding in bindings), self._stock)
-            raise
+            recorded = True
+        finally:
+            if not recorded:
+                self.release(bindings)
         if any(binding.placed.places for binding in bindings):
             failpoint("scheduler.bind.committed")
         for binding in bindings:
@@ -181,3 +198,24 @@ class Placer:
         """Zone of a node."""
         state = self._fleet.get(node)
         return "" if state is None else state.facts.attributes.get("zone", "")
+
+    async def move(self, item: Deployed, move: Move) -> bool:
+        """Place a copy anew elsewhere; the old one goes once the new one serves. Whether that was begun."""
+        source = next((c for c in item.copies if c.row.node == move.source), None)
+        nodes = self._stock.snapshot()
+        if source is None or source.state != cluster.SERVING or move.target not in nodes.index:
+            return False
+        variants = tuple(variant for variant in item.variants if variant.variant == move.variant)
+        others = (copy.row.node for copy in item.ready(self._fleet) if copy is not source)
+        demand = replace(item.demand, apart=tuple((node, self.zone(node)) for node in others))
+        question = Question(demand, variants)
+        there = NodeTable([nodes.node(nodes.index[move.target])]).snapshot()
+        decision = decide(question, there)
+        if not decision.node or move.target == move.source:
+            return False
+        why = f"moved from {move.source}, which saves {move.saves:.3g} an hour"
+        source.leaving = True
+        taken = self._stock.take(decision.node, item.demand, variants[0])
+        place = Place(because(decision, why), Basis(question, there, why=why), taken)
+        await self.bind([Binding(item, Placed((place,)), self._clock.now())])
+        return True

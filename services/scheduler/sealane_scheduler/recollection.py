@@ -5,8 +5,8 @@ from __future__ import annotations
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane_scheduler import present
-from sealane_scheduler.cluster import Deployed
-from sealane_scheduler.store import DeploymentRow, Store
+from sealane_scheduler.cluster import Copy, Deployed
+from sealane_scheduler.store import DeploymentRow, PlacementRow, Store
 
 
 def deployed(row: DeploymentRow) -> Deployed:
@@ -24,3 +24,23 @@ def last_place(store: Store, row: DeploymentRow) -> bytes:
         return b""
     placed.ClearField("record")
     return placed.SerializeToString()
+
+
+def recollect(store: Store, now: float) -> tuple[list[Deployed], list[PlacementRow]]:
+    """All deployments with their copies, and copies of what is not there any more.
+
+    Args:
+        store: the records.
+        now: since when copies count as placed, in seconds since 1970.
+    """
+    found = {(row.project, row.deployment): deployed(row) for row in store.deployments()}
+    orphans = []
+    for placement in store.placements():
+        item = found.get((placement.project, placement.deployment))
+        if item is None:
+            orphans.append(placement)
+        else:
+            item.copies.append(Copy(placement, since=now))
+    for item in found.values():
+        item.placed = last_place(store, item.row)
+    return list(found.values()), orphans

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest_asyncio
+from test_batches import MODEL, node
 from test_fleet import World, facts, row
-from test_together import MODEL, node
 
 from sealane.clock import ManualClock
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
