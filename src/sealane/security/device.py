@@ -57,8 +57,8 @@ class DeviceProofs:
         Args:
             proof: the proof.
             certificate_request: PEM.
-            expected: the key that must have made it, or several one after the other; empty for any. Proofs by others are not remembered, so strangers
-                cannot fill what remembers them.
+            expected: the key that must have made it, or several one after the other; empty for any. Proofs by others
+                are not remembered, so strangers cannot fill what remembers them.
 
         Raises:
             Unauthenticated: malformed, by another key, for another request, too old, or used before.
