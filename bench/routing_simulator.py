@@ -1,6 +1,7 @@
 """SCHED-4: how many calls of a mixed fleet are answered in time, by the gateway's own choice and by others.
 
-``python -m bench.routing_simulator [--workers N] [--load 0.75] [--seeds 5] [--trace FILE.csv] [--plot FILE.svg]``.
+``python -m bench.routing_simulator [--workers N] [--gateways N] [--load 0.75] [--seeds 5] [--bound 0.93]
+[--trace FILE.csv] [--plot FILE.svg]``.
 
 A discrete-event simulation in virtual time on the code that routes (:mod:`sealane.rpc.loads` and `choice`): a
 quarter of the workers is in the cloud (8 ms of work, 20 ms of round trip), three eighths each at the edge (16 ms, 2 ms)
@@ -343,6 +344,7 @@ def main() -> int:
     parser.add_argument("--gateways", type=int, default=4)
     parser.add_argument("--load", type=float, default=0.75)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--bound", type=float, default=BOUND, help="share that must be answered in time")
     parser.add_argument("--routers", nargs="+", choices=list(ROUTERS), default=list(ROUTERS))
     parser.add_argument("--seconds", type=float, default=60.0, help="virtual time; shorten it for large fleets")
     parser.add_argument("--trace", type=Path, help="calls come as in this file's first column")
@@ -357,13 +359,13 @@ def main() -> int:
         sys.stdout.write(f"{name:<16} {found[name]:7.2%}   " + " ".join(f"{value:.2%}" for value in each) + "\n")
         sys.stdout.flush()
     told = ", ".join(f"{name} {share:.1%}" for name, share in found.items())
-    where = f"{wanted.workers} workers at {wanted.load:.0%}, {wanted.seeds} seeds"
+    where = f"{wanted.workers} workers, {wanted.gateways} gateways at {wanted.load:.0%}, {wanted.seeds} seeds"
     sys.stdout.write(f"figure: {where}, in {OBJECTIVE * 1000:.0f} ms: {told}\n")
     if wanted.plot:
         loads = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9)
         curves = {name: {load: attainment(name, replace(setting, load=load), 0) for load in loads} for name in ROUTERS}
         plot(wanted.plot, curves)
-    return 0 if found.get("sealane", 0.0) >= BOUND else 1
+    return 0 if found.get("sealane", 0.0) >= wanted.bound else 1
 
 
 if __name__ == "__main__":

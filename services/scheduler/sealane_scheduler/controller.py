@@ -31,11 +31,11 @@ from sealane_scheduler.moves import Movable, Move
 from sealane_scheduler.placement import Question, decide
 from sealane_scheduler.placer import Placer, Surroundings
 from sealane_scheduler.placing import Binding, adopt
-from sealane_scheduler.recollection import deployed, recollect
+from sealane_scheduler.recollection import deployed, recollect, release, update
 from sealane_scheduler.recovery import RECONNECT_SECONDS, Pace, Recovery
 from sealane_scheduler.route_log import RouteLog
 from sealane_scheduler.stock import Stock
-from sealane_scheduler.store import DeploymentRow, HoldRow, PlacementRow, Store
+from sealane_scheduler.store import DeploymentRow, HoldRow, Store
 
 log = logging.getLogger("sealane.controller")
 T = TypeVar("T")
@@ -80,7 +80,7 @@ class Controller:
             self.fleet.expect(held.node, grace)
         found, orphans = await self._records.read(partial(recollect, now=self._clock.now()))
         for row in orphans:
-            await self._records.write(partial(_release, row=row))
+            await self._records.write(partial(release, row=row))
         for item in found:
             self._deployed[item.row.name] = item
             for copy in item.copies:
@@ -101,14 +101,10 @@ class Controller:
         """All deployments, by name."""
         return [self._deployed[name] for name in sorted(self._deployed)]
 
-    def wake(self) -> None:
-        """Look at the cluster now, not at the next tick."""
+    def wake(self, *, news: bool = False) -> None:
+        """Look at the cluster now, not at the next tick; `news` where something may give room to what fits nowhere."""
+        self._news += news
         self._wake.set()
-
-    def news(self) -> None:
-        """Something changed that may give room to what fits nowhere."""
-        self._news += 1
-        self.wake()
 
     def look_at(self, names: Iterable[str]) -> None:
         """Look whether these deployments are as they want to be."""
@@ -203,7 +199,7 @@ class Controller:
             self._stock.vacate(item.copies)
             self._placer.give_up(item)
         self._changed([name], {copy.row.node for copy in item.copies})
-        self.news()
+        self.wake(news=True)
 
     async def hold(self, row: HoldRow, write: Callable[[Store], None]) -> None:
         """Have a node take nothing new from now on, or open it again; nothing is placed meanwhile.
@@ -219,7 +215,7 @@ class Controller:
                 copy.stuck = None
         self._due |= self._stock.holders(row.node)
         self.changes.announce()
-        self.news()
+        self.wake(news=True)
 
     def copies_on(self, node: str) -> list[tuple[Deployed, Copy]]:
         """What a node has, by deployment."""
@@ -232,11 +228,11 @@ class Controller:
                 if item.row.model_version != version.name or model_pb.Version.FromString(item.row.version) == version:
                     continue
                 row = replace(item.row, version=version.SerializeToString())
-                await self._records.write(partial(_put, row=row))
+                await self._records.write(partial(update, row=row))
                 item.row, item.variants = row, present.variants(version)
                 self._stock.touch(item.copies)
                 self._changed([row.name])
-        self.news()
+        self.wake(news=True)
 
     def snapshot(self) -> Snapshot:
         """The nodes as a decision sees them now."""
@@ -399,16 +395,8 @@ class Controller:
 
     async def _release(self, item: Deployed, copies: list[Copy]) -> None:
         for copy in copies:
-            await self._records.write(partial(_release, row=copy.row))
+            await self._records.write(partial(release, row=copy.row))
             item.copies.remove(copy)
             self._stock.vacate([copy])
             self._changed([item.row.name], [copy.row.node])
             self._news += 1
-
-
-def _put(store: Store, row: DeploymentRow) -> None:
-    store.put_deployment(row)
-
-
-def _release(store: Store, row: PlacementRow) -> None:
-    store.release(row)

@@ -1,4 +1,4 @@
-"""Deployments as they are taken up again from what is recorded."""
+"""Deployments in the records: as they are taken up again, and as they change there."""
 
 from __future__ import annotations
 
@@ -44,3 +44,13 @@ def recollect(store: Store, now: float) -> tuple[list[Deployed], list[PlacementR
     for item in found.values():
         item.placed = last_place(store, item.row)
     return list(found.values()), orphans
+
+
+def release(store: Store, row: PlacementRow) -> None:
+    """A copy is not there any more."""
+    store.release(row)
+
+
+def update(store: Store, row: DeploymentRow) -> None:
+    """A deployment is otherwise."""
+    store.put_deployment(row)

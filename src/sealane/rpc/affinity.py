@@ -15,6 +15,8 @@ from typing import TypeVar
 AFFINITY = "x-sealane-affinity"
 #: A worker has room while its calls, the new one among them, are at most so many times the mean.
 BOUND = 1.25
+#: And while they are at most so many, whatever the mean: with hardly any calls it says nothing.
+LEAST_ROOM = 2
 
 #: Of a key so much counts.
 _KEY_LENGTH = 256
@@ -42,7 +44,7 @@ def bounded(items: Sequence[T], key: str, node_of: Callable[[T], str], calls: Ca
         calls: calls that are at a node.
     """
     there = {node_of(item): calls(node_of(item)) for item in items}
-    room = math.ceil(BOUND * (sum(there.values()) + 1) / len(items))
+    room = max(math.ceil(BOUND * (sum(there.values()) + 1) / len(items)), LEAST_ROOM)
     for item in _in_order(items, key, node_of):
         if there[node_of(item)] + 1 <= room:
             return item

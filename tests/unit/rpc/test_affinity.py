@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealane.rpc.affinity import BOUND, bounded
+from sealane.rpc.affinity import BOUND, LEAST_ROOM, bounded
 
 NODES = [f"n{index}" for index in range(8)]
 
@@ -35,7 +35,13 @@ def test_nobody_gets_more_than_the_bound(counts: list[int], key: str) -> None:
     calls = dict(zip(NODES, map(float, counts), strict=False))
     nodes = list(calls)
     chosen = keeper(nodes, key, calls)
-    assert calls[chosen] + 1 <= math.ceil(BOUND * (sum(calls.values()) + 1) / len(nodes))
+    room = math.ceil(BOUND * (sum(calls.values()) + 1) / len(nodes))
+    assert calls[chosen] + 1 <= max(room, LEAST_ROOM)
+
+
+def test_an_old_rumour_of_a_call_does_not_move_a_key() -> None:
+    first = keeper(NODES, "session")
+    assert keeper(NODES, "session", {first: 0.9}) == first
 
 
 def test_a_crowd_of_one_key_overflows_in_its_own_order() -> None:
