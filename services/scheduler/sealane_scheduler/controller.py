@@ -196,6 +196,7 @@ class Controller:
                 raise Aborted("the deployment has changed since it was read; read it again", reason="ETAG_MISMATCH")
             await self._records.write(drop)
             del self._deployed[name]
+            self._unsettled.discard(name)
             self._stock.vacate(item.copies)
             self._placer.give_up(item)
         self._changed([name], {copy.row.node for copy in item.copies})
@@ -294,15 +295,10 @@ class Controller:
             self.recovery.begin_round()
             if self._stock.forgive(self._clock.monotonic() - AVOID_SECONDS):
                 self._news += 1
-            names = self._due | self._unsettled
+            # What is not settled in this round, for whatever reason, is looked at in the next.
+            self._unsettled |= self._due
             self._due = set()
-            done = False
-            try:
-                await self._settle([self._deployed[name] for name in names if name in self._deployed])
-                done = True
-            finally:
-                if not done:
-                    self._due |= names
+            await self._settle([self._deployed[name] for name in self._unsettled if name in self._deployed])
 
     async def reconcile(self, item: Deployed) -> None:
         """Bring one deployment nearer to what it wants."""
