@@ -20,6 +20,7 @@ from sealane.rpc.channel import Target, connect
 from sealane_inference.routing import Endpoint
 from sealane_worker.lane_session import LaneWork
 from sealane_worker.lanes import Lanes
+from sealane_worker.link_meter import LinkMeter
 from sealane_worker.spec import Ran
 from sealane_worker.statistics import StatisticsRecorder
 
@@ -35,6 +36,8 @@ class Model:
         self.recorder = StatisticsRecorder()
         self.go_on = threading.Event()
         self.ran = 0
+        self.meter = LinkMeter()
+        self.answer = b""
 
     def route(self, path: str) -> SimpleNamespace:
         return SimpleNamespace(method=None)
@@ -48,7 +51,7 @@ class Model:
         begun = begun._replace(at=begun.at - RUN_SECONDS * (begun.before + 1))
         self.recorder.succeeded(begun, Ran({}, RUN_SECONDS, 0.0, 1), 1)
         call.load = self.recorder.load()
-        return b""
+        return self.answer
 
     def model(self, deployment: str) -> SimpleNamespace:
         return SimpleNamespace(assignment=SimpleNamespace(epoch=1))
@@ -78,7 +81,7 @@ def workers(tmp_path: Path, authority: Authority, gateways: list[Gateway]) -> It
             def dial(address: str, target: tuple[bytes, str, bytes, bytes] = target) -> grpc.Channel:
                 return connect(Target(address, *target))
 
-            kept = Lanes(LaneWork(model, model, pool, 48), dial)  # type: ignore[arg-type]
+            kept = Lanes(LaneWork(model, model, pool, 48, model.meter), dial)  # type: ignore[arg-type]
             kept.keep([gateway.mesh for gateway in gateways])
             lanes.append(kept)
         for gateway in gateways:
@@ -130,3 +133,20 @@ def test_both_gateways_keep_a_key_at_the_same_worker(
         assert sorted(grown.values()) == [0, 4]
         kept.add(max(grown, key=lambda node: grown[node]))
     assert kept == set(workers)
+
+
+def test_large_payloads_on_a_lane_measure_the_link(
+    gateways: list[Gateway], workers: dict[str, Model], call: Callable[..., None]
+) -> None:
+    model = workers["w1"]
+    gateways[0].routes(route(Endpoint("w1", 1)))
+    for _ in range(4):
+        call(gateways[0])
+    assert model.meter.speeds == (0.0, 0.0), "small calls say nothing"
+    gateways[0].call(INFER, infer_body(x=np.zeros((1 << 18, 4), np.float32)))
+    down, up = model.meter.speeds
+    assert down > 1e5 and up == 0.0
+    model.answer = bytes(3 << 20)
+    gateways[0].call(INFER, infer_body())
+    wait_for(lambda: model.meter.speeds[1] > 1e5)
+    assert workers["w2"].meter.speeds == (0.0, 0.0)
