@@ -49,6 +49,7 @@ deployments = sa.Table(
     _value("origin"),
     _value("labels"),
     _value("alias"),
+    sa.Index("deployments_by_served_name", "project", "served_name"),
 )
 ensembles = sa.Table(
     "ensembles",
