@@ -18,7 +18,7 @@ from sealane.errors import SealaneError
 from sealane.rpc.authentication import Authenticate
 from sealane.rpc.authorisation import Authorise, Validate
 from sealane.rpc.call import Call, Peer
-from sealane.rpc.middleware import Chain, Parse
+from sealane.rpc.middleware import Blocking, Chain, Parse
 from sealane.rpc.policy import Method, methods_of
 from sealane.security import jws, tokens
 from sealane.security.keys import KeySet, Published
@@ -155,6 +155,15 @@ def request_of(method: Method, project: str, model: str) -> Message:
     return message
 
 
+def enter(chain: Chain, call: Call) -> None:
+    """As the adapters do: work that must not block is done, and the call enters again."""
+    try:
+        chain.enter(call)
+    except Blocking as pause:  # the keys are old by now, on a slow machine
+        pause.work()
+        chain.enter(call)
+
+
 def test_a_hundred_thousand_random_calls_agree_with_the_reference() -> None:
     rng = random.Random(20261121)
     public = KEY.public_key().public_bytes_raw()
@@ -184,7 +193,7 @@ def test_a_hundred_thousand_random_calls_agree_with_the_reference() -> None:
         metadata = {"authorization": f"Bearer {case.token.text}"} if case.token.text else {}
         call = Call(case.method, metadata, peers[case.peer], time.monotonic() + 60, body)
         try:
-            chains["stale" if case.stale else "fresh"].enter(call)
+            enter(chains["stale" if case.stale else "fresh"], call)
             case.outcome = "OK"
         except SealaneError as refusal:
             case.outcome = refusal.kind
