@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 T = TypeVar("T")
 ROWS = 360
 #: Of deployments.
+#: Of a task, when the scheduler is not told otherwise.
+LEASE_SECONDS = 15.0
 BIND = (
     "CreateDeployment.recorded",
     "CreateDeployment.committed",
@@ -149,8 +151,12 @@ def test_a_renewal_that_was_not_answered_costs_nothing(site: LightSite) -> None:
     job = insist(lambda: site.client.jobs.benchmark("digits@latest", variants=["litert-int8"], seconds=0.4))
     try:
         eventually(killed.has_died, "it died at a renewal", 40)
+        died = time.monotonic()
     finally:
         killed.mend()
+    away = time.monotonic() - died
     ended = site.client.jobs.wait(job.name, 90)
     assert ended.results[0].measurement.rows_per_second > 0
+    if away > LEASE_SECONDS / 2:
+        pytest.skip(f"the scheduler was away for {away:.0f} s: a lease may end in that time")
     assert site.client.jobs.task(job.name, 0).attempts[-1].attempt == 1, "it was not begun again"

@@ -8,6 +8,7 @@ from sealane.errors import InvalidArgument
 from sealane.records.paging import page_of, read_token, write_token
 from sealane.records.transactions import actor
 from sealane.rpc.call import Call
+from sealane.rpc.times import seconds_of
 from sealane.scheduler.v1 import node_service_pb2 as pb
 from sealane_scheduler import present_nodes
 from sealane_scheduler.cluster import Deployed
@@ -45,7 +46,7 @@ class NodeServicer:
     async def DrainNode(self, request: pb.DrainNodeRequest, call: Call) -> pb.Node:
         if not request.HasField("deadline_time"):
             return await self._held(request.name, DRAINING, 0.0, call)
-        deadline = request.deadline_time.ToNanoseconds() / 1e9
+        deadline = seconds_of(request.deadline_time, "deadline_time")
         if deadline <= 0:
             raise InvalidArgument("the deadline must be a time after 1970", field="deadline_time")
         return await self._held(request.name, DRAINING, deadline, call)
