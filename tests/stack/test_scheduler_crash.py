@@ -157,6 +157,8 @@ def test_a_renewal_that_was_not_answered_costs_nothing(site: LightSite) -> None:
     away = time.monotonic() - died
     ended = site.client.jobs.wait(job.name, 90)
     assert ended.results[0].measurement.rows_per_second > 0
-    if away > LEASE_SECONDS / 2:
-        pytest.skip(f"the scheduler was away for {away:.0f} s: a lease may end in that time")
+    if away > LEASE_SECONDS / 5:  # a worker ends its task itself where nothing was answered for two thirds of the lease
+        pytest.skip(
+            f"the scheduler was away for {away:.0f} s, after a third of the lease: the worker may have ended the task"
+        )
     assert site.client.jobs.task(job.name, 0).attempts[-1].attempt == 1, "it was not begun again"
