@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import secrets
-import sqlite3
 import statistics
 import subprocess
 import sys
@@ -27,12 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.peers.processes import cpu_us, memory
+from bench.token_cases import signing_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealane.client import Client, connect
 from sealane.scheduler.v1 import node_service_pb2 as node_pb
 from sealane.security import enroll, statements, suites
-from sealane.security.key_file import KeyFile
 from sealane_local import plan
 from sealane_local.stack import LocalStack
 
@@ -79,18 +78,6 @@ class Cost:
     kib: float
     rss_kib: float
     cores: float
-
-
-def signing_key(data: Path) -> Ed25519PrivateKey:
-    """Auth's own key, out of its database and under its key file."""
-    database = sqlite3.connect(f"file:{data / 'auth' / 'auth.db'}?mode=ro", uri=True)
-    try:
-        kid, sealed = database.execute(
-            "select kid, sealed_private from signing_keys order by create_time desc"
-        ).fetchone()
-    finally:
-        database.close()
-    return Ed25519PrivateKey.from_private_bytes(KeyFile.at(data / "auth.key", create=False).open(kid, sealed))
 
 
 def enrolled(client: Client, data: Path, name: str) -> Path:

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Self
 
 import grpc
 import numpy as np
@@ -121,27 +122,35 @@ class LightSite:
         eventually(lambda: all(ended(pid) for pid in below), f"what {name} had started has ended with it")
 
 
-class Callers:
-    """Predict for both cameras as long as they are asked to."""
+class Background:
+    """Threads that go on as long as a block does; `stopped` tells them of its end."""
 
-    def __init__(self, site: LightSite) -> None:
-        self.failures: list[str] = []
-        self.answers = 0
-        self._site, self._stop = site, threading.Event()
-        self._threads = [threading.Thread(target=self._call, args=(name,)) for name in (CAMERA_A, CAMERA_B)]
+    def __init__(self, *works: Callable[[], None]) -> None:
+        self.stopped = threading.Event()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in works]
 
-    def __enter__(self) -> Callers:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        self.stopped.set()
         for thread in self._threads:
             thread.join(15)
 
+
+class Callers(Background):
+    """Predict for both cameras as long as they are asked to."""
+
+    def __init__(self, site: LightSite) -> None:
+        super().__init__(*(partial(self._call, name) for name in (CAMERA_A, CAMERA_B)))
+        self.failures: list[str] = []
+        self.answers = 0
+        self._site = site
+
     def _call(self, camera: str) -> None:
-        while not self._stop.is_set():
+        while not self.stopped.is_set():
             try:
                 self._site.client.inference.predict(camera, self._site.image, timeout=10.0)
                 self.answers += 1

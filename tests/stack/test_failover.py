@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from light_site import ACCURATE, CAMERA_A, CAMERA_B, CLOUD, EDGE, MODEL, LightSite, eventually, running
+from light_site import ACCURATE, CAMERA_A, CAMERA_B, CLOUD, EDGE, MODEL, Background, LightSite, eventually, running
 from orphans import descendants
 
 from sealane.client import Client, StaticToken
@@ -31,29 +30,18 @@ def linked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LightSite]:
         site.stack.child(LINK).start()
 
 
-class Watcher:
+class Watcher(Background):
     """Predicts for camera B all the time, and looks where camera A is."""
 
     def __init__(self, site: LightSite) -> None:
+        super().__init__(self._predict, self._look)
         self._site = site
-        self._stop = threading.Event()
         self.answers: list[tuple[float, float]] = []
         self.failures: list[str] = []
         self.places_of_a: set[str] = set()
-        self._threads = [threading.Thread(target=target, daemon=True) for target in (self._predict, self._look)]
-
-    def __enter__(self) -> Watcher:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(15)
 
     def _predict(self) -> None:
-        while not self._stop.is_set():
+        while not self.stopped.is_set():
             started = time.monotonic()
             try:
                 self._site.client.inference.predict(CAMERA_B, self._site.image, timeout=10.0)
@@ -63,7 +51,7 @@ class Watcher:
                 self.answers.append((started, time.monotonic()))
 
     def _look(self) -> None:
-        while not self._stop.wait(0.05):
+        while not self.stopped.wait(0.05):
             self.places_of_a |= {node for node, _ in self._site.places(CAMERA_A)}
 
     def first_answer_after(self, moment: float) -> float:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
-from light_site import CAMERA_B, CLOUD, EDGE, LightSite, eventually, running
+from light_site import CAMERA_B, CLOUD, EDGE, Background, LightSite, eventually, running
 
 from sealane.auth.v1 import signing_key_service_pb2 as keys_pb
 from sealane.compat.openinference.v2 import openinference_pb2 as oip
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.stack
 #: Times of auth, shortened so that everything changes several times while the test runs.
 SHORT = {"TOKEN_SECONDS": "6", "KEY_CACHE_SECONDS": "2", "LEAF_SECONDS": "15"}
 RATE = 200
+CALLERS = 8
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 GATEWAY = "inference"
 #: What emergency measures may take until they are known everywhere.
@@ -35,34 +37,23 @@ def rotating(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LightSite]:
         yield site
 
 
-class Load:
+class Load(Background):
     """Calls at a steady rate through the gateway and directly, by bare stubs: nothing is ever tried again."""
 
     def __init__(self, site: LightSite) -> None:
+        super().__init__(*(partial(self._run, index) for index in range(CALLERS)))
         self._site = site
         self._body = infer_body(site)
         self._ways = [channel.unary_unary(INFER) for channel in (site.channel(GATEWAY), site.channel(EDGE))]
-        self._stop = threading.Event()
         self._lock = threading.Lock()
         self.answered, self.failures = 0, list[str]()
-        self._threads = [threading.Thread(target=self._run, args=(index,)) for index in range(8)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
     def _run(self, index: int) -> None:
         way, begun, sent = self._ways[index % 2], time.monotonic(), 0
-        while not self._stop.is_set():
-            wait = begun + sent * len(self._threads) / RATE - time.monotonic()
+        while not self.stopped.is_set():
+            wait = begun + sent * CALLERS / RATE - time.monotonic()
             if wait > 0:
-                self._stop.wait(wait)
+                self.stopped.wait(wait)
             sent += 1
             try:
                 token = self._site.client.token("sealane-inference")

@@ -115,19 +115,20 @@ class RouteTable:
             routes: those that are new or changed.
             removed: project and deployment of those that are gone.
         """
-        projects: dict[str, dict[str, Route]] = {}
-
-        def of(project: str) -> dict[str, Route]:
-            return projects.setdefault(project, dict(self.routes.get(project, {})))
-
+        routes, removed = list(routes), list(removed)
+        concerned = {route.project for route in routes} | {project for project, _ in removed}
+        changed = {project: dict(self.routes.get(project, {})) for project in concerned}
         for project, deployment in removed:
-            of(project).pop(deployment, None)
+            changed[project].pop(deployment, None)
         for route in routes:
-            of(route.project)[route.deployment] = route
-        names = {project: Names.of(found.values()) for project, found in projects.items()}
-        every = {**self.routes, **projects}
-        chained = any(route.chain is not None for found in every.values() for route in found.values())
-        return RouteTable(revision, every, {**self.names, **names}, chained)
+            changed[route.project][route.deployment] = route
+        every = {project: found for project, found in {**self.routes, **changed}.items() if found}
+        names = {
+            project: Names.of(found.values()) if project in concerned else self.names[project]
+            for project, found in every.items()
+        }
+        has_chains = any(route.chain is not None for found in every.values() for route in found.values())
+        return RouteTable(revision, every, names, has_chains)
 
     @classmethod
     def of(cls, revision: int, routes: Iterable[Route]) -> RouteTable:

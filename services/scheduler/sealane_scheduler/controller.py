@@ -31,7 +31,7 @@ from sealane_scheduler.moves import Movable, Move
 from sealane_scheduler.placement import Question, decide
 from sealane_scheduler.placer import Placer, Surroundings
 from sealane_scheduler.placing import Binding, adopt
-from sealane_scheduler.recollection import deployed, recollect, release, update
+from sealane_scheduler.recollection import recollect, release, update
 from sealane_scheduler.recovery import RECONNECT_SECONDS, Pace, Recovery
 from sealane_scheduler.route_log import RouteLog
 from sealane_scheduler.stock import Stock
@@ -82,7 +82,7 @@ class Controller:
         for row in orphans:
             await self._records.write(partial(release, row=row))
         for item in found:
-            self._deployed[item.row.name] = item
+            self._deployed[item.row.name], self._version_of[item.row.model_version] = item, item.row.name
             for copy in item.copies:
                 self._stock.occupy(item, copy)
                 self.fleet.expect(copy.row.node, grace)
@@ -136,12 +136,6 @@ class Controller:
         self._due |= names
         self.routes.touch(names)
         self._news += 1
-
-    def add(self, row: DeploymentRow) -> Deployed:
-        """A deployment was created."""
-        item = self._deployed.setdefault(row.name, deployed(row))
-        self.look_at([row.name])
-        return item
 
     async def create(
         self,

@@ -100,7 +100,8 @@ class Placer:
         items = self._in_order(items)
         wanted = [self.wanted(item) for item in items]
         found = place_all(wanted, self._stock)
-        bindings = []
+        bindings, now = [], self.now
+        serialize = present.Serializer(now)
         for item, want, placed in zip(items, wanted, found, strict=True):
             if placed.refusal is not None and not placed.places:
                 self._note_stuck(item, placed.refusal[1])
@@ -110,7 +111,7 @@ class Placer:
             kind = placed.refusal[0].kind if placed.refusal is not None else None
             new = refused and (item.refusal is None or item.refusal.kind != kind)
             if placed.places or new:
-                bindings.append(Binding(item, placed, self._clock.now(), note_refusal=new))
+                bindings.append(Binding(item, placed, now, new, serialize))
         await self.bind(bindings)
 
     def _note_stuck(self, item: Deployed, basis: Basis) -> None:
@@ -189,10 +190,17 @@ class Placer:
         await self.bind([Binding(item, nomination.placed, self._clock.now())])
 
     def give_up(self, item: Deployed) -> None:
-        """Keep no place for a deployment any more."""
-        if item.nominated is not None:
-            give_back([item.nominated.placed], self._stock)
-            item.nominated = None
+        """Keep no place for a deployment any more; who was to leave it stays."""
+        nomination, item.nominated = item.nominated, None
+        if nomination is None:
+            return
+        give_back([nomination.placed], self._stock)
+        for name, epoch in nomination.victims:
+            other = self._deployed.get(name)
+            copy = other.copy(nomination.node, epoch) if other is not None else None
+            if copy is not None:
+                copy.gives_way, copy.leaving, copy.message = 0.0, False, ""
+        self._changed([name for name, _ in nomination.victims])
 
     def zone(self, node: str) -> str:
         """Zone of a node."""

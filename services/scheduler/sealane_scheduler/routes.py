@@ -37,10 +37,10 @@ class Tables:
     def next(self) -> pb.RouteTable | None:
         """What there is to be told; None where nothing has changed."""
         controller, revision = self._controller, self._revision
-        names = controller.rerouted_since(self._number)
+        names = controller.rerouted_since(self._number) if self._takes_changes else None
         self._number, self._revision = controller.routes.number, controller.changes.revision
-        changed, gone = self._changed_chains()
-        if names is None or not self._takes_changes:
+        changed, gone = self._changed_chains() if self._takes_changes else ([], [])
+        if names is None:
             return table(controller, self._chains) if revision != self._revision else None
         message = pb.RouteTable(revision=controller.changes.revision, routes=changed, removed=gone, changes_only=True)
         for name in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import postgres
@@ -12,9 +13,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 import sealane_scheduler
+from sealane.errors import AlreadyExists
 from sealane.records import tables
 from sealane.records.migrate import migrate
-from sealane_scheduler.store import DecisionRow, HoldRow, PlacementRow
+from sealane_scheduler.store import KEPT_DECISIONS, DecisionRow, DeploymentRow, HoldRow, PlacementRow
 from sealane_scheduler.store_sql import METADATA, SqlStore
 
 MIGRATIONS = Path(sealane_scheduler.__file__).parent / "migrations"
@@ -53,6 +55,26 @@ def test_what_a_node_may_take_is_kept_once(connection: sa.Connection) -> None:
     store.drop_hold("b")
     store.drop_hold("nobody")
     assert [row.node for row in store.holds()] == ["a"]
+
+
+def test_deployments_are_read_with_and_without_what_is_in_them(connection: sa.Connection) -> None:
+    store = SqlStore(connection)
+    rows = [DeploymentRow("p", name, "v", b"\x00d", b"\xffv", 1.0, 1.0, "e") for name in ("a", "b")]
+    store.add_deployments(rows)
+    assert store.deployments() == rows
+    assert store.deployments(contents=False) == [replace(row, demand=b"", version=b"") for row in rows]
+    with pytest.raises(AlreadyExists, match="deployment b exists"):
+        store.add_deployments([replace(rows[0], deployment="c"), rows[1]])
+
+
+def test_many_decisions_leave_the_newest_of_each(connection: sa.Connection) -> None:
+    store = SqlStore(connection)
+    for number in range(KEPT_DECISIONS + 3):
+        store.add_decisions([DecisionRow("p", name, float(number), b"x") for name in ("a", "b")])
+    store.add_decisions([DecisionRow("p", "a", 99.0, b"x")])
+    for name, newest in (("a", 99.0), ("b", float(KEPT_DECISIONS + 2))):
+        kept = [item.time for item in store.decisions("p", name)]
+        assert len(kept) == KEPT_DECISIONS and kept[0] == newest
 
 
 def test_epochs_grow_and_decisions_are_kept(connection: sa.Connection) -> None:

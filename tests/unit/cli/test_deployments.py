@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -13,15 +14,19 @@ from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane.scheduler.v1 import placement_service_pb2 as placement_pb
 
 
+class FakeClient:
+    """A client whose deployments are its own."""
+
+    def __enter__(self) -> Self:
+        self.deployments = self
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        return None
+
+
 def shown(placement: pb.Placement, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    class Client:
-        def __enter__(self) -> Client:
-            self.deployments = self
-            return self
-
-        def __exit__(self, *args: object) -> None:
-            return None
-
+    class Client(FakeClient):
         def get(self, name: str) -> pb.Deployment:
             return pb.Deployment(name=f"projects/p/deployments/{name}", placements=[placement])
 
@@ -62,14 +67,7 @@ def placed(
 ) -> tuple[int, str, list[Placeable]]:
     asked: list[Placeable] = []
 
-    class Client:
-        def __enter__(self) -> Client:
-            self.deployments = self
-            return self
-
-        def __exit__(self, *args: object) -> None:
-            return None
-
+    class Client(FakeClient):
         def place(self, items: list[Placeable], *, gang: bool) -> list[placement_pb.PlaceResponse.Placed]:
             asked.extend(items)
             copy = placement_pb.PlaceResponse.Copy(node="nodes/edge-1", variant="int8", epoch=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +18,7 @@ from sealane_scheduler import cluster, present, replay
 from sealane_scheduler.cluster import Copy
 from sealane_scheduler.placement_servicer import PlacementServicer
 from sealane_scheduler.stock import Stock
-from sealane_scheduler.store import KEPT_DECISIONS, DecisionRow, DeploymentRow, Store
+from sealane_scheduler.store import KEPT_DECISIONS, DecisionRow, Store
 
 DEPLOYMENT = "projects/p/deployments/d"
 
@@ -36,10 +35,6 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 def servicer(world: World) -> PlacementServicer:
     registry = SimpleNamespace(version=lambda name: VERSION)
     return PlacementServicer(world.records, world.controller, registry, world.clock)  # type: ignore[arg-type]
-
-
-def add(store: Store, made: DeploymentRow) -> None:
-    store.add_deployments([made])
 
 
 def call(*scopes: str) -> SimpleNamespace:
@@ -105,12 +100,11 @@ async def test_a_task_is_planned_by_its_runtime(world: World) -> None:
 
 
 async def test_the_higher_priority_is_placed_first(world: World) -> None:
-    world.fleet.connect("small", facts("edge", "site-z"), "")
     names = ("low", "high", "middle")
     for name, priority in zip(names, (0, 9, 5), strict=True):
-        made = row(name, priority=priority, residency=["site-z"], cpu_milli=1000)
-        await world.records.write(partial(add, made=made))
-        world.controller.add(made)
+        await world.create(row(name, priority=priority, residency=["site-z"], cpu_milli=1000))
+    assert [world.nodes(name) for name in names] == [[], [], []]
+    world.fleet.connect("small", facts("edge", "site-z"), "")
     await world.controller.round()
     assert [len(world.nodes(name)) for name in names] == [0, 1, 1]
 

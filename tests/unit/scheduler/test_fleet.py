@@ -77,9 +77,12 @@ class World:
         self.controller = Controller(self.records, self.fleet, self.clock)
 
     async def create(self, deployment: DeploymentRow) -> None:
-        await self.records.write(lambda store: store.add_deployments([deployment]))
-        self.controller.add(deployment)
+        await self.add(deployment)
         await self.settle()
+
+    async def add(self, *rows: DeploymentRow) -> None:
+        """Created in one commit, and placed."""
+        await self.controller.create(rows, lambda store, bindings: None, self.records.write)
 
     async def settle(self) -> None:
         await self.controller.round()
@@ -287,8 +290,9 @@ async def test_more_copies_than_nodes_serve_with_what_there_is(world: World) -> 
 
 async def test_a_delete_and_a_placement_leave_no_orphan(world: World) -> None:
     for _ in range(20):
-        await world.records.write(lambda store: store.add_deployments([B]))
-        item = world.controller.add(B)
+        await world.add(B)
+        item = world.controller.get(B.name)
+        assert item is not None
         deleting = world.controller.delete(B.name, "", lambda store: store.drop_deployment("p", "b"))
         await asyncio.gather(world.controller.reconcile(item), deleting, world.controller.reconcile(item))
         assert await world.records.read(lambda store: store.placements()) == []

@@ -125,6 +125,19 @@ async def test_nobody_gives_way_who_did_not_agree(world: World) -> None:
     assert world.endpoints("low") == ["edge-1"] and world.constraint("high") == "cpu"
 
 
+async def test_who_was_to_leave_stays_where_nobody_comes_any_more(world: World) -> None:
+    await world.create(row("low", preemptible=True, cpu_milli=1500))
+    world.serve()
+    await world.create(row("high", priority=5, cpu_milli=1500))
+    name = row("high").name
+    await world.controller.delete(name, "", lambda store: store.drop_deployment("p", "high"))
+    world.clock.advance(GRACE_SECONDS + 1)
+    await settle(world)
+    assert world.endpoints("low") == ["edge-1"]
+    low = world.controller.get(row("low").name)
+    assert low is not None and not low.copies[0].message and not low.copies[0].leaving
+
+
 async def test_a_place_that_is_kept_is_given_back_with_its_deployment_or_its_node(world: World) -> None:
     await world.create(row("low", preemptible=True, cpu_milli=1500))
     world.serve()

@@ -59,6 +59,9 @@ async def test_changes_add_up_to_the_whole_table(world: World) -> None:
     await world.controller.delete(row("b").name, "", lambda store: store.drop_deployment("p", "b"))
     changed = watcher.hear()
     assert changed is not None and list(changed.removed) == ["projects/p/deployments/b"] and not changed.routes
+    for name in ("a", "c", "d"):
+        await world.controller.delete(row(name).name, "", lambda store, name=name: store.drop_deployment("p", name))
+    assert watcher.hear() is not None and not watcher.present.routes
 
 
 async def test_a_node_that_goes_or_renews_its_statement_changes_its_own_routes(world: World) -> None:
