@@ -115,16 +115,31 @@ def _of(table: sa.Table, project: object, deployment: object) -> sa.ColumnElemen
     return (table.c.project == project) & (table.c.deployment == deployment)
 
 
-def _among(table: sa.Table, keys: Collection[tuple[str, str]]) -> sa.ColumnElement[bool]:
-    return sa.tuple_(table.c.project, table.c.deployment).in_(sorted(keys))
+def _among(table: sa.Table, column: str = "deployment") -> sa.ColumnElement[bool]:
+    """Of the deployments that `keys` names."""
+    return sa.tuple_(table.c.project, table.c[column]).in_(sa.bindparam("keys", expanding=True))
 
 
 def _named(table: sa.Table, column: str = "deployment") -> sa.Select[Any]:
-    name = sa.tuple_(table.c.project, table.c[column])
-    return sa.select(table.c[column]).where(name.in_(sa.bindparam("keys", expanding=True)))
+    return sa.select(table.c[column]).where(_among(table, column))
 
 
+def _too_old() -> sa.Delete:
+    age = sa.func.row_number().over(
+        partition_by=(decisions.c.project, decisions.c.deployment), order_by=decisions.c.id.desc()
+    )
+    aged = sa.select(decisions.c.id, age.label("age")).where(_among(decisions)).subquery()
+    return decisions.delete().where(decisions.c.id.in_(sa.select(aged.c.id).where(aged.c.age > KEPT_DECISIONS)))
+
+
+# Made once, because making them takes longer than running them, and placements are many.
 _TAKEN = sa.union_all(_named(deployments), _named(deployments, "served_name"), _named(ensembles)).limit(1)
+_ADD_DEPLOYMENTS, _ADD_EPOCHS, _ADD_PLACEMENTS, _ADD_DECISIONS = (
+    table.insert() for table in (deployments, epochs, placements, decisions)
+)
+_LEFT_PLACEMENTS, _OLD_DECISIONS = placements.delete().where(_among(placements)), _too_old()
+_EPOCHS = sa.select(epochs).where(_among(epochs))
+_GROW = epochs.update().where(_of(epochs, sa.bindparam("of"), sa.bindparam("name"))).values(epoch=sa.bindparam("to"))
 #: Tables of every noun.
 METADATA = (metadata, task_sql.metadata, leadership_sql.metadata)
 
@@ -137,10 +152,10 @@ class SqlStore(task_sql.TaskSql):
 
     def add_deployments(self, rows: Sequence[DeploymentRow]) -> None:
         """Add; a taken name raises AlreadyExists."""
-        keys = {(row.project, row.deployment) for row in rows}
+        keys = sorted({(row.project, row.deployment) for row in rows})
         self._refuse_taken(keys)
-        self._connection.execute(placements.delete().where(_among(placements, keys)))
-        self._connection.execute(deployments.insert(), [asdict(row) for row in rows])
+        self._connection.execute(_LEFT_PLACEMENTS, {"keys": keys})
+        self._connection.execute(_ADD_DEPLOYMENTS, [asdict(row) for row in rows])
 
     def put_deployment(self, row: DeploymentRow) -> None:
         """Replace an existing one."""
@@ -164,7 +179,7 @@ class SqlStore(task_sql.TaskSql):
 
     def add_ensemble(self, row: EnsembleRow) -> None:
         """Add; a name that a chain or a deployment has raises AlreadyExists."""
-        self._refuse_taken({(row.project, row.deployment)})
+        self._refuse_taken([(row.project, row.deployment)])
         self._connection.execute(ensembles.insert().values(asdict(row)))
 
     def drop_ensemble(self, project: str, deployment: str) -> None:
@@ -176,9 +191,9 @@ class SqlStore(task_sql.TaskSql):
         query = sa.select(ensembles).order_by(ensembles.c.project, ensembles.c.deployment)
         return [EnsembleRow(**row._mapping) for row in self._connection.execute(query)]
 
-    def _refuse_taken(self, keys: Collection[tuple[str, str]]) -> None:
+    def _refuse_taken(self, keys: Sequence[tuple[str, str]]) -> None:
         # A name under which a compatible protocol serves versions would hide a deployment of that id.
-        taken = self._connection.execute(_TAKEN, {"keys": sorted(keys)}).first()
+        taken = self._connection.execute(_TAKEN, {"keys": keys}).first()
         if taken is not None:
             raise AlreadyExists(f"deployment {taken[0]} exists; delete it first, or choose another id")
 
@@ -186,8 +201,8 @@ class SqlStore(task_sql.TaskSql):
         """Add placements, each under its deployment's next epoch; returns these."""
         if not rows:
             return []
-        keys = {(row.project, row.deployment) for row in rows}
-        found = self._connection.execute(sa.select(epochs).where(_among(epochs, keys)))
+        keys = dict.fromkeys((row.project, row.deployment) for row in rows)
+        found = self._connection.execute(_EPOCHS, {"keys": list(keys)})
         before = {(row.project, row.deployment): int(row.epoch) for row in found}
         now, bound = dict.fromkeys(keys, 0) | before, []
         for row in rows:
@@ -195,16 +210,16 @@ class SqlStore(task_sql.TaskSql):
             bound.append(now[row.project, row.deployment])
         grown = [{"of": project, "name": name, "to": now[project, name]} for project, name in before]
         if grown:
-            key = _of(epochs, sa.bindparam("of"), sa.bindparam("name"))
-            self._connection.execute(epochs.update().where(key).values(epoch=sa.bindparam("to")), grown)
+            self._connection.execute(_GROW, grown)
         first = [
             {"project": project, "deployment": name, "epoch": now[project, name]}
-            for project, name in keys - before.keys()
+            for project, name in keys
+            if (project, name) not in before
         ]
         if first:
-            self._connection.execute(epochs.insert(), first)
+            self._connection.execute(_ADD_EPOCHS, first)
         placed = [asdict(row) | {"epoch": epoch} for row, epoch in zip(rows, bound, strict=True)]
-        self._connection.execute(placements.insert(), placed)
+        self._connection.execute(_ADD_PLACEMENTS, placed)
         return bound
 
     def release(self, row: PlacementRow) -> None:
@@ -221,16 +236,10 @@ class SqlStore(task_sql.TaskSql):
         """Add; of each deployment the newest KEPT_DECISIONS stay, unless these are the `first` of new ones."""
         if not rows:
             return
-        self._connection.execute(decisions.insert(), [asdict(row) for row in rows])
-        if first:
-            return
-        theirs = _among(decisions, {(row.project, row.deployment) for row in rows})
-        age = sa.func.row_number().over(
-            partition_by=(decisions.c.project, decisions.c.deployment), order_by=decisions.c.id.desc()
-        )
-        aged = sa.select(decisions.c.id, age.label("age")).where(theirs).subquery()
-        old = sa.select(aged.c.id).where(aged.c.age > KEPT_DECISIONS)
-        self._connection.execute(decisions.delete().where(decisions.c.id.in_(old)))
+        self._connection.execute(_ADD_DECISIONS, [asdict(row) for row in rows])
+        if not first:
+            keys = sorted({(row.project, row.deployment) for row in rows})
+            self._connection.execute(_OLD_DECISIONS, {"keys": keys})
 
     def decisions(self, project: str, deployment: str) -> list[DecisionRow]:
         """Decisions about a deployment, newest first."""

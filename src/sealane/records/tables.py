@@ -75,6 +75,13 @@ request_ids = sa.Table(
 )
 
 
+# Made once, because making them takes longer than running them, and every change runs them.
+_ADD_AUDIT, _ADD_OUTBOX, _ADD_REQUEST = (table.insert() for table in (audit, outbox, request_ids))
+_REQUEST = sa.select(request_ids).where(
+    (request_ids.c.project == sa.bindparam("of")) & (request_ids.c.request_id == sa.bindparam("id"))
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Actor:
     """Who changes something, for the audit trail."""
@@ -104,7 +111,7 @@ def record_all(
     payloads = {resource: json.dumps(details, sort_keys=True) for resource, details in changes.items()}
     try:
         connection.execute(
-            audit.insert(),
+            _ADD_AUDIT,
             [
                 {
                     "time": now,
@@ -119,7 +126,7 @@ def record_all(
             ],
         )
         connection.execute(
-            outbox.insert(),
+            _ADD_OUTBOX,
             [
                 {"time": now, "project": actor.project, "kind": action, "resource": resource, "payload": payload}
                 for resource, payload in payloads.items()
@@ -159,8 +166,7 @@ def once(
     content = hashlib.sha256(
         request.DESCRIPTOR.full_name.encode() + b"\0" + request.SerializeToString(deterministic=True)
     ).hexdigest()
-    key = (request_ids.c.project == project) & (request_ids.c.request_id == request_id)
-    row = connection.execute(sa.select(request_ids).where(key)).one_or_none()
+    row = connection.execute(_REQUEST, {"of": project, "id": request_id}).one_or_none()
     if row is not None:
         if row.content != content:
             raise AlreadyExists(
@@ -171,9 +177,8 @@ def once(
     if content.startswith("0"):  # one in sixteen, since it looks through the ids of the project
         _forget_requests(connection, project, now - _REPEAT_SECONDS)
     connection.execute(
-        request_ids.insert().values(
-            project=project, request_id=request_id, content=content, response=response, time=now
-        )
+        _ADD_REQUEST,
+        {"project": project, "request_id": request_id, "content": content, "response": response, "time": now},
     )
     return response
 
