@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -265,7 +266,7 @@ class Blobs:
         """
         for moved in list(self._store.list(_TRASH)):
             sha256 = moved.key.rpartition("/")[2].partition(".")[0]
-            self._decide(moved, lambda sha256=sha256: free(sha256))  # type: ignore[misc]
+            self._decide(moved, partial(free, sha256))
 
     def _decide(self, moved: Stored, free: Callable[[], bool]) -> bool:
         """Delete what was moved out of sight, or bring it back; whether it is gone."""

@@ -46,6 +46,7 @@ async def create(
         FailedPrecondition: a gang that does not fit; the reason is the binding constraint.
         AlreadyExists: an id is taken.
     """
+    await placer.ready_for(len(rows))
     items = [deployed(row) for row in rows]
     found = placer.reserve(items, gang=gang)
     if gang and (lacking := next((place for place in found if place.refusal is not None), None)) is not None:

@@ -22,6 +22,9 @@ leadership = sa.Table(
     sa.Column("until", sa.Float, nullable=False),
 )
 _ROW = leadership.c.id == 1
+# Made once: every group of writes asks.
+_EPOCH = sa.select(leadership.c.epoch).where(_ROW)
+_EPOCH_HELD = _EPOCH.with_for_update(read=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +76,7 @@ def renew(connection: sa.Connection, epoch: int, seconds: float) -> bool:
 
 def holds(connection: sa.Connection, epoch: int) -> bool:
     """Whether the lead is still that of `epoch`. Nobody takes it over before this transaction has ended."""
-    query = sa.select(leadership.c.epoch).where(_ROW)
-    if connection.dialect.name == "postgresql":
-        query = query.with_for_update(read=True)
+    query = _EPOCH_HELD if connection.dialect.name == "postgresql" else _EPOCH
     return bool(connection.execute(query).scalar_one() == epoch)
 
 

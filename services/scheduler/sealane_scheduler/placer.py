@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from sealane_scheduler.queue_order import in_order
 from sealane_scheduler.scan import Question
 from sealane_scheduler.stock import Stock
 from sealane_scheduler.store import Store
-from sealane_scheduler.together import place_all
+from sealane_scheduler.together import load_solver, place_all, solver_is_loaded
 
 log = logging.getLogger("sealane.placer")
 
@@ -87,6 +88,11 @@ class Placer:
         """Seconds since 1970."""
         return self._clock.now()
 
+    async def ready_for(self, count: int) -> None:
+        """Have at hand what deciding about so many at once may need."""
+        if count > 1 and not solver_is_loaded():
+            await asyncio.to_thread(load_solver)
+
     def reserve(self, items: Sequence[Deployed], *, gang: bool = False) -> list[Placed]:
         """Decide about deployments that are not recorded yet; what they get is kept for them."""
         return place_all([self.wanted(item) for item in items], self._stock, gang=gang)
@@ -97,6 +103,7 @@ class Placer:
 
     async def place(self, items: Sequence[Deployed]) -> None:
         """Place what these deployments lack."""
+        await self.ready_for(len(items))
         items = self._in_order(items)
         wanted = [self.wanted(item) for item in items]
         found = place_all(wanted, self._stock)

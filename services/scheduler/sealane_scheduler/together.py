@@ -8,7 +8,9 @@ the other.
 
 from __future__ import annotations
 
+import importlib
 import itertools
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,12 +24,23 @@ from sealane_scheduler.placement import decide, search
 from sealane_scheduler.scan import Pair, Question, Scan, best
 from sealane_scheduler.terms import by_the_hour
 
+_SOLVER = "sealane_scheduler.contention"
 #: Share of the cost that may be lost before all members are assigned anew.
 SLACK = 0.02
 #: What a copy costs that is nowhere, as a multiple of the dearest place.
 _PENALTY = 10.0
 _EQUAL = 1e-9
 _MILLIONTHS = 1e6
+
+
+def solver_is_loaded() -> bool:
+    """Whether the solver is in memory."""
+    return _SOLVER in sys.modules
+
+
+def load_solver() -> None:
+    """Take the solver into memory: 50 MB that many schedulers never need, and up to a second; do it in a thread."""
+    importlib.import_module(_SOLVER)
 
 
 def place_all(wanted: Sequence[Wanted], room: Room, *, gang: bool = False) -> list[Placed]:
@@ -123,7 +136,7 @@ def _assigned(
     wanted: Sequence[Wanted], scans: Sequence[Scan], before: Snapshot, room: Room, penalty: float
 ) -> list[Placed]:
     """Places by the solver; what they got is taken."""
-    from sealane_scheduler import contention  # the solver takes 50 MB that most schedulers never need
+    from sealane_scheduler import contention  # see :func:`load_solver`
 
     chosen = contention.assign(wanted, scans, before, penalty)
     found: list[Placed] = []
