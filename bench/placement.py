@@ -1,7 +1,7 @@
 """SCHED-1, the core alone: time of one decision with its explanation among 10,000 and 100,000 workers.
 
 Each decision is made of a snapshot that was taken after a change of the fleet: what was chosen is taken off the chosen
-worker, and a worker's measured round trip has changed. All 18 filters are asked and all 12 terms scored. What counts is
+worker, and a worker's measured round trip has changed. All 18 filters are asked and all 13 terms scored. What counts is
 processor time of the one thread that decides, in the best of three rounds, since what else runs on a machine can only
 add to it; time by the clock is printed beside it. Storing a decision and the way over gRPC are not part of it.
 """

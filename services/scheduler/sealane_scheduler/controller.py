@@ -237,14 +237,16 @@ class Controller:
         """The same, one by one."""
         return self._stock.snapshot().nodes()
 
-    def plan(self, demand: Demand, variants: Iterable[VariantView], name: str) -> Decision:
+    def plan(self, demand: Demand, variants: Iterable[VariantView], name: str, project: str) -> Decision:
         """What would be decided now.
 
         Args:
             demand: what is wanted.
             variants: of what there is to choose.
             name: what tells equal nodes apart: a version, so that its deployments go where it is known.
+            project: whose deployments the demand names.
         """
+        demand = self._placer.near(demand, project)
         return decide(Question(demand, tuple(variants), tie_of(name)), self._stock.snapshot())
 
     def report(self, node: str, deployment: str, copy: Copy) -> None:

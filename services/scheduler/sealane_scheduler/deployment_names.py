@@ -42,9 +42,3 @@ def check_version(name: str, project: str) -> None:
     owner, *_ = names.parse(name, _VERSION, "model_version")
     if owner != project:
         raise NotFound(f"{name} does not exist, or is not yours to see; check the name")
-
-
-def alias_of(name: str) -> str:
-    """Resource name of the alias in a version's name; empty where a number stands there."""
-    model, _, last = name.rpartition("/versions/")
-    return "" if last.isdigit() else f"{model}/aliases/{last}"

@@ -19,11 +19,11 @@ from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane_scheduler import present
 from sealane_scheduler.cluster import Deployed
 from sealane_scheduler.controller import Controller
-from sealane_scheduler.deployment_names import alias_of, check_version, find, may_see, may_see_chain
+from sealane_scheduler.deployment_names import check_version, find, may_see, may_see_chain
 from sealane_scheduler.ensembles import Chained, Ensembles
 from sealane_scheduler.placing import Binding
 from sealane_scheduler.registry_port import RegistryPort
-from sealane_scheduler.store import DeploymentRow, EnsembleRow, Store
+from sealane_scheduler.store import EnsembleRow, Store
 
 
 class DeploymentServicer:
@@ -52,17 +52,8 @@ class DeploymentServicer:
         check_version(request.deployment.model_version, project)
         version = await asyncio.to_thread(self._registry.version, request.deployment.model_version)
         now, who = self._clock.now(), actor(call, project)
-        row = DeploymentRow(
-            project=project,
-            deployment=request.deployment_id,
-            model_version=version.name,
-            demand=request.deployment.demand.SerializeToString(),
-            version=version.SerializeToString(),
-            create_time=now,
-            update_time=now,
-            etag=secrets.token_hex(8),
-            alias=alias_of(request.deployment.model_version),
-        )
+        asked, known = request.deployment, (version.name, version.SerializeToString())
+        row = present.row((project, request.deployment_id), asked.model_version, known, asked.demand, now)
 
         def note(store: Store, bindings: Sequence[Binding]) -> pb.Deployment:
             store.record(who, "CreateDeployment", row.name, now, version=version.name)

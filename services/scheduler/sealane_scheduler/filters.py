@@ -59,6 +59,10 @@ class Demand:
     """What copies may not share: ``node`` or ``zone``."""
     apart: tuple[tuple[str, str], ...] = ()
     """(node, zone) of the copies that are there; filled in by who asks."""
+    affinity: tuple[str, ...] = ()
+    """Deployments beside whose copies it would rather run, by id."""
+    beside: tuple[tuple[str, str], ...] = ()
+    """(node, zone) of the copies of these; filled in by who asks."""
     preemptible: bool = False
     """Whether copies may be taken away for a deployment of higher priority."""
     gang: bool = False

@@ -1,8 +1,8 @@
 """A better place for all copies at once: which moves would save most, within a budget. Pure.
 
 Copies keep to the same filters and terms as a single decision, on nodes from which every copy that may move is lifted
-off. Fragmentation and shared zones are left out of the score: they depend on where the others go, and the room of each
-node and the distance of copies are constraints here. What a place costs is counted by the hour, so that who is called
+off. Fragmentation, shared zones and affinity are left out of the score: they depend on where the others go, and the
+room of each node and the distance of copies are constraints here. What a place costs is counted by the hour, so that who is called
 often weighs more.
 """
 
@@ -24,7 +24,7 @@ from sealane_scheduler.terms import by_the_hour
 CANDIDATES = 64
 #: What a copy costs that is nowhere, or where it may not be any more, as a multiple of the dearest place.
 _PENALTY = 10.0
-_LIFTED = (("fragmentation", 0.0), ("spread", 0.0))
+_LIFTED = (("fragmentation", 0.0), ("spread", 0.0), ("affinity", 0.0))
 
 
 def plan(movable: Sequence[Movable], nodes: Sequence[NodeView], most_moves: int, seconds: float) -> GlobalPlan:

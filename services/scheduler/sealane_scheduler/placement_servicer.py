@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Iterable, Sequence
 from functools import partial
 
@@ -16,7 +15,7 @@ from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane.scheduler.v1 import placement_service_pb2 as placement_pb
 from sealane_scheduler import placing, present
 from sealane_scheduler.controller import Controller
-from sealane_scheduler.deployment_names import alias_of, check_version, may_see
+from sealane_scheduler.deployment_names import check_version, may_see
 from sealane_scheduler.filters import NodeView, VariantView, task
 from sealane_scheduler.moves import GlobalPlan, Movable
 from sealane_scheduler.placing import Binding
@@ -59,7 +58,12 @@ class PlacementServicer:
             raise InvalidArgument(f"items has {twice[0]!r} twice; give each an id of its own", field="items")
         versions = await self._versions({item.model_version for item in request.items})
         now, who = self._clock.now(), actor(call, project)
-        rows = [_row(project, item, *versions[item.model_version], now) for item in request.items]
+        rows = [
+            present.row(
+                (project, item.deployment_id), item.model_version, versions[item.model_version], item.demand, now
+            )
+            for item in request.items
+        ]
         changes = {row.name: {"version": row.model_version} for row in rows}
 
         def note(store: Store, bindings: Sequence[Binding]) -> placement_pb.PlaceResponse:
@@ -93,7 +97,7 @@ class PlacementServicer:
         (project,) = names.parse(request.parent, "projects/*", "parent")
         demand = present.demand(request.demand)
         variants, name = await self._variants(request, project)
-        return present.decision(self._controller.plan(demand, variants, name), 0, self._clock.now())
+        return present.decision(self._controller.plan(demand, variants, name, project), 0, self._clock.now())
 
     async def Optimize(self, request: placement_pb.OptimizeRequest, call: Call) -> placement_pb.OptimizeResponse:
         (project,) = names.parse(request.parent, "projects/*", "parent")
@@ -131,17 +135,3 @@ class PlacementServicer:
         check_version(request.model_version, project)
         version = await asyncio.to_thread(self._registry.version, request.model_version)
         return present.variants(version), version.name
-
-
-def _row(project: str, item: placement_pb.PlaceRequest.Item, version: str, content: bytes, now: float) -> DeploymentRow:
-    return DeploymentRow(
-        project=project,
-        deployment=item.deployment_id,
-        model_version=version,
-        demand=item.demand.SerializeToString(),
-        version=content,
-        create_time=now,
-        update_time=now,
-        etag=secrets.token_hex(8),
-        alias=alias_of(item.model_version),
-    )

@@ -16,6 +16,7 @@ from sealane_scheduler.batch import Basis, Place, Placed, Wanted, because, give_
 from sealane_scheduler.cluster import Copy, Deployed, Nomination
 from sealane_scheduler.columns import NodeTable, tie_of
 from sealane_scheduler.evacuation import why_stuck
+from sealane_scheduler.filters import Demand
 from sealane_scheduler.fleet import READY, Fleet
 from sealane_scheduler.holds import Holds
 from sealane_scheduler.moves import Move
@@ -79,9 +80,16 @@ class Placer:
         staying = self.staying(item)
         there = [*staying, *(copy for copy in item.ready(self._fleet) if copy.gives_way)]
         apart = tuple((copy.row.node, self.zone(copy.row.node)) for copy in there)
-        demand = replace(item.demand, apart=apart, gang=item.demand.gang and not item.copies)
+        demand = self.near(item.demand, item.row.project)
+        demand = replace(demand, apart=apart, gang=demand.gang and not item.copies)
         question = Question(demand, item.variants, tie_of(item.row.model_version))
         return Wanted(question, item.demand.replicas - len(staying))
+
+    def near(self, demand: Demand, project: str) -> Demand:
+        """A demand with where the deployments are that it would rather be beside."""
+        named = (self._deployed.get(f"projects/{project}/deployments/{name}") for name in demand.affinity)
+        nodes = dict.fromkeys(copy.row.node for item in named if item is not None for copy in self.staying(item))
+        return replace(demand, beside=tuple((node, self.zone(node)) for node in nodes)) if nodes else demand
 
     @property
     def now(self) -> float:
@@ -222,7 +230,8 @@ class Placer:
             return False
         variants = tuple(variant for variant in item.variants if variant.variant == move.variant)
         others = (copy.row.node for copy in item.ready(self._fleet) if copy is not source)
-        demand = replace(item.demand, apart=tuple((node, self.zone(node)) for node in others))
+        demand = self.near(item.demand, item.row.project)
+        demand = replace(demand, apart=tuple((node, self.zone(node)) for node in others))
         question = Question(demand, variants)
         there = NodeTable([nodes.node(nodes.index[move.target])]).snapshot()
         decision = decide(question, there)

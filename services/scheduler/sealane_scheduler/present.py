@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 
 from sealane.auth.v1 import enrollment_service_pb2 as enrollment_pb
 from sealane.errors import InvalidArgument
@@ -30,6 +31,7 @@ __all__ = [
     "job",
     "labels_of",
     "node",
+    "row",
     "subject",
     "variants",
 ]
@@ -38,6 +40,35 @@ __all__ = [
 def labels_of(row: DeploymentRow) -> list[str]:
     """Labels of a deployment's version."""
     return [label for label in row.labels.split(",") if label]
+
+
+def alias_of(name: str) -> str:
+    """Resource name of the alias in a version's name; empty where a number stands there."""
+    model, _, last = name.rpartition("/versions/")
+    return "" if last.isdigit() else f"{model}/aliases/{last}"
+
+
+def row(name: tuple[str, str], asked: str, version: tuple[str, bytes], demand_: pb.Demand, now: float) -> DeploymentRow:
+    """A new deployment.
+
+    Args:
+        name: project and id.
+        asked: the version, as its creator named it.
+        version: its name with its number, and its content.
+        demand_: what it needs and wants.
+        now: seconds since 1970.
+    """
+    return DeploymentRow(
+        project=name[0],
+        deployment=name[1],
+        model_version=version[0],
+        demand=demand_.SerializeToString(),
+        version=version[1],
+        create_time=now,
+        update_time=now,
+        etag=secrets.token_hex(8),
+        alias=alias_of(asked),
+    )
 
 
 def deployment(deployed: Deployed, fleet: Fleet) -> pb.Deployment:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from sealane.errors import InvalidArgument
+from sealane.names import check_id
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.registry.v1 import variant_service_pb2 as variant_pb
 from sealane.rpc.times import time_of
@@ -36,6 +37,7 @@ _NUMBERS = (
     "rate",
 )
 _MOST_PRIORITY = 1000
+_MOST_BESIDE = 16
 _MOST_WEIGHT = 1e6
 
 
@@ -73,6 +75,7 @@ def demand(message: pb.Demand) -> Demand:
         precisions=tuple(_precision(item) for item in message.precisions),
         weights=tuple(sorted(message.weights.items())),
         spread="zone" if message.spread_by == pb.SPREAD_BY_ZONE else "node",
+        affinity=tuple(check_id(item, "demand.affinity", label=True) for item in message.affinity),
         preemptible=message.preemptible,
         gang=message.gang,
     )
@@ -88,6 +91,8 @@ def _check_numbers(message: pb.Demand) -> None:
         raise InvalidArgument("demand.min_accuracy is a share, 0 to 1", field="demand.min_accuracy")
     if not 0 <= message.replicas <= 64:
         raise InvalidArgument("demand.replicas must be 1 to 64", field="demand.replicas")
+    if len(message.affinity) > _MOST_BESIDE:
+        raise InvalidArgument(f"demand.affinity names at most {_MOST_BESIDE} deployments", field="demand.affinity")
     if abs(message.priority) > _MOST_PRIORITY:
         raise InvalidArgument("demand.priority must be -1000 to 1000", field="demand.priority")
     for name, weight in message.weights.items():

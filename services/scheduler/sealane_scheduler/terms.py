@@ -28,6 +28,8 @@ PER_UNFAITHFUL = 1.0
 #: For every time that a model is twice as large: halving it is worth 2.5 points of accuracy at the edge.
 EDGE_PER_DOUBLING, CLOUD_PER_DOUBLING = 0.05, 0.00005
 WRONG_TIER = 5.0
+#: Away from the deployments that it would rather be beside; in their zone it is half as much.
+PER_DISTANCE = 0.5
 EDGE_SCARCITY = 0.5
 
 UNMEASURED_ACCURACY = 0.5
@@ -53,6 +55,7 @@ TERMS = (
     "fidelity",
     "footprint",
     "tier",
+    "affinity",
 )
 #: What is paid in the end, whatever it weighs in the score.
 MONEY = ("price", "egress", "energy")
@@ -98,6 +101,7 @@ def costs(demand: Demand, nodes: Snapshot, variant: VariantView, network: Number
         "fidelity": PER_UNFAITHFUL * unfaithful(variant),
         "footprint": np.where(nodes["edge"], EDGE_PER_DOUBLING, CLOUD_PER_DOUBLING) * _doublings(variant),
         "tier": _tier(demand, nodes),
+        "affinity": _affinity(demand, nodes),
     }
 
 
@@ -201,6 +205,17 @@ def _spread(demand: Demand, nodes: Snapshot) -> Numbers | float:
     for _, zone in demand.apart:
         shared += nodes["zone"] == nodes.pools.zones.known(zone)
     return np.asarray(shared * (PER_SHARED_ZONE / len(demand.apart)))
+
+
+def _affinity(demand: Demand, nodes: Snapshot) -> Numbers | float:
+    """How far it is from the nearest copy of a deployment that it would rather be beside."""
+    if not demand.beside:
+        return 0.0
+    far = np.ones(len(nodes))
+    for _, zone in demand.beside:
+        far[nodes["zone"] == nodes.pools.zones.known(zone)] = 0.5
+    far[nodes.positions(nodes.index[node] for node, _ in demand.beside if node in nodes.index)] = 0.0
+    return np.asarray(PER_DISTANCE * far)
 
 
 def _tier(demand: Demand, nodes: Snapshot) -> Numbers | float:

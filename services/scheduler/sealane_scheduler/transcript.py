@@ -10,8 +10,8 @@ from typing import Any
 from sealane.security.sealing_policy import SealingPolicy
 from sealane_scheduler.filters import Demand, NodeView, VariantView
 
-_PAIRS = ("weights", "apart")
-_TUPLES = ("formats", "residency", "precisions")
+_PAIRS = ("weights", "apart", "beside")
+_TUPLES = ("formats", "residency", "precisions", "affinity")
 _SETS = ("avoid", "resident")
 
 
@@ -50,8 +50,8 @@ def of_demand(demand: Demand) -> dict[str, Any]:
 
 def demand_of(plain: Mapping[str, Any]) -> Demand:
     """A demand again."""
-    known = _known(Demand, plain) | {name: tuple(plain[name]) for name in _TUPLES}
-    return Demand(**known | {name: tuple((first, second) for first, second in plain[name]) for name in _PAIRS})
+    known = _known(Demand, plain) | {name: tuple(plain.get(name, ())) for name in _TUPLES}
+    return Demand(**known | {name: tuple((first, second) for first, second in plain.get(name, ())) for name in _PAIRS})
 
 
 def canonical(plain: Mapping[str, Any]) -> bytes:

@@ -37,6 +37,7 @@ class Demand(TypedDict):
     rate: float | None
     priority: int | None
     spread: str | None
+    near: tuple[str, ...]
     preemptible: bool
     gang: bool
     weight: tuple[str, ...]
@@ -50,6 +51,7 @@ def demands(command: C) -> C:
         click.option("--pinned", is_flag=True, help="Keep it in memory however long nobody calls it."),
         click.option("--weight", multiple=True, metavar="TERM=FACTOR", help="Factor of a term of the score."),
         click.option("--gang", is_flag=True, help="Place its copies all at once or not at all."),
+        click.option("--near", multiple=True, metavar="DEPLOYMENT", help="Rather beside this one; may be repeated."),
         click.option("--preemptible", is_flag=True, help="May give its place to a deployment of higher priority."),
         click.option("--spread", type=click.Choice(["node", "zone"]), help="What its copies may not share."),
         click.option("--priority", type=int, help="Who is placed first where several wait: the higher."),
@@ -87,6 +89,7 @@ def fields(options: Demand) -> DemandFields:
         "precisions": options["precision"],
         "pinned": options["pinned"],
         "preemptible": options["preemptible"],
+        "affinity": options["near"],
         "gang": options["gang"],
         "weights": dict(map(_weight, options["weight"])),
     }

@@ -85,6 +85,8 @@ class DemandFields(TypedDict, total=False):
     """Factors of single terms of the score, such as ``{"energy": 100.0}``."""
     spread: str
     """What its copies may not share: ``node`` or ``zone``."""
+    affinity: Sequence[str]
+    """Deployments, by id, beside whose copies it would rather run: on their node, or else in their zone."""
     preemptible: bool
     """Its copies may be taken away for a deployment of higher priority that fits nowhere else."""
     gang: bool
@@ -119,6 +121,7 @@ def demand(fields: DemandFields) -> pb.Demand:
         precisions=[_word(_PRECISIONS, name, "precisions") for name in fields.get("precisions", ())],
         weights=fields.get("weights", {}),
         spread_by=_word(_SPREADS, fields.get("spread", ""), "spread"),
+        affinity=fields.get("affinity", ()),
         preemptible=fields.get("preemptible", False),
         gang=fields.get("gang", False),
     )

@@ -72,9 +72,16 @@ def scored(demand: Demand, node: NodeView, variant: VariantView) -> dict[str, fl
         "fidelity": terms.unfaithful(variant),
         "footprint": (terms.EDGE_PER_DOUBLING if edge else terms.CLOUD_PER_DOUBLING) * math.log2(1 + size / 65536),
         "tier": tier(demand, edge),
+        "affinity": terms.PER_DISTANCE * distance(demand, node),
     }
     weights = terms.factors(demand)
     return {name: weights[name] * value for name, value in plain.items()}
+
+
+def distance(demand: Demand, node: NodeView) -> float:
+    if not demand.beside or node.node in {name for name, _ in demand.beside}:
+        return 0.0
+    return 0.5 if node.zone in {zone for _, zone in demand.beside} else 1.0
 
 
 def tier(demand: Demand, edge: bool) -> float:

@@ -99,6 +99,26 @@ async def test_a_task_is_planned_by_its_runtime(world: World) -> None:
         await plan(both, call())  # type: ignore[arg-type]
 
 
+async def test_it_goes_beside_the_deployment_that_it_names(world: World) -> None:
+    world.fleet.connect("cloud-2", facts("cloud", "eu-2"), "")
+    await world.create(row("first", residency=["eu-2"]))
+    plain = placement_pb.PlanRequest(parent="projects/p", model_version=VERSION.name)
+    plan = servicer(world).Plan
+    assert (await plan(plain, call())).node != "nodes/cloud-2"  # type: ignore[arg-type]
+    near = placement_pb.PlanRequest(
+        parent="projects/p", model_version=VERSION.name, demand=pb.Demand(affinity=["first", "absent"])
+    )
+    planned = await plan(near, call())  # type: ignore[arg-type]
+    assert planned.node == "nodes/cloud-2"
+    assert {item.node: item.terms["affinity"] for item in planned.candidates}["nodes/cloud-1"] == 0.5
+    await world.create(row("second", affinity=["first"]))
+    assert world.nodes("second") == ["cloud-2"]
+    with pytest.raises(InvalidArgument, match="affinity"):
+        await plan(  # type: ignore[arg-type]
+            placement_pb.PlanRequest(parent="projects/p", demand=pb.Demand(affinity=["Not An Id"])), call()
+        )
+
+
 async def test_the_higher_priority_is_placed_first(world: World) -> None:
     names = ("low", "high", "middle")
     for name, priority in zip(names, (0, 9, 5), strict=True):

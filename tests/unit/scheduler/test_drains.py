@@ -75,7 +75,7 @@ async def test_a_cordoned_node_keeps_what_it_has_and_takes_nothing_new(site: Sit
     assert site.nodes("b") == ["edge-1"] and site.nodes("c") != ["edge-1"]
     item = site.controller.get(B.name)
     assert item is not None
-    decision = site.controller.plan(item.demand, [VariantView("v", "LITERT", "", 1, "d")], "v")
+    decision = site.controller.plan(item.demand, [VariantView("v", "LITERT", "", 1, "d")], "v", "p")
     assert [(item.node, item.failures[0][0]) for item in decision.rejected] == [("edge-1", "draining")]
     await site.hold("edge-1", OPEN)
     await site.create(row("d", tier_preference=B_EDGE))

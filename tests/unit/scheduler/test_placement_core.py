@@ -79,6 +79,7 @@ DEMAND = st.builds(
     weights=st.sampled_from([(), (("energy", 1e5), ("price", 0.0))]),
     spread=st.sampled_from(["node", "zone"]),
     apart=st.sampled_from([(), (("n1", "a"),), (("n2", "b"), ("gone", "c"))]),
+    beside=st.sampled_from([(), (("n1", "a"),), (("n3", "b"), ("gone", "c"))]),
 )
 #: Scores are whole millionths.
 EXACT = 2e-6

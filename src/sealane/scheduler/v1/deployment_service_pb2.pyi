@@ -183,6 +183,7 @@ class Demand(_message.Message):
     SPREAD_BY_FIELD_NUMBER: _builtins.int
     PREEMPTIBLE_FIELD_NUMBER: _builtins.int
     GANG_FIELD_NUMBER: _builtins.int
+    AFFINITY_FIELD_NUMBER: _builtins.int
     min_accuracy: _builtins.float
     """Least accuracy, 0 to 1, that a variant must have been measured with; 0 takes any."""
     latency_ms: _builtins.float
@@ -240,7 +241,13 @@ class Demand(_message.Message):
     @_builtins.property
     def weights(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Factors, from 0, of single terms of the score in the place of the objective's: `price`, `egress`, `energy`,
-        `latency`, `lateness`, `cold_start`, `fragmentation`, `spread`, `accuracy`, `fidelity`, `footprint`, `tier`.
+        `latency`, `lateness`, `cold_start`, `fragmentation`, `spread`, `accuracy`, `fidelity`, `footprint`, `tier`, `affinity`.
+        """
+
+    @_builtins.property
+    def affinity(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Deployments of the same project, by id, at most 16, beside whose copies it would rather run: on their node, or else in
+        their zone. Such as the other models of a chain. Where they run when it is placed counts; it does not follow them.
         """
 
     def __init__(
@@ -269,10 +276,11 @@ class Demand(_message.Message):
         spread_by: Global___SpreadBy.ValueType = ...,
         preemptible: _builtins.bool = ...,
         gang: _builtins.bool = ...,
+        affinity: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "cpu_milli", b"cpu_milli", "data_class", b"data_class", "formats", b"formats", "gang", b"gang", "latency_ms", b"latency_ms", "max_price_per_hour", b"max_price_per_hour", "memory_bytes", b"memory_bytes", "min_accuracy", b"min_accuracy", "objective", b"objective", "origin", b"origin", "pinned", b"pinned", "precisions", b"precisions", "preemptible", b"preemptible", "priority", b"priority", "rate", b"rate", "replicas", b"replicas", "request_bytes", b"request_bytes", "residency", b"residency", "response_bytes", b"response_bytes", "spread_by", b"spread_by", "tier_preference", b"tier_preference", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerator", b"accelerator", "affinity", b"affinity", "cpu_milli", b"cpu_milli", "data_class", b"data_class", "formats", b"formats", "gang", b"gang", "latency_ms", b"latency_ms", "max_price_per_hour", b"max_price_per_hour", "memory_bytes", b"memory_bytes", "min_accuracy", b"min_accuracy", "objective", b"objective", "origin", b"origin", "pinned", b"pinned", "precisions", b"precisions", "preemptible", b"preemptible", "priority", b"priority", "rate", b"rate", "replicas", b"replicas", "request_bytes", b"request_bytes", "residency", b"residency", "response_bytes", b"response_bytes", "spread_by", b"spread_by", "tier_preference", b"tier_preference", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
