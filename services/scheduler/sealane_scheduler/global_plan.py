@@ -2,8 +2,8 @@
 
 Copies keep to the same filters and terms as a single decision, on nodes from which every copy that may move is lifted
 off. Fragmentation, shared zones and affinity are left out of the score: they depend on where the others go, and the
-room of each node and the distance of copies are constraints here. What a place costs is counted by the hour, so that who is
-called often weighs more.
+room of each node and the distance of copies are constraints here. What a place costs is counted by the hour, so that
+who is called often weighs more.
 """
 
 from __future__ import annotations
