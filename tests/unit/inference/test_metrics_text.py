@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -39,10 +40,10 @@ def count(
     seconds: float = 0.0,
 ) -> None:
     call = Call(METHODS[method], {}, Peer(), time.monotonic() + 9, proves=("POST", "") if http else None)
-    call.started -= seconds
     metrics.before(call)
     call.model = model
-    metrics.after(call, failure)
+    with patch.object(call_metrics.time, "monotonic", return_value=call.started + seconds):
+        metrics.after(call, failure)
 
 
 Found = dict[tuple[str, frozenset[tuple[str, str]]], float]
