@@ -18,8 +18,8 @@ from dataclasses import replace
 from placement_fleet import VARIANTS, demands, fleet
 
 from sealane import allocation
+from sealane_scheduler.batch import TableRoom, Wanted, give_back, one_by_one
 from sealane_scheduler.columns import KEPT_BYTES, NodeTable
-from sealane_scheduler.equals import decide_equals
 from sealane_scheduler.filters import Demand, VariantView, cpu_of, memory_of
 from sealane_scheduler.placement import Question, decide
 
@@ -54,7 +54,11 @@ def run_equals(table: NodeTable, wanted: Sequence[Demand]) -> float:
     """Processor microseconds of one of 64 placements of equal demands."""
     began, placed = time.thread_time(), 0
     for seed, demand in enumerate(wanted):
-        placed += len(decide_equals(Question(demand, VARIANTS[:1], seed), table.snapshot(), OF_A_KIND).chosen)
+        members = [Wanted(Question(demand, VARIANTS[:1], seed))] * OF_A_KIND
+        room = TableRoom(table)
+        found = one_by_one(members, room)
+        placed += sum(len(item.places) for item in found)
+        give_back(found, room)
     return (time.thread_time() - began) / max(placed, 1) * 1e6
 
 

@@ -1,21 +1,18 @@
-"""Deployments that are placed one after the other, equals of large fleets at once; what they take can be given back.
-
-Pure.
-"""
+"""Deployments that are placed one after the other; what they take can be given back. Pure."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from sealane_scheduler.candidates import Candidates, Taken
 from sealane_scheduler.columns import NodeTable, Snapshot
 from sealane_scheduler.decision import Decision
-from sealane_scheduler.equals import decide_equals
 from sealane_scheduler.filters import Demand, NodeView, VariantView, cpu_of, memory_of
 from sealane_scheduler.placement import decide
 from sealane_scheduler.scan import Question
+from sealane_scheduler.standing import Standings
 
 #: Fleets up to this size are kept with each decision, so each has to follow from what was there before it.
 RECORDED_NODES = 256
@@ -94,6 +91,11 @@ class Placed:
 class Room(Protocol):
     """What is free, and can be taken and given back."""
 
+    @property
+    def standings(self) -> Standings:
+        """What was found lately."""
+        ...
+
     def snapshot(self) -> Snapshot:
         """The nodes now."""
         ...
@@ -108,15 +110,12 @@ class Room(Protocol):
 
 
 def one_by_one(wanted: Sequence[Wanted], room: Room) -> list[Placed]:
-    """One decision after the other; equal ones of large fleets at once."""
-    placed: list[Placed] = []
-    for question, members in itertools.groupby(wanted, key=lambda item: item.question):
-        alike = list(members)
-        if len(alike) > 1 and all(item.copies == 1 for item in alike):
-            placed += _equals(question, len(alike), room)
-        else:
-            placed += [_one(item, room) for item in alike]
-    return placed
+    """One decision after the other; of large fleets all nodes are looked at once for each kind of demand."""
+    nodes = room.snapshot()
+    if len(nodes) <= RECORDED_NODES:
+        return [_one(item, room) for item in wanted]
+    batch = _Batch(nodes, room)
+    return [batch.place(item) for item in wanted]
 
 
 def _one(wanted: Wanted, room: Room) -> Placed:
@@ -140,35 +139,61 @@ def beside(question: Question, node: NodeView) -> Question:
     return replace(question, demand=replace(question.demand, apart=apart))
 
 
-def _equals(question: Question, count: int, room: Room) -> list[Placed]:
-    nodes = room.snapshot()
-    if len(nodes) <= RECORDED_NODES:
-        return [_one(Wanted(question), room) for _ in range(count)]
-    found = decide_equals(question, nodes, count)
-    variants = {variant.variant: variant for variant in question.variants}
-    placed = []
-    for number, chosen in enumerate(found.chosen):
-        decision = found.decision
-        if number:
+class _Batch:
+    """One decision after the other about a large fleet.
+
+    Args:
+        nodes: the fleet before the first.
+        room: the same, and what is taken of it.
+    """
+
+    def __init__(self, nodes: Snapshot, room: Room) -> None:
+        self._nodes = nodes
+        self._room = room
+        self._taken = Taken(nodes)
+        self._candidates: dict[Question, Candidates] = {}
+        self._refused: dict[Question, Placed] = {}
+
+    def place(self, wanted: Wanted) -> Placed:
+        """Places for a member; what it gets is taken."""
+        question = wanted.question
+        if refused := self._refused.get(question):  # nothing is given back meanwhile
+            return refused
+        placed = self._alike(question) if wanted.copies == 1 and not question.demand.apart else None
+        if placed is None:
+            placed = _one(wanted, self._room)
+            for place in placed.places:
+                self._taken.take(place.decision.node, question.demand, wanted.variant(place.decision))
+            if not placed.places:
+                self._refused[question] = placed
+        return placed
+
+    def _alike(self, question: Question) -> Placed | None:
+        """A place for one copy, found with what others of its kind have found; None where there is none."""
+        standing = self._room.standings.of(question, self._nodes)
+        candidates = self._candidates.get(question)
+        if candidates is None:
+            candidates = self._candidates[question] = Candidates(standing.scores, self._taken)
+        pair = candidates.best()
+        if pair is None:
+            return None
+        chosen, variant = candidates.take(pair), question.variants[pair[0]]
+        decision, before = standing.decision, standing.uses
+        standing.uses += 1
+        if before or decision.candidates[:1] != (chosen,):
             decision = replace(
                 decision,
                 node=chosen.node,
                 variant=chosen.variant,
-                variant_digest=variants[chosen.variant].digest,
+                variant_digest=variant.digest,
                 candidates=(chosen,),
                 neighbours=(),
                 reasons=(
-                    f"lowest cost {chosen.score:.3f} after {number} like it went before; filters are counted "
-                    "as the first of them found them",
+                    f"lowest cost {chosen.score:.3f} now; filters were counted {before} decisions of its kind before",
                 ),
             )
-        taken = room.take(chosen.node, question.demand, variants[chosen.variant])
-        placed.append(Placed((Place(decision, Basis(question, nodes), taken),)))
-    if len(placed) < count:
-        nodes = room.snapshot()
-        refused = Placed((), (decide(question, nodes), Basis(question, nodes)))
-        placed += [refused] * (count - len(placed))
-    return placed
+        taken = self._room.take(chosen.node, question.demand, variant)
+        return Placed((Place(decision, Basis(question, self._nodes), taken),))
 
 
 def without(placed: Placed, room: Room) -> Placed:
@@ -183,6 +208,7 @@ class TableRoom:
     """Implements :class:`Room` on a table alone."""
 
     table: NodeTable
+    standings: Standings = field(default_factory=Standings)
     _taken: list[tuple[str, int, int]] = field(default_factory=list)
 
     def snapshot(self) -> Snapshot:

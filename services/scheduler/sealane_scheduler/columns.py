@@ -7,7 +7,7 @@ snapshot costs nothing, and a change costs only the columns that it touches.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,8 @@ _CHUNK = 1 << _CHUNK_BITS
 _DIGEST_BITS = 128
 #: Judgements of pooled values that are kept.
 _JUDGEMENTS = 256
+#: Changes that are remembered; who saw an older state looks at everything again.
+_CHANGES = 4096
 _COLUMNS: dict[str, type[np.generic]] = {
     "alive": np.bool_,
     "draining": np.bool_,
@@ -121,6 +123,8 @@ class Snapshot:
         holders: digest of a variant -> rows of the whole table where it is loaded.
         avoided: id of a variant -> rows of the whole table that refused it lately.
         rows: rows of the whole table that these are; None for all.
+        changes: the row of each change of the table, in their order; the table goes on writing it.
+        since: version before the first of them.
     """
 
     version: int
@@ -133,6 +137,8 @@ class Snapshot:
     holders: Mapping[str, frozenset[int]]
     avoided: Mapping[str, frozenset[int]]
     rows: Rows | None = None
+    changes: Sequence[int] = ()
+    since: int = 0
 
     def __len__(self) -> int:
         return self.total if self.rows is None else len(self.rows)
@@ -159,6 +165,13 @@ class Snapshot:
         wanted = np.fromiter(rows, np.int64)
         return wanted if self.rows is None else np.flatnonzero(np.isin(self.rows, wanted))
 
+    def changed_since(self, earlier: Snapshot) -> Rows | None:
+        """Rows that are otherwise than in an earlier snapshot of the same table; None where that is not known."""
+        if self.changes is not earlier.changes:
+            return None
+        seen = self.changes[earlier.version - self.since : self.version - self.since]
+        return np.array(sorted(set(seen)), np.int64)
+
 
 class NodeTable:
     """The nodes as they are now. Owned by one writer."""
@@ -181,6 +194,7 @@ class NodeTable:
             self.put(node)
         if version is not None:
             self._version = version
+        self._begin_changes()
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -222,6 +236,7 @@ class NodeTable:
         if not self._chunks[-1]:
             self._chunks.pop()
         self._version += 1
+        self._begin_changes()
 
     def snapshot(self) -> Snapshot:
         """All nodes as they are now."""
@@ -242,7 +257,13 @@ class NodeTable:
             tuple(self._chunks),
             self._holders,
             self._avoided,
+            changes=self._changes,
+            since=self._since,
         )
+
+    def _begin_changes(self) -> None:
+        self._changes: list[int] = []
+        self._since = self._version
 
     def _at(self, row: int) -> NodeView:
         return self._chunks[row >> _CHUNK_BITS][row & (_CHUNK - 1)]
@@ -258,6 +279,7 @@ class NodeTable:
         self._hashes.append(0)
         if row & (_CHUNK - 1) == 0:
             self._chunks.append(())
+        self._begin_changes()
         return row
 
     def _write(self, row: int, node: NodeView, old: NodeView | None) -> None:
@@ -275,6 +297,10 @@ class NodeTable:
         self._digest += hashed - self._hashes[row]
         self._hashes[row] = hashed
         self._version += 1
+        if len(self._changes) == _CHANGES:
+            self._begin_changes()
+        else:
+            self._changes.append(row)
 
     def _values(self, node: NodeView) -> dict[str, Any]:
         kit = tuple(sorted((name, tuple(sorted(formats))) for name, formats in node.runtimes.items()))
@@ -292,7 +318,7 @@ class NodeTable:
             "free_cpu": node.free_cpu_milli,
             "per_memory": 1 / node.memory if node.memory > 0 else 0.0,
             "per_cpu": 1 / node.cpu_milli if node.cpu_milli > 0 else 0.0,
-            "left_over": left_over(node),
+            "left_over": left_over(node, node.free_memory, node.free_cpu_milli),
             "rtt": node.rtt_ms,
             "in_ms": ms_per_byte(node.in_bytes_per_second),
             "out_ms": ms_per_byte(node.out_bytes_per_second),
@@ -319,10 +345,10 @@ class NodeTable:
             setattr(self, field, marks)
 
 
-def left_over(node: NodeView) -> float:
+def left_over(node: NodeView, free_memory: int, free_cpu_milli: int) -> float:
     """Share of its processor that is free, less that of its memory: what of one is left when the other is used up."""
-    cpu = node.free_cpu_milli / node.cpu_milli if node.cpu_milli > 0 else 0.0
-    return cpu - (node.free_memory / node.memory if node.memory > 0 else 0.0)
+    cpu = free_cpu_milli / node.cpu_milli if node.cpu_milli > 0 else 0.0
+    return cpu - (free_memory / node.memory if node.memory > 0 else 0.0)
 
 
 def tie_of(name: str) -> int:

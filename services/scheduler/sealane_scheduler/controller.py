@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 from sealane.clock import Clock
 from sealane.errors import Aborted, NotFound, SealaneError
 from sealane.records.tables import Actor
 from sealane.records.transactions import Transactions
 from sealane.registry.v1 import model_service_pb2 as model_pb
-from sealane_scheduler import cluster, creation, present
+from sealane_scheduler import cluster, present
 from sealane_scheduler.changes import NOBODY, Changes
 from sealane_scheduler.cluster import Copy, Deployed, renamed
 from sealane_scheduler.columns import Snapshot, tie_of
+from sealane_scheduler.creation import Creation, Creations
 from sealane_scheduler.decision import Decision
 from sealane_scheduler.evacuation import asked_lately
 from sealane_scheduler.filters import Demand, NodeView, VariantView, forbidden
@@ -38,8 +38,6 @@ from sealane_scheduler.stock import Stock
 from sealane_scheduler.store import DeploymentRow, HoldRow, Store
 
 log = logging.getLogger("sealane.controller")
-T = TypeVar("T")
-R = TypeVar("R")
 
 TICK_SECONDS = 0.1
 #: A variant that a node could not load is not tried there again for this long.
@@ -62,9 +60,10 @@ class Controller:
         self._deployed: dict[str, Deployed] = {}
         self.holds = Holds()
         self.recovery = Recovery(fleet, clock, pace or Pace())
-        self._stock = Stock(fleet, self.holds)
+        self._stock = Stock(fleet, self.holds, clock.monotonic)
         world = Surroundings(records, self._stock, fleet, self.holds, clock)
         self._placer = Placer(world, self._deployed, self._changed)
+        self._creations = Creations(records, self._placer, self._created)
         self._version_of: dict[str, str] = {}
         self._due: set[str] = set()
         self._unsettled: set[str] = set()
@@ -137,16 +136,9 @@ class Controller:
         self.routes.touch(names)
         self._news += 1
 
-    async def create(
-        self,
-        rows: Sequence[DeploymentRow],
-        note: Callable[[Store, Sequence[Binding]], T],
-        commit: Callable[[Callable[[Store], T]], Awaitable[R]],
-        *,
-        gang: bool = False,
-    ) -> R:
-        """Create deployments and place them, in one transaction; see :func:`creation.create`."""
-        return await creation.create(self._placer, rows, (note, commit), self._created, gang=gang)
+    async def create(self, wanted: Creation) -> bytes:
+        """Create deployments and place them, in one transaction; see :meth:`creation.Creations.create`."""
+        return await self._creations.create(wanted)
 
     def _created(self, bindings: Sequence[Binding]) -> None:
         for binding in bindings:

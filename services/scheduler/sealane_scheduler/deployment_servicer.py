@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
-from functools import partial
 
 from google.protobuf import empty_pb2
 
@@ -13,15 +11,15 @@ from sealane import names
 from sealane.clock import Clock
 from sealane.errors import InvalidArgument
 from sealane.records.paging import page_of, read_token, write_token
-from sealane.records.transactions import Transactions, actor
+from sealane.records.transactions import Transactions, actor, asked
 from sealane.rpc.call import Call
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane_scheduler import present
 from sealane_scheduler.cluster import Deployed
 from sealane_scheduler.controller import Controller
+from sealane_scheduler.creation import Creation
 from sealane_scheduler.deployment_names import check_version, find, may_see, may_see_chain
 from sealane_scheduler.ensembles import Chained, Ensembles
-from sealane_scheduler.placing import Binding
 from sealane_scheduler.registry_port import RegistryPort
 from sealane_scheduler.store import EnsembleRow, Store
 
@@ -52,15 +50,15 @@ class DeploymentServicer:
         check_version(request.deployment.model_version, project)
         version = await asyncio.to_thread(self._registry.version, request.deployment.model_version)
         now, who = self._clock.now(), actor(call, project)
-        asked, known = request.deployment, (version.name, version.SerializeToString())
-        row = present.row((project, request.deployment_id), asked.model_version, known, asked.demand, now)
-
-        def note(store: Store, bindings: Sequence[Binding]) -> pb.Deployment:
-            store.record(who, "CreateDeployment", row.name, now, version=version.name)
-            return pb.Deployment(name=row.name, etag=row.etag)
-
-        commit = partial(self._records.once, call, request, request.request_id)
-        stored = pb.Deployment.FromString(await self._controller.create([row], note, commit))
+        named, known = request.deployment, (version.name, version.SerializeToString())
+        row = present.row((project, request.deployment_id), named.model_version, known, named.demand, now)
+        wanted = Creation(
+            [row],
+            who,
+            lambda _: pb.Deployment(name=row.name, etag=row.etag),
+            asked(call, request, request.request_id),
+        )
+        stored = pb.Deployment.FromString(await self._controller.create(wanted))
         item = self._controller.get(stored.name)
         return stored if item is None else present.deployment(item, self._controller.fleet)
 

@@ -6,14 +6,14 @@ import numpy as np
 
 from sealane_scheduler.decision import Neighbour, Scored
 from sealane_scheduler.masks import Mask, Numbers
-from sealane_scheduler.scan import Pair, Scan
+from sealane_scheduler.scan import Pair, Scan, Scores
 from sealane_scheduler.terms import MONEY, PER_MS
 
 #: A difference that is worth telling: milliseconds, and a share of the price.
 _MS, _SHARE = 0.05, 0.01
 
 
-def scored(found: Scan, pair: Pair) -> Scored:
+def scored(found: Scores, pair: Pair) -> Scored:
     """A candidate that passed, with its terms."""
     variant, place = pair
     costs = {name: _at(cost, place) for name, cost in found.costs[variant].items()}

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from functools import partial
 
 from sealane import names
 from sealane.clock import Clock
 from sealane.errors import InvalidArgument, NotFound
-from sealane.records.transactions import Transactions, actor
+from sealane.records.transactions import Transactions, actor, asked
 from sealane.rpc.call import Call
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane.scheduler.v1 import placement_service_pb2 as placement_pb
 from sealane_scheduler import placing, present
 from sealane_scheduler.controller import Controller
+from sealane_scheduler.creation import Creation
 from sealane_scheduler.deployment_names import check_version, may_see
 from sealane_scheduler.filters import NodeView, VariantView, task
 from sealane_scheduler.moves import GlobalPlan, Movable
@@ -32,6 +32,10 @@ def _plan(movable: Sequence[Movable], nodes: Sequence[NodeView], most: int) -> G
     from sealane_scheduler import global_plan  # the solver takes 50 MB that most schedulers never need
 
     return global_plan.plan(movable, nodes, most, OPTIMIZE_SECONDS)
+
+
+def _placed(bindings: Sequence[Binding]) -> placement_pb.PlaceResponse:
+    return placement_pb.PlaceResponse(placed=[placing.told(binding) for binding in bindings])
 
 
 class PlacementServicer:
@@ -64,15 +68,9 @@ class PlacementServicer:
             )
             for item in request.items
         ]
-        changes = {row.name: {"version": row.model_version} for row in rows}
-
-        def note(store: Store, bindings: Sequence[Binding]) -> placement_pb.PlaceResponse:
-            store.record_all(who, "CreateDeployment", changes, now)
-            return placement_pb.PlaceResponse(placed=[placing.told(binding) for binding in bindings])
-
-        commit = partial(self._records.once, call, request, request.request_id)
-        answer = await self._controller.create(rows, note, commit, gang=request.gang)
-        return placement_pb.PlaceResponse.FromString(answer)
+        asked_ = asked(call, request, request.request_id)
+        wanted = Creation(rows, who, _placed, asked_, request.gang)
+        return placement_pb.PlaceResponse.FromString(await self._controller.create(wanted))
 
     def _check(self, item: placement_pb.PlaceRequest.Item, project: str, call: Call, field: str) -> None:
         """Refuse what is not well formed, or about a model that the caller may not deploy."""

@@ -35,29 +35,52 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Scan:
-    """What was found.
+class Scores:
+    """What each pair of variant and node costs.
 
     Args:
         question: what was asked.
-        nodes: who was looked at.
-        sieve: what the filters say of them.
-        fit: positions of the nodes that pass with some variant.
-        fitting: these nodes.
-        scores: variants by fitting nodes, in millionths; infinite where a pair does not pass.
-        costs: for each variant the terms over the fitting nodes; empty where nobody passes.
+        fitting: the nodes that pass with some variant.
+        scores: variants by these nodes, in millionths; infinite where a pair does not pass.
+        costs: for each variant the terms over these nodes; empty where nobody passes.
         weights: factor of each term in the scores.
-        passed: how many pairs pass.
     """
 
     question: Question
-    nodes: Snapshot
-    sieve: Sieve
-    fit: Rows
     fitting: Snapshot
     scores: Numbers
     costs: tuple[Terms, ...]
     weights: dict[str, float]
+
+    @property
+    def rows(self) -> Rows:
+        """Rows of the whole table that the nodes are, which grow."""
+        return np.arange(len(self.fitting)) if self.fitting.rows is None else self.fitting.rows
+
+    def at(self, rows: Rows) -> tuple[Rows, Rows]:
+        """Which of some rows of the whole table are among these nodes, by place, and where they are here."""
+        mine = self.rows
+        if not len(mine):
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        places = np.minimum(np.searchsorted(mine, rows), len(mine) - 1)
+        there = np.flatnonzero(mine[places] == rows)
+        return there, places[there]
+
+
+@dataclass(frozen=True, slots=True)
+class Scan(Scores):
+    """What was found.
+
+    Args:
+        nodes: who was looked at.
+        sieve: what the filters say of them.
+        fit: positions of the nodes that pass with some variant.
+        passed: how many pairs pass.
+    """
+
+    nodes: Snapshot
+    sieve: Sieve
+    fit: Rows
     passed: int
 
 
@@ -77,10 +100,10 @@ def scan(question: Question, nodes: Snapshot) -> Scan:
         score = weigh(weights, of_variant)
         scores[place] = score if one else np.where(passed[place][fit], score, np.inf)
     count = len(fit) if one else int(np.count_nonzero(passed))
-    return Scan(question, nodes, found, fit, fitting, scores, terms, weights, count)
+    return Scan(question, fitting, scores, terms, weights, nodes, found, fit, count)
 
 
-def best(found: Scan, most: int) -> list[Pair]:
+def best(found: Scores, most: int) -> list[Pair]:
     """The best candidates, best first.
 
     Args:
@@ -95,14 +118,14 @@ def best(found: Scan, most: int) -> list[Pair]:
             break
         equal = np.flatnonzero(scores == lowest)
         scores[equal] = np.inf
-        variants, places = np.divmod(equal, len(found.fit))
+        variants, places = np.divmod(equal, len(found.fitting))
         order = np.argsort(ties(found, variants, places)) if len(equal) > 1 else np.zeros(1, np.int64)
         for place in order[: most - len(ranked)]:
             ranked.append((int(variants[place]), int(places[place])))
     return ranked
 
 
-def ties(found: Scan, variants: Rows, places: Rows) -> Numbers:
+def ties(found: Scores, variants: Rows, places: Rows) -> Numbers:
     """By what equal candidates are told apart: a number of the node's name and the seed; the variant named first."""
     keys = found.fitting["tie"][places] ^ np.uint64(mixed(found.question.seed))
     return (keys * np.uint64(_GOLDEN) >> np.uint64(20)).astype(np.float64) + variants / len(found.question.variants)

@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+
+from google.protobuf import empty_pb2
 
 from sealane import names
 from sealane.clock import Clock
@@ -23,8 +25,8 @@ from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane_scheduler import cluster
 from sealane_scheduler.cluster import Deployed
 from sealane_scheduler.controller import Controller
+from sealane_scheduler.creation import Creation
 from sealane_scheduler.ensembles import Ensembles
-from sealane_scheduler.placing import Binding
 from sealane_scheduler.registry_port import RegistryPort, version_number
 from sealane_scheduler.store import DeploymentRow, Store
 
@@ -271,15 +273,8 @@ class ServedModels:
     async def _create(self, actor: Actor, rows: Iterable[DeploymentRow]) -> None:
         # Not under their name yet: it goes on meaning what it did until all of them serve.
         nameless = [replace(row, served_name="", labels="") for row in rows]
-
-        def note(store: Store, bindings: Sequence[Binding]) -> None:
-            for row in nameless:
-                store.record(
-                    actor, "CreateDeployment", row.name, row.create_time, version=row.model_version, origin=row.origin
-                )
-
         if nameless:
-            await self._controller.create(nameless, note, self._records.write)
+            await self._controller.create(Creation(nameless, actor, lambda _: empty_pb2.Empty()))
 
     async def _delete(self, actor: Actor, row: DeploymentRow) -> None:
         await self._controller.delete(row.name, "", partial(_drop, row=row, actor=actor, now=self._clock.now()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import islice
 
@@ -14,6 +14,7 @@ from sealane_scheduler.holdings import Holdings
 from sealane_scheduler.holds import Holds
 from sealane_scheduler.preemption import Holding
 from sealane_scheduler.queue_order import Amounts
+from sealane_scheduler.standing import Standings
 
 #: Nodes that are taken up in one go, about 10 ms of work.
 _AT_ONCE = 64
@@ -22,7 +23,8 @@ _AT_ONCE = 64
 class Stock:
     """What is free where. Lives on the event loop, beside the controller."""
 
-    def __init__(self, fleet: Fleet, holds: Holds) -> None:
+    def __init__(self, fleet: Fleet, holds: Holds, now: Callable[[], float] = lambda: 0.0) -> None:
+        self.standings = Standings(now)
         self._fleet = fleet
         self._holds = holds
         self._table = NodeTable()
@@ -105,6 +107,7 @@ class Stock:
 
     def catch_up(self) -> None:
         """Take up some of what has changed: a decision must not wait for a thousand nodes that came at once."""
+        self.standings.forget()
         some = list(islice(self._fleet.touched, _AT_ONCE))
         self._fleet.touched.difference_update(some)
         self._take_up(some)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sealane.records.tables import Actor
+from sealane.errors import AlreadyExists
+from sealane.records.tables import Actor, Change
 from sealane_scheduler.task_store import Tasks
 
 
@@ -171,7 +172,11 @@ class Deployments(Protocol):
     """Deployments, placements, decisions, inside one transaction."""
 
     def add_deployments(self, rows: Sequence[DeploymentRow]) -> None:
-        """Add; a taken name raises AlreadyExists."""
+        """Add deployments whose names nothing has."""
+        ...
+
+    def taken(self, names: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Which of these projects and ids a deployment, a chain or a served name has."""
         ...
 
     def put_deployment(self, row: DeploymentRow) -> None:
@@ -205,6 +210,11 @@ class Deployments(Protocol):
     def decisions(self, project: str, deployment: str) -> list[DecisionRow]:
         """Decisions about a deployment, newest first."""
         ...
+
+
+def name_taken(deployment: str) -> AlreadyExists:
+    """Why nothing is created under an id."""
+    return AlreadyExists(f"deployment {deployment} exists; delete it first, or choose another id")
 
 
 class Ensembles(Protocol):
@@ -258,6 +268,6 @@ class Store(Deployments, Ensembles, Jobs, Tasks, Holds, Protocol):
         """Audit and announce one change, in its transaction."""
         ...
 
-    def record_all(self, actor: Actor, action: str, changes: Mapping[str, Mapping[str, str]], now: float) -> None:
-        """The same for a change of several resources: the name of each, and its details."""
+    def record_all(self, changes: Sequence[Change], now: float) -> None:
+        """The same for several changes."""
         ...

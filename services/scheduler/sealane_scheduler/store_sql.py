@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
 
-from sealane.errors import AlreadyExists
 from sealane.records import tables
-from sealane.records.tables import Actor
+from sealane.records.tables import Actor, Change
 from sealane_scheduler import leadership_sql, task_sql
 from sealane_scheduler.store import (
     KEPT_DECISIONS,
@@ -21,6 +20,7 @@ from sealane_scheduler.store import (
     HoldRow,
     JobRow,
     PlacementRow,
+    name_taken,
 )
 
 metadata = sa.MetaData()
@@ -121,7 +121,7 @@ def _among(table: sa.Table, column: str = "deployment") -> sa.ColumnElement[bool
 
 
 def _named(table: sa.Table, column: str = "deployment") -> sa.Select[Any]:
-    return sa.select(table.c[column]).where(_among(table, column))
+    return sa.select(table.c.project, table.c[column]).where(_among(table, column))
 
 
 def _too_old() -> sa.Delete:
@@ -133,7 +133,7 @@ def _too_old() -> sa.Delete:
 
 
 # Made once, because making them takes longer than running them, and placements are many.
-_TAKEN = sa.union_all(_named(deployments), _named(deployments, "served_name"), _named(ensembles)).limit(1)
+_TAKEN = sa.union_all(_named(deployments), _named(deployments, "served_name"), _named(ensembles))
 _ADD_DEPLOYMENTS, _ADD_EPOCHS, _ADD_PLACEMENTS, _ADD_DECISIONS = (
     table.insert() for table in (deployments, epochs, placements, decisions)
 )
@@ -151,10 +151,10 @@ class SqlStore(task_sql.TaskSql):
         self._connection = connection
 
     def add_deployments(self, rows: Sequence[DeploymentRow]) -> None:
-        """Add; a taken name raises AlreadyExists."""
-        keys = sorted({(row.project, row.deployment) for row in rows})
-        self._refuse_taken(keys)
-        self._connection.execute(_LEFT_PLACEMENTS, {"keys": keys})
+        """Add deployments whose names nothing has."""
+        if not rows:
+            return
+        self._connection.execute(_LEFT_PLACEMENTS, {"keys": sorted({(row.project, row.deployment) for row in rows})})
         self._connection.execute(_ADD_DEPLOYMENTS, [asdict(row) for row in rows])
 
     def put_deployment(self, row: DeploymentRow) -> None:
@@ -179,7 +179,8 @@ class SqlStore(task_sql.TaskSql):
 
     def add_ensemble(self, row: EnsembleRow) -> None:
         """Add; a name that a chain or a deployment has raises AlreadyExists."""
-        self._refuse_taken([(row.project, row.deployment)])
+        if self.taken([(row.project, row.deployment)]):
+            raise name_taken(row.deployment)
         self._connection.execute(ensembles.insert().values(asdict(row)))
 
     def drop_ensemble(self, project: str, deployment: str) -> None:
@@ -191,11 +192,10 @@ class SqlStore(task_sql.TaskSql):
         query = sa.select(ensembles).order_by(ensembles.c.project, ensembles.c.deployment)
         return [EnsembleRow(**row._mapping) for row in self._connection.execute(query)]
 
-    def _refuse_taken(self, keys: Sequence[tuple[str, str]]) -> None:
+    def taken(self, names: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Which of these projects and ids a deployment, a chain or a served name has."""
         # A name under which a compatible protocol serves versions would hide a deployment of that id.
-        taken = self._connection.execute(_TAKEN, {"keys": keys}).first()
-        if taken is not None:
-            raise AlreadyExists(f"deployment {taken[0]} exists; delete it first, or choose another id")
+        return {(row[0], row[1]) for row in self._connection.execute(_TAKEN, {"keys": sorted(names)})}
 
     def bind(self, rows: Sequence[PlacementRow]) -> list[int]:
         """Add placements, each under its deployment's next epoch; returns these."""
@@ -312,6 +312,6 @@ class SqlStore(task_sql.TaskSql):
         """Audit and announce one change, in its transaction."""
         tables.record(self._connection, actor=actor, action=action, resource=resource, now=now, **details)
 
-    def record_all(self, actor: Actor, action: str, changes: Mapping[str, Mapping[str, str]], now: float) -> None:
-        """The same for a change of several resources: the name of each, and its details."""
-        tables.record_all(self._connection, actor=actor, action=action, changes=changes, now=now)
+    def record_all(self, changes: Sequence[Change], now: float) -> None:
+        """The same for several changes."""
+        tables.record_all(self._connection, changes, now)

@@ -11,17 +11,18 @@ from __future__ import annotations
 import importlib
 import itertools
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
 from sealane_scheduler.batch import Basis, Place, Placed, Room, Wanted, beside, give_back, one_by_one, without
-from sealane_scheduler.columns import Snapshot
+from sealane_scheduler.columns import Rows, Snapshot
 from sealane_scheduler.decision import Decision
 from sealane_scheduler.explanation import explain
 from sealane_scheduler.filters import cpu_of, memory_of
-from sealane_scheduler.placement import decide, search
-from sealane_scheduler.scan import Pair, Question, Scan, best
+from sealane_scheduler.placement import FULL_SCAN, decide, search
+from sealane_scheduler.scan import Pair, Question, Scan, Scores, best
 from sealane_scheduler.terms import by_the_hour
 
 _SOLVER = "sealane_scheduler.contention"
@@ -85,14 +86,18 @@ def _is_contended(wanted: Sequence[Wanted], alone: Sequence[Placed], before: Sna
 
     What all of them would pay if nobody took another's room bounds the cost of every assignment from below.
     """
-    taken = {place.decision.node for item in alone for place in item.places}
-    after, some = room.snapshot(), before.take(np.array(sorted(before.index[name] for name in taken), np.int64))
+    kinds: defaultdict[Question, list[tuple[Wanted, Placed]]] = defaultdict(list)
+    for item, placed in zip(wanted, alone, strict=True):
+        kinds[item.question].append((item, placed))
+    rows = {question: _rows(members, before) for question, members in kinds.items()}
+    taken, after = np.unique(np.concatenate(list(rows.values()))), room.snapshot()
     lost, total = 0.0, 0.0
-    for question, members in itertools.groupby(zip(wanted, alone, strict=True), key=lambda pair: pair[0].question):
-        alike = list(members)
-        own = {place.decision.node for _, placed in alike for place in placed.places}
-        least = _least_taken(question, some, after, own)
-        for item, placed in alike:
+    for question, members in kinds.items():
+        others = taken[~np.isin(taken, rows[question])]
+        sampled = len(before) > FULL_SCAN
+        found = search(question, before.take(others)) if sampled else room.standings.of(question, before).scores
+        least = _least_taken(found, others, after)
+        for item, placed in members:
             if placed.refusal is not None and least < np.inf:
                 return True
             for place in placed.places:
@@ -102,16 +107,27 @@ def _is_contended(wanted: Sequence[Wanted], alone: Sequence[Placed], before: Sna
     return lost > SLACK * total
 
 
-def _least_taken(question: Question, taken: Snapshot, after: Snapshot, own: set[str]) -> float:
-    """The least that a member would have paid on a node that has no room for it any more; infinite for none."""
-    found, least = search(question, taken), np.inf
-    for pair in np.argwhere(np.isfinite(found.scores)):
-        name = found.fitting.node(int(pair[1])).node
-        left, variant = after.node(after.index[name]), question.variants[int(pair[0])]
-        memory, cpu = memory_of(question.demand, variant), cpu_of(question.demand)
-        if name not in own and (left.free_memory < memory or left.free_cpu_milli < cpu):
-            least = min(least, float(found.scores[tuple(pair)]) / _MILLIONTHS)
-    return least
+def _rows(members: Sequence[tuple[Wanted, Placed]], nodes: Snapshot) -> Rows:
+    """Rows of the nodes that members have got."""
+    found = [nodes.index[place.decision.node] for _, placed in members for place in placed.places]
+    return np.array(found, np.int64)
+
+
+def _least_taken(found: Scores, taken: Rows, after: Snapshot) -> float:
+    """The least that a member would have paid on a node that has no room for it any more; infinite for none.
+
+    Args:
+        found: what was found before.
+        taken: rows of the nodes of which others took something.
+        after: what is left.
+    """
+    there, places = found.at(taken)
+    demand, least, rows = found.question.demand, np.inf, taken[there]
+    for variant, view in enumerate(found.question.variants if len(rows) else ()):
+        full = after["free_memory"][rows] < memory_of(demand, view)
+        full |= after["free_cpu"][rows] < cpu_of(demand)
+        least = min(least, float(np.where(full, found.scores[variant, places], np.inf).min()))
+    return least / _MILLIONTHS
 
 
 def _hourly(item: Wanted, score: float) -> float:

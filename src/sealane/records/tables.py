@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 from google.protobuf.message import Message
 
-from sealane.errors import AlreadyExists, InvalidArgument, Unavailable
+from sealane.errors import AlreadyExists, InvalidArgument, SealaneError, Unavailable
 from sealane.failpoint import armed, failpoint
 
 metadata = sa.MetaData()
@@ -77,8 +77,8 @@ request_ids = sa.Table(
 
 # Made once, because making them takes longer than running them, and every change runs them.
 _ADD_AUDIT, _ADD_OUTBOX, _ADD_REQUEST = (table.insert() for table in (audit, outbox, request_ids))
-_REQUEST = sa.select(request_ids).where(
-    (request_ids.c.project == sa.bindparam("of")) & (request_ids.c.request_id == sa.bindparam("id"))
+_REQUESTS = sa.select(request_ids).where(
+    sa.tuple_(request_ids.c.project, request_ids.c.request_id).in_(sa.bindparam("keys", expanding=True))
 )
 
 
@@ -91,45 +91,68 @@ class Actor:
     request_id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change that is audited and announced.
+
+    Args:
+        actor: who makes it.
+        action: what it is, as the method is called.
+        resource: name of what changes.
+        details: what else there is to say.
+    """
+
+    actor: Actor
+    action: str
+    resource: str
+    details: Mapping[str, str]
+
+
 def record(connection: sa.Connection, *, actor: Actor, action: str, resource: str, now: float, **details: str) -> None:
     """Audit row and outbox row of one change, in the change's own transaction.
 
     Raises:
         Unavailable: it cannot be recorded, so the change must not be made.
     """
-    record_all(connection, actor=actor, action=action, changes={resource: details}, now=now)
+    record_all(connection, [Change(actor, action, resource, details)], now)
 
 
-def record_all(
-    connection: sa.Connection, *, actor: Actor, action: str, changes: Mapping[str, Mapping[str, str]], now: float
-) -> None:
-    """The rows of several resources that one call changes: the name of each, and its details.
+def record_all(connection: sa.Connection, changes: Sequence[Change], now: float) -> None:
+    """The rows of several changes.
 
     Raises:
-        Unavailable: they cannot be recorded, so the change must not be made.
+        Unavailable: they cannot be recorded, so none of them must be made.
     """
-    payloads = {resource: json.dumps(details, sort_keys=True) for resource, details in changes.items()}
+    if not changes:
+        return
+    payloads = [json.dumps(change.details, sort_keys=True) for change in changes]
     try:
         connection.execute(
             _ADD_AUDIT,
             [
                 {
                     "time": now,
-                    "project": actor.project,
-                    "actor": actor.subject,
-                    "action": action,
-                    "resource": resource,
-                    "request_id": actor.request_id,
+                    "project": change.actor.project,
+                    "actor": change.actor.subject,
+                    "action": change.action,
+                    "resource": change.resource,
+                    "request_id": change.actor.request_id,
                     "details": payload,
                 }
-                for resource, payload in payloads.items()
+                for change, payload in zip(changes, payloads, strict=True)
             ],
         )
         connection.execute(
             _ADD_OUTBOX,
             [
-                {"time": now, "project": actor.project, "kind": action, "resource": resource, "payload": payload}
-                for resource, payload in payloads.items()
+                {
+                    "time": now,
+                    "project": change.actor.project,
+                    "kind": change.action,
+                    "resource": change.resource,
+                    "payload": payload,
+                }
+                for change, payload in zip(changes, payloads, strict=True)
             ],
         )
     except sa.exc.SQLAlchemyError as error:
@@ -137,9 +160,49 @@ def record_all(
             "the change was not made, because it cannot be recorded; try again, and look at the service's disk",
             reason="NOT_AUDITED",
         ) from error
-    failpoint(f"{action}.recorded")
-    if armed():
-        connection.info.setdefault(RECORDED, []).append(action)
+    for action in dict.fromkeys(change.action for change in changes):
+        failpoint(f"{action}.recorded")
+        if armed():
+            connection.info.setdefault(RECORDED, []).append(action)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that is answered once per id (AIP-155).
+
+    Args:
+        project: owner of the id.
+        request_id: empty is without protection.
+        content: tells an id that is used twice for different things.
+    """
+
+    project: str
+    request_id: str
+    content: str
+
+    @classmethod
+    def of(cls, project: str, request_id: str, request: Message) -> Asked:
+        """A request as it came.
+
+        Raises:
+            InvalidArgument: the id is too long.
+        """
+        if len(request_id) > _MAX_REQUEST_ID:
+            raise InvalidArgument(
+                f"a request_id has at most {_MAX_REQUEST_ID} characters; use a UUID", field="request_id"
+            )
+        name, body = request.DESCRIPTOR.full_name.encode(), request.SerializeToString(deterministic=True)
+        return cls(project, request_id, hashlib.sha256(name + b"\0" + body).hexdigest() if request_id else "")
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What the id is unique in."""
+        return self.project, self.request_id
+
+
+#: What may be done twice.
+UNPROTECTED = Asked("", "", "")
+Answer = bytes | SealaneError
 
 
 def once(
@@ -159,28 +222,68 @@ def once(
         AlreadyExists: the id was used for another request.
         InvalidArgument: the id is too long.
     """
-    if not request_id:
-        return run()
-    if len(request_id) > _MAX_REQUEST_ID:
-        raise InvalidArgument(f"a request_id has at most {_MAX_REQUEST_ID} characters; use a UUID", field="request_id")
-    content = hashlib.sha256(
-        request.DESCRIPTOR.full_name.encode() + b"\0" + request.SerializeToString(deterministic=True)
-    ).hexdigest()
-    row = connection.execute(_REQUEST, {"of": project, "id": request_id}).one_or_none()
-    if row is not None:
-        if row.content != content:
-            raise AlreadyExists(
-                "this request_id was used for another request; use a new one", reason="REQUEST_ID_REUSED"
-            )
-        return bytes(row.response)
-    response = run()
-    if content.startswith("0"):  # one in sixteen, since it looks through the ids of the project
+    (answer,) = once_each(connection, [Asked.of(project, request_id, request)], now, lambda new: [run() for _ in new])
+    if isinstance(answer, SealaneError):
+        raise answer
+    return answer
+
+
+def once_each(
+    connection: sa.Connection,
+    asked: Sequence[Asked],
+    now: float,
+    run: Callable[[Sequence[int]], Sequence[Answer]],
+) -> list[Answer]:
+    """The same for several requests, in one transaction.
+
+    Args:
+        connection: of the mutation's own transaction.
+        asked: the requests.
+        now: seconds since 1970.
+        run: makes the changes of the requests at some places, and returns the serialized answer of each, or why it has
+            none; then it must not have changed anything for it.
+
+    Returns:
+        The answer to each request, AlreadyExists where its id was used for another one.
+    """
+    wanted = sorted({item.key for item in asked if item.request_id})
+    rows = connection.execute(_REQUESTS, {"keys": wanted}) if wanted else ()
+    known = {(row.project, row.request_id): (row.content, bytes(row.response)) for row in rows}
+    # Of those that come at once with one id the first is run.
+    first = {item.key: place for place, item in reversed(list(enumerate(asked))) if item.request_id}
+    new = [
+        place
+        for place, item in enumerate(asked)
+        if not item.request_id or (item.key not in known and first[item.key] == place)
+    ]
+    answers = dict(zip(new, run(new) if new else (), strict=True))
+    kept = [place for place in new if asked[place].request_id and isinstance(answers[place], bytes)]
+    for project in {asked[place].project for place in kept if asked[place].content.startswith("0")}:
+        # For one request in sixteen, since it looks through the ids of the project.
         _forget_requests(connection, project, now - _REPEAT_SECONDS)
-    connection.execute(
-        _ADD_REQUEST,
-        {"project": project, "request_id": request_id, "content": content, "response": response, "time": now},
-    )
-    return response
+    if kept:
+        connection.execute(
+            _ADD_REQUEST,
+            [
+                {
+                    "project": asked[place].project,
+                    "request_id": asked[place].request_id,
+                    "content": asked[place].content,
+                    "response": answers[place],
+                    "time": now,
+                }
+                for place in kept
+            ],
+        )
+    for place, item in enumerate(asked):
+        if place not in answers:
+            content, answer = known.get(item.key) or (asked[first[item.key]].content, answers[first[item.key]])
+            answers[place] = answer if content == item.content else _reused()
+    return [answers[place] for place in range(len(asked))]
+
+
+def _reused() -> AlreadyExists:
+    return AlreadyExists("this request_id was used for another request; use a new one", reason="REQUEST_ID_REUSED")
 
 
 def _forget_requests(connection: sa.Connection, project: str, before: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import sqlalchemy as sa
@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from sealane.clock import Clock
 from sealane.records.database import Database
-from sealane.records.tables import Actor, once
+from sealane.records.tables import Actor, Answer, Asked, once, once_each
 from sealane.rpc.call import Call
 
 S = TypeVar("S")
@@ -56,6 +56,16 @@ class Transactions(Generic[S]):
 
         return await self._committed(run)
 
+    async def once_each(
+        self, asked: Sequence[Asked], function: Callable[[S, Sequence[int]], Sequence[Answer]]
+    ) -> list[Answer]:
+        """Change something for several requests in one transaction; see :func:`tables.once_each`."""
+        return await self._committed(
+            lambda connection: once_each(
+                connection, asked, self._clock.now(), lambda new: function(self._make_store(connection), new)
+            )
+        )
+
     async def _committed(self, function: Callable[[sa.Connection], T]) -> T:
         future = self._database.write(function)
         if self._listeners:
@@ -70,6 +80,15 @@ class Transactions(Generic[S]):
                 loop.call_soon_threadsafe(listener)
             except RuntimeError:  # the loop has ended, and with it who listens
                 return
+
+
+def asked(call: Call, request: Message, request_id: str) -> Asked:
+    """A request as it came.
+
+    Raises:
+        InvalidArgument: its id is too long.
+    """
+    return Asked.of(call.caller.project or call.caller.subject, request_id, request)
 
 
 def actor(call: Call, project: str = "") -> Actor:

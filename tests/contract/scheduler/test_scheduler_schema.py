@@ -16,7 +16,7 @@ import sealane_scheduler
 from sealane.errors import AlreadyExists
 from sealane.records import tables
 from sealane.records.migrate import migrate
-from sealane_scheduler.store import KEPT_DECISIONS, DecisionRow, DeploymentRow, HoldRow, PlacementRow
+from sealane_scheduler.store import KEPT_DECISIONS, DecisionRow, DeploymentRow, EnsembleRow, HoldRow, PlacementRow
 from sealane_scheduler.store_sql import METADATA, SqlStore
 
 MIGRATIONS = Path(sealane_scheduler.__file__).parent / "migrations"
@@ -63,8 +63,17 @@ def test_deployments_are_read_with_and_without_what_is_in_them(connection: sa.Co
     store.add_deployments(rows)
     assert store.deployments() == rows
     assert store.deployments(contents=False) == [replace(row, demand=b"", version=b"") for row in rows]
+
+
+def test_a_name_is_taken_by_deployments_chains_and_served_names_of_its_project(connection: sa.Connection) -> None:
+    store = SqlStore(connection)
+    row = DeploymentRow("p", "a", "v", b"", b"", 1.0, 1.0, "e")
+    store.add_deployments([row, replace(row, deployment="b-v1", served_name="b")])
+    store.add_ensemble(EnsembleRow("p", "c", b"", 1.0, "e"))
+    wanted = {(project, name) for project in "pq" for name in ("a", "b", "b-v1", "c", "d")}
+    assert store.taken(wanted) == {("p", "a"), ("p", "b"), ("p", "b-v1"), ("p", "c")}
     with pytest.raises(AlreadyExists, match="deployment b exists"):
-        store.add_deployments([replace(rows[0], deployment="c"), rows[1]])
+        store.add_ensemble(EnsembleRow("p", "b", b"", 1.0, "e"))
 
 
 def test_many_decisions_leave_the_newest_of_each(connection: sa.Connection) -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
+from google.protobuf import empty_pb2
 
 from sealane.clock import ManualClock
 from sealane.errors import Aborted, InvalidArgument, NotFound
 from sealane.records import tables
 from sealane.records.database import Database
+from sealane.records.tables import Actor
 from sealane.records.transactions import Transactions
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.registry.v1 import variant_service_pb2 as variant_pb
@@ -22,6 +24,7 @@ from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane_scheduler import cluster, present, routes
 from sealane_scheduler.cluster import Copy
 from sealane_scheduler.controller import Controller
+from sealane_scheduler.creation import Creation
 from sealane_scheduler.fleet import DEAD, READY, SUSPECT, Facts, Fleet, Patience, RuntimeFacts
 from sealane_scheduler.recovery import RECONNECT_SECONDS, SUBSTITUTE_SECONDS
 from sealane_scheduler.store import DeploymentRow, PlacementRow, Store
@@ -82,7 +85,7 @@ class World:
 
     async def add(self, *rows: DeploymentRow) -> None:
         """Created in one commit, and placed."""
-        await self.controller.create(rows, lambda store, bindings: None, self.records.write)
+        await self.controller.create(Creation(rows, Actor("s", "p"), lambda bindings: empty_pb2.Empty()))
 
     async def settle(self) -> None:
         await self.controller.round()

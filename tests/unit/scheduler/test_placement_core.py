@@ -14,8 +14,7 @@ from sealane.security.sealing_policy import SealingPolicy
 from sealane_scheduler import placement, replay
 from sealane_scheduler.batch import Basis
 from sealane_scheduler.columns import NodeTable
-from sealane_scheduler.equals import decide_equals
-from sealane_scheduler.filters import FILTERS, MIB, Demand, NodeView, VariantView, cpu_of, memory_of
+from sealane_scheduler.filters import FILTERS, MIB, Demand, NodeView, VariantView
 from sealane_scheduler.masks import origin_rtt, sieve
 from sealane_scheduler.placement import Question, decide, place
 from sealane_scheduler.terms import PRESETS, TERMS
@@ -250,24 +249,3 @@ def test_every_filter_has_a_mask() -> None:
     found = sieve(demand, NodeTable([bad]).snapshot(), [variant])
     assert list(found.failing) == [name for name, _ in FILTERS]
     assert np.all(found.misses == len(FILTERS))
-
-
-@given(DEMAND, NODES, st.integers(1, 12))
-@settings(max_examples=60, deadline=None)
-def test_equal_demands_go_where_one_decision_after_the_other_would_put_them(
-    demand: Demand, nodes: list[NodeView], count: int
-) -> None:
-    question = Question(replace(demand, memory_bytes=90 * MIB, cpu_milli=700), VARIANTS, 3)
-    table = NodeTable(nodes)
-    found = decide_equals(question, table.snapshot(), count)
-    assert found.decision == decide(question, table.snapshot())
-    for item in found.chosen:
-        decision = decide(question, table.snapshot())
-        assert decision.candidates[0] == item
-        node = table.get(item.node)
-        variant = next(view for view in VARIANTS if view.variant == item.variant)
-        assert node is not None
-        left = node.free_memory - memory_of(question.demand, variant), node.free_cpu_milli - cpu_of(question.demand)
-        table.put(replace(node, free_memory=left[0], free_cpu_milli=left[1]))
-    if len(found.chosen) < count:
-        assert not decide(question, table.snapshot()).node

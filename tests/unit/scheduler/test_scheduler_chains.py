@@ -121,7 +121,7 @@ async def test_its_models_cannot_be_deleted_under_it(site: Site) -> None:
 async def test_it_shares_its_names_with_deployments_and_outlives_a_restart(site: Site) -> None:
     chained = await site.chain()
     with pytest.raises(AlreadyExists):
-        await site.world.records.write(lambda store: store.add_deployments([member("both", "a")]))
+        await site.world.add(member("both", "a"))
     with pytest.raises(AlreadyExists):
         await site.world.records.write(lambda store: store.add_ensemble(EnsembleRow("p", "first", b"", 0.0, "e")))
     again = Ensembles(site.world.records, site.world.controller)

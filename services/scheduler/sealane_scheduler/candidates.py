@@ -1,0 +1,115 @@
+"""What the members of a batch choose from: the candidates of one kind of demand, less what the batch has taken. Pure.
+
+What a placement takes of its node changes two filters (memory, processor) and one term (fragmentation) there and
+nothing elsewhere; so each next choice is the one that a decision on the changed fleet would make.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from sealane_scheduler import front
+from sealane_scheduler.columns import Rows, Snapshot, left_over
+from sealane_scheduler.decision import Scored
+from sealane_scheduler.filters import Demand, VariantView, cpu_of, memory_of
+from sealane_scheduler.masks import Numbers
+from sealane_scheduler.scan import Pair, Scores, ties
+from sealane_scheduler.terms import Terms, fragments, weigh
+
+
+class Taken:
+    """What a batch has taken of the nodes.
+
+    Args:
+        nodes: all of them, before that.
+    """
+
+    def __init__(self, nodes: Snapshot) -> None:
+        self._nodes = nodes
+        self._rows: list[int] = []
+        self._left: dict[int, tuple[int, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def take(self, node: str, demand: Demand, variant: VariantView) -> None:
+        """Take what a copy needs."""
+        row = self._nodes.index[node]
+        memory, cpu = self._free(row)
+        self._left[row] = memory - memory_of(demand, variant), cpu - cpu_of(demand)
+        self._rows.append(row)
+
+    def since(self, count: int) -> Rows:
+        """Rows of which something was taken after the first `count` times."""
+        return np.array(sorted(set(self._rows[count:])), np.int64)
+
+    def left(self, rows: Rows) -> tuple[Rows, Rows, Numbers]:
+        """Memory and processor that are free on these rows, and their :func:`columns.left_over`."""
+        free = [self._free(row) for row in rows.tolist()]
+        over = [left_over(self._nodes.node(row), *left) for row, left in zip(rows.tolist(), free, strict=True)]
+        memory, cpu = np.array(free, np.int64).reshape(-1, 2).T
+        return memory, cpu, np.array(over)
+
+    def _free(self, row: int) -> tuple[int, int]:
+        node = self._nodes.node(row)
+        return self._left.get(row) or (node.free_memory, node.free_cpu_milli)
+
+
+class Candidates:
+    """Who can take one kind of demand, and what each costs, as the batch goes on.
+
+    Args:
+        found: the same before the batch; left as it is.
+        taken: what the batch takes, of this kind and of others.
+    """
+
+    def __init__(self, found: Scores, taken: Taken) -> None:
+        costs = tuple({**terms, "fragmentation": np.array(terms["fragmentation"])} for terms in found.costs)
+        self._found = replace(found, scores=found.scores.copy(), costs=costs)
+        self._taken = taken
+        self._seen = 0
+
+    def best(self) -> Pair | None:
+        """The cheapest candidate now; None where there is none."""
+        self._catch_up()
+        scores = self._found.scores.ravel()
+        lowest = scores.min() if len(scores) else np.inf
+        if lowest == np.inf:
+            return None
+        equal = np.flatnonzero(scores == lowest)
+        variants, places = np.divmod(equal, len(self._found.fitting))
+        first = int(np.argmin(ties(self._found, variants, places))) if len(equal) > 1 else 0
+        return int(variants[first]), int(places[first])
+
+    def take(self, pair: Pair) -> Scored:
+        """Take what a copy needs of a candidate."""
+        scored = front.scored(self._found, pair)
+        question = self._found.question
+        self._taken.take(scored.node, question.demand, question.variants[pair[0]])
+        return scored
+
+    def _catch_up(self) -> None:
+        """Look again at the nodes of which something was taken."""
+        if self._seen == len(self._taken):
+            return
+        rows, self._seen = self._taken.since(self._seen), len(self._taken)
+        found, demand = self._found, self._found.question.demand
+        there, places = found.at(rows)
+        if not len(there):
+            return
+        memory, cpu, over = self._taken.left(rows[there])
+        nodes = found.fitting.take(places)
+        for place, view in enumerate(found.question.variants):
+            costs = found.costs[place]
+            array = costs["fragmentation"]
+            assert isinstance(array, np.ndarray)
+            array[places] = fragments(demand, nodes, view, over)
+            passes = np.isfinite(found.scores[place, places])
+            passes &= (memory >= memory_of(demand, view)) & (cpu >= cpu_of(demand))
+            found.scores[place, places] = np.where(passes, weigh(found.weights, _at(costs, places)), np.inf)
+
+
+def _at(costs: Terms, places: Rows) -> Terms:
+    return {name: cost[places] if isinstance(cost, np.ndarray) else cost for name, cost in costs.items()}
