@@ -95,20 +95,29 @@ class Candidates:
         if self._seen == len(self._taken):
             return
         rows, self._seen = self._taken.since(self._seen), len(self._taken)
-        found, demand = self._found, self._found.question.demand
+        found = self._found
         there, places = found.at(rows)
-        if not len(there):
-            return
-        memory, cpu, over = self._taken.left(rows[there])
-        nodes = found.fitting.take(places)
-        for place, view in enumerate(found.question.variants):
-            costs = found.costs[place]
-            array = costs["fragmentation"]
-            assert isinstance(array, np.ndarray)
-            array[places] = fragments(demand, nodes, view, over)
-            passes = np.isfinite(found.scores[place, places])
-            passes &= (memory >= memory_of(demand, view)) & (cpu >= cpu_of(demand))
-            found.scores[place, places] = np.where(passes, weigh(found.weights, _at(costs, places)), np.inf)
+        if len(there):
+            shrink(found, places, self._taken.left(rows[there]))
+
+
+def shrink(found: Scores, places: Rows, left: tuple[Rows, Rows, Numbers]) -> None:
+    """Some nodes have less room than they had, and are otherwise the same.
+
+    Args:
+        found: scores and terms, which are changed.
+        places: the nodes, among those that fit.
+        left: their free memory and processor, and :func:`columns.left_over`.
+    """
+    memory, cpu, over = left
+    demand, nodes = found.question.demand, found.fitting.take(places)
+    for place, (view, costs) in enumerate(zip(found.question.variants, found.costs, strict=True)):
+        array = costs["fragmentation"]
+        assert isinstance(array, np.ndarray)
+        array[places] = fragments(demand, nodes, view, over)
+        passes = np.isfinite(found.scores[place, places])
+        passes &= (memory >= memory_of(demand, view)) & (cpu >= cpu_of(demand))
+        found.scores[place, places] = np.where(passes, weigh(found.weights, _at(costs, places)), np.inf)
 
 
 def _at(costs: Terms, places: Rows) -> Terms:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ _DIGEST_BITS = 128
 _JUDGEMENTS = 256
 #: Changes that are remembered; who saw an older state looks at everything again.
 _CHANGES = 4096
+#: What a placement changes of a node.
+_ROOM = frozenset({"free_memory", "free_cpu", "left_over"})
 _COLUMNS: dict[str, type[np.generic]] = {
     "alive": np.bool_,
     "draining": np.bool_,
@@ -123,7 +126,8 @@ class Snapshot:
         holders: digest of a variant -> rows of the whole table where it is loaded.
         avoided: id of a variant -> rows of the whole table that refused it lately.
         rows: rows of the whole table that these are; None for all.
-        changes: the row of each change of the table, in their order; the table goes on writing it.
+        changes: the row of each change of the table, in their order; the inverse (``~row``) where a node only has
+            less room than before. The table goes on writing it.
         since: version before the first of them.
     """
 
@@ -165,12 +169,18 @@ class Snapshot:
         wanted = np.fromiter(rows, np.int64)
         return wanted if self.rows is None else np.flatnonzero(np.isin(self.rows, wanted))
 
-    def changed_since(self, earlier: Snapshot) -> Rows | None:
-        """Rows that are otherwise than in an earlier snapshot of the same table; None where that is not known."""
+    def changed_since(self, earlier: Snapshot) -> tuple[Rows, Rows] | None:
+        """Rows that are otherwise than in an earlier snapshot of the same table, and rows that only have less room.
+
+        Returns:
+            None where that is not known.
+        """
         if self.changes is not earlier.changes:
             return None
-        seen = self.changes[earlier.version - self.since : self.version - self.since]
-        return np.array(sorted(set(seen)), np.int64)
+        seen = set(self.changes[earlier.version - self.since : self.version - self.since])
+        other = {row for row in seen if row >= 0}
+        fuller = {~row for row in seen if row < 0} - other
+        return np.array(sorted(other), np.int64), np.array(sorted(fuller), np.int64)
 
 
 class NodeTable:
@@ -283,15 +293,18 @@ class NodeTable:
         return row
 
     def _write(self, row: int, node: NodeView, old: NodeView | None) -> None:
+        touched = set[str]()
         for name, value in self._values(node).items():
             column = self._columns[name]
             if column[row] != value:
+                touched.add(name)
                 if name in self._shared and row < self._shared_rows:
                     self._shared.discard(name)
                     column = self._columns[name] = column.copy()
                 column[row] = value
         chunk, place = self._chunks[row >> _CHUNK_BITS], row & (_CHUNK - 1)
         self._chunks[row >> _CHUNK_BITS] = (*chunk[:place], node, *chunk[place + 1 :])
+        holders = self._holders, self._avoided
         self._marks(row, old, node)
         hashed = _hash(node)
         self._digest += hashed - self._hashes[row]
@@ -300,7 +313,8 @@ class NodeTable:
         if len(self._changes) == _CHANGES:
             self._begin_changes()
         else:
-            self._changes.append(row)
+            fuller = touched <= _ROOM and _is_fuller(node, old) and holders == (self._holders, self._avoided)
+            self._changes.append(~row if fuller else row)
 
     def _values(self, node: NodeView) -> dict[str, Any]:
         kit = tuple(sorted((name, tuple(sorted(formats))) for name, formats in node.runtimes.items()))
@@ -345,12 +359,18 @@ class NodeTable:
             setattr(self, field, marks)
 
 
+def _is_fuller(node: NodeView, old: NodeView | None) -> bool:
+    """Whether nothing became free on it."""
+    return old is not None and node.free_memory <= old.free_memory and node.free_cpu_milli <= old.free_cpu_milli
+
+
 def left_over(node: NodeView, free_memory: int, free_cpu_milli: int) -> float:
     """Share of its processor that is free, less that of its memory: what of one is left when the other is used up."""
     cpu = free_cpu_milli / node.cpu_milli if node.cpu_milli > 0 else 0.0
     return cpu - (free_memory / node.memory if node.memory > 0 else 0.0)
 
 
+@lru_cache(1024)
 def tie_of(name: str) -> int:
     """Number by which nodes of equal score are told apart, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")

@@ -16,7 +16,6 @@ from sealane.errors import FailedPrecondition, SealaneError
 from sealane.failpoint import failpoint
 from sealane.records.tables import UNPROTECTED, Actor, Answer, Asked, Change
 from sealane.records.transactions import Transactions
-from sealane_scheduler import present
 from sealane_scheduler.batch import Placed
 from sealane_scheduler.cluster import Deployed
 from sealane_scheduler.placer import Placer
@@ -26,8 +25,10 @@ from sealane_scheduler.store import DeploymentRow, Store, name_taken
 
 #: Deployments that are placed together, unless one call has more.
 AT_ONCE = 64
-#: While one group is being recorded the next one is decided about.
-_UNDER_WAY = 2
+#: While one group is being recorded the next one is decided about, once it is as large as this.
+_WORTHWHILE = AT_ONCE // 2
+#: After a group of several calls the next ones are likely to come together, too: so long the first waits for them.
+_GATHER_SECONDS = 0.002
 _ACTION = "CreateDeployment"
 
 
@@ -86,6 +87,7 @@ class Creations:
         self._created = created
         self._waiting: deque[_Waiting] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
+        self._several = False
 
     async def create(self, wanted: Creation) -> bytes:
         """Create deployments and place them.
@@ -100,15 +102,23 @@ class Creations:
         loop = asyncio.get_running_loop()
         waiting = _Waiting(wanted, [deployed(row) for row in wanted.rows], loop.create_future())
         self._waiting.append(waiting)
-        loop.call_soon(self._begin)
+        if self._several:
+            loop.call_later(_GATHER_SECONDS, self._begin)
+        else:
+            loop.call_soon(self._begin)
         # A caller that goes away must not leave behind what is recorded and known to nobody.
         return await waiting.answer
 
     def _begin(self) -> None:
-        while self._waiting and len(self._under_way) < _UNDER_WAY:
-            task = asyncio.ensure_future(self._run(self._next()))
+        while self._waiting and (not self._under_way or (len(self._under_way) == 1 and self._is_worthwhile())):
+            group = self._next()
+            self._several = len(group) > 1
+            task = asyncio.ensure_future(self._run(group))
             self._under_way.add(task)
             task.add_done_callback(self._ended)
+
+    def _is_worthwhile(self) -> bool:
+        return sum(len(call.items) for call in self._waiting) >= _WORTHWHILE
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
@@ -133,7 +143,7 @@ class Creations:
         try:
             await self._place(calls)
             answers = await self._commit(calls, recorded)
-        except Exception as failure:  # handed to whoever waits
+        except Exception as failure:  # supervisor: whatever it was, those who wait hear of it
             for call in calls:
                 self._placer.release(call.bindings)
                 call.refuse(failure)
@@ -158,11 +168,10 @@ class Creations:
         if gang and (lacking := next((place for place in found if place.refusal is not None), None)) is not None:
             raise _does_not_fit(items[found.index(lacking)].row, lacking)
         now, places = self._placer.now, iter(found)
-        serialize = present.Serializer(now)
         for call in calls:
             for item in call.items:
                 placed = next(places)
-                call.bindings.append(Binding(item, placed, now, not placed.places, serialize))
+                call.bindings.append(Binding(item, placed, now, not placed.places, self._placer.serialize))
 
     async def _commit(self, calls: Sequence[_Waiting], recorded: list[_Waiting]) -> list[Answer]:
         """The answer of each call; `recorded` gets those that are not repeats and were not refused."""

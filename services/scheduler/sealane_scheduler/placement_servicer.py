@@ -78,7 +78,7 @@ class PlacementServicer:
         check_version(item.model_version, project)
         if not may_see(call, item.model_version):
             raise NotFound(f"{item.model_version} does not exist, or is not yours to deploy; check the name")
-        present.demand(item.demand)
+        present.demand_of(item.demand.SerializeToString())
 
     async def _versions(self, wanted: Iterable[str]) -> dict[str, tuple[str, bytes]]:
         """Name and content of each version; those that are deployed are known, and kept up to date."""

@@ -70,6 +70,8 @@ class Placer:
         self._holds, self._clock = world.holds, world.clock
         self._deployed = deployed
         self._changed = changed
+        self.serialize = present.Serializer()
+        """Makes bytes of decisions."""
 
     def staying(self, item: Deployed) -> list[Copy]:
         """Copies that are there, and need neither give their place to others nor leave a node that is drained."""
@@ -81,7 +83,8 @@ class Placer:
         there = [*staying, *(copy for copy in item.ready(self._fleet) if copy.gives_way)]
         apart = tuple((copy.row.node, self.zone(copy.row.node)) for copy in there)
         demand = self.near(item.demand, item.row.project)
-        demand = replace(demand, apart=apart, gang=demand.gang and not item.copies)
+        if apart or demand.gang:
+            demand = replace(demand, apart=apart, gang=demand.gang and not item.copies)
         question = Question(demand, item.variants, tie_of(item.row.model_version))
         return Wanted(question, item.demand.replicas - len(staying))
 
@@ -116,7 +119,6 @@ class Placer:
         wanted = [self.wanted(item) for item in items]
         found = place_all(wanted, self._stock)
         bindings, now = [], self.now
-        serialize = present.Serializer(now)
         for item, want, placed in zip(items, wanted, found, strict=True):
             if placed.refusal is not None and not placed.places:
                 self._note_stuck(item, placed.refusal[1])
@@ -126,7 +128,7 @@ class Placer:
             kind = placed.refusal[0].kind if placed.refusal is not None else None
             new = refused and (item.refusal is None or item.refusal.kind != kind)
             if placed.places or new:
-                bindings.append(Binding(item, placed, now, new, serialize))
+                bindings.append(Binding(item, placed, now, new, self.serialize))
         await self.bind(bindings)
 
     def _note_stuck(self, item: Deployed, basis: Basis) -> None:

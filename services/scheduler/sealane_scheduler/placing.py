@@ -26,25 +26,25 @@ class Binding:
         placed: the decisions.
         now: when they were made, in seconds since 1970.
         note_refusal: whether the refusal is kept.
-        serialize: makes bytes of decisions; shared by what is decided together.
+        serialize: makes bytes of decisions; shared by what is decided in one process.
     """
 
     item: Deployed
     placed: Placed
     now: float
     note_refusal: bool = False
-    serialize: InitVar[Callable[[Decision], bytes] | None] = None
+    serialize: InitVar[Callable[[Decision, float], bytes] | None] = None
     contents: list[bytes] = field(default_factory=list)
     """The decisions, serialized, without their epochs and without what they were made from."""
     refused: bytes = b""
     epochs: list[int] = field(default_factory=list)
     """Filled in by :func:`keep`."""
 
-    def __post_init__(self, serialize: Callable[[Decision], bytes] | None) -> None:
-        write = serialize or present.Serializer(self.now)
-        self.contents = [write(place.decision) for place in self.placed.places]
+    def __post_init__(self, serialize: Callable[[Decision, float], bytes] | None) -> None:
+        write = serialize or present.Serializer()
+        self.contents = [write(place.decision, self.now) for place in self.placed.places]
         if self.note_refusal and self.placed.refusal is not None:
-            self.refused = write(self.placed.refusal[0])
+            self.refused = write(self.placed.refusal[0], self.now)
 
     @property
     def rows(self) -> list[PlacementRow]:

@@ -16,7 +16,7 @@ from sealane.security import suites
 from sealane.security.statements import Statement
 from sealane_scheduler.cluster import Deployed
 from sealane_scheduler.fleet import READY, Facts, Fleet, NodeState, RuntimeFacts
-from sealane_scheduler.present_placement import Serializer, decision, demand, global_plan, variants
+from sealane_scheduler.present_placement import Serializer, decision, demand, demand_of, global_plan, variants
 from sealane_scheduler.store import DeploymentRow, EnsembleRow, JobRow
 from sealane_scheduler.tasks import estimated_end
 
@@ -25,6 +25,7 @@ __all__ = [
     "chain",
     "decision",
     "demand",
+    "demand_of",
     "deployment",
     "facts",
     "global_plan",

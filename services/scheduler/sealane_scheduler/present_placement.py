@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 from sealane.errors import InvalidArgument
 from sealane.names import check_id
@@ -37,6 +38,8 @@ _NUMBERS = (
     "rate",
 )
 _MOST_PRIORITY = 1000
+#: Kinds of demand whose decisions are likely to have something in common with the next ones.
+_KEPT_COMMON = 64
 _MOST_BESIDE = 16
 _MOST_WEIGHT = 1e6
 
@@ -79,6 +82,12 @@ def demand(message: pb.Demand) -> Demand:
         preemptible=message.preemptible,
         gang=message.gang,
     )
+
+
+@lru_cache(1024)
+def demand_of(content: bytes) -> Demand:
+    """The same of a serialized demand; what many deployments demand is one object."""
+    return demand(pb.Demand.FromString(content))
 
 
 def _check_numbers(message: pb.Demand) -> None:
@@ -162,22 +171,19 @@ def decision(plain: Decision, epoch: int, now: float) -> pb.Decision:
 
 
 class Serializer:
-    """Decisions as bytes; what decisions about equals have in common is made once.
+    """Decisions as bytes; what decisions about equals have in common is made once."""
 
-    Args:
-        now: when they were made, in seconds since 1970.
-    """
-
-    def __init__(self, now: float) -> None:
-        self._now = now
+    def __init__(self) -> None:
         self._known: dict[int, tuple[Decision, bytes]] = {}
 
-    def __call__(self, plain: Decision) -> bytes:
-        """A decision; messages one behind the other are read as one."""
+    def __call__(self, plain: Decision, now: float) -> bytes:
+        """A decision that was made at a time, in seconds since 1970; messages one behind the other are read as one."""
         known = self._known.get(id(plain.filters))
         if known is None or known[0].filters is not plain.filters or known[0].rejected is not plain.rejected:
+            if len(self._known) >= _KEPT_COMMON:
+                del self._known[next(iter(self._known))]
             known = self._known[id(plain.filters)] = plain, _common(plain).SerializeToString()
-        return known[1] + _own(plain, 0, self._now).SerializeToString()
+        return known[1] + _own(plain, 0, now).SerializeToString()
 
 
 def _common(plain: Decision) -> pb.Decision:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane_scheduler import present
 from sealane_scheduler.cluster import Copy, Deployed
+from sealane_scheduler.filters import VariantView
 from sealane_scheduler.store import DeploymentRow, PlacementRow, Store
+
+#: Versions that many deployments have are read once.
+_KEPT = 256
 
 
 def deployed(row: DeploymentRow) -> Deployed:
     """A deployment without copies."""
-    version = model_pb.Version.FromString(row.version)
-    return Deployed(row, present.demand(pb.Demand.FromString(row.demand)), present.variants(version))
+    return Deployed(row, present.demand_of(row.demand), _variants(row.version))
+
+
+@lru_cache(_KEPT)
+def _variants(version: bytes) -> tuple[VariantView, ...]:
+    return present.variants(model_pb.Version.FromString(version))
 
 
 def last_place(store: Store, row: DeploymentRow) -> bytes:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sealane_scheduler.candidates import shrink
 from sealane_scheduler.columns import Rows, Snapshot
 from sealane_scheduler.decision import Decision
 from sealane_scheduler.explanation import explain
@@ -19,7 +20,7 @@ from sealane_scheduler.placement import FULL_SCAN, search
 from sealane_scheduler.scan import Question, Scan, Scores, scan
 from sealane_scheduler.terms import Terms
 
-SHARED_SECONDS = 0.1
+SHARED_SECONDS = 0.25
 #: What all of it may take, about: candidates, and bytes of one with its terms and filters.
 _KEPT, _BYTES = 64 << 20, 150
 #: Where more nodes have changed, all are looked at again.
@@ -56,14 +57,26 @@ class Standing:
         """Take up what has changed; whether that could be done."""
         if nodes.version == self.nodes.version:
             return nodes.changes is self.nodes.changes
-        rows, question = nodes.changed_since(self.nodes), self.scan.question
-        if rows is None or len(rows) > _FEW or len(nodes) > FULL_SCAN:
+        changed, question = nodes.changed_since(self.nodes), self.scan.question
+        if changed is None or sum(map(len, changed)) > _FEW or len(nodes) > FULL_SCAN:
             return False
         if question.demand.origin and origin_rtt(question.demand, nodes) != question.demand.origin_rtt_ms:
             return False
         if self.scores is self.scan:
             self.scores = _own(self.scan)
-        fresh = scan(question, nodes.take(rows))
+        self.scores = replace(self.scores, fitting=nodes.take(self.scores.rows))
+        other, fuller = changed
+        there, places = self.scores.at(fuller)
+        if len(there):
+            rows = fuller[there]
+            shrink(self.scores, places, (nodes["free_memory"][rows], nodes["free_cpu"][rows], nodes["left_over"][rows]))
+        if len(other) and not self._replace(scan(question, nodes.take(other)), other):
+            return False
+        self.nodes = nodes
+        return True
+
+    def _replace(self, fresh: Scan, rows: Rows) -> bool:
+        """Take what was found of some nodes in the place of what is kept of them; whether that could be done."""
         there, places = self.scores.at(fresh.rows)
         if len(there) < len(fresh.fitting):  # some pass that did not
             return False
@@ -72,7 +85,6 @@ class Standing:
         self.scores.scores[:, places] = fresh.scores
         for kept, new in zip(self.scores.costs, fresh.costs, strict=False):
             _put(kept, new, places)
-        self.nodes, self.scores = nodes, replace(self.scores, fitting=nodes.take(self.scores.rows))
         return True
 
     @property

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
 
 from sealane.records import tables
-from sealane.records.tables import Actor, Change
+from sealane.records.tables import Actor, Change, by_project, values_of
 from sealane_scheduler import leadership_sql, task_sql
 from sealane_scheduler.store import (
     KEPT_DECISIONS,
@@ -116,8 +115,8 @@ def _of(table: sa.Table, project: object, deployment: object) -> sa.ColumnElemen
 
 
 def _among(table: sa.Table, column: str = "deployment") -> sa.ColumnElement[bool]:
-    """Of the deployments that `keys` names."""
-    return sa.tuple_(table.c.project, table.c[column]).in_(sa.bindparam("keys", expanding=True))
+    """Of the deployments of a project that `names` has; see :func:`tables.by_project`."""
+    return (table.c.project == sa.bindparam("of")) & table.c[column].in_(sa.bindparam("names", expanding=True))
 
 
 def _named(table: sa.Table, column: str = "deployment") -> sa.Select[Any]:
@@ -154,13 +153,14 @@ class SqlStore(task_sql.TaskSql):
         """Add deployments whose names nothing has."""
         if not rows:
             return
-        self._connection.execute(_LEFT_PLACEMENTS, {"keys": sorted({(row.project, row.deployment) for row in rows})})
-        self._connection.execute(_ADD_DEPLOYMENTS, [asdict(row) for row in rows])
+        for names in by_project((row.project, row.deployment) for row in rows):
+            self._connection.execute(_LEFT_PLACEMENTS, names)
+        self._connection.execute(_ADD_DEPLOYMENTS, [values_of(row) for row in rows])
 
     def put_deployment(self, row: DeploymentRow) -> None:
         """Replace an existing one."""
         key = _of(deployments, row.project, row.deployment)
-        self._connection.execute(deployments.update().where(key).values(asdict(row)))
+        self._connection.execute(deployments.update().where(key).values(values_of(row)))
 
     def drop_deployment(self, project: str, deployment: str) -> None:
         """Remove with its placements; decisions stay."""
@@ -181,7 +181,7 @@ class SqlStore(task_sql.TaskSql):
         """Add; a name that a chain or a deployment has raises AlreadyExists."""
         if self.taken([(row.project, row.deployment)]):
             raise name_taken(row.deployment)
-        self._connection.execute(ensembles.insert().values(asdict(row)))
+        self._connection.execute(ensembles.insert().values(values_of(row)))
 
     def drop_ensemble(self, project: str, deployment: str) -> None:
         """Remove."""
@@ -195,14 +195,15 @@ class SqlStore(task_sql.TaskSql):
     def taken(self, names: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
         """Which of these projects and ids a deployment, a chain or a served name has."""
         # A name under which a compatible protocol serves versions would hide a deployment of that id.
-        return {(row[0], row[1]) for row in self._connection.execute(_TAKEN, {"keys": sorted(names)})}
+        wanted = by_project(names)
+        return {(row[0], row[1]) for names_ in wanted for row in self._connection.execute(_TAKEN, names_)}
 
     def bind(self, rows: Sequence[PlacementRow]) -> list[int]:
         """Add placements, each under its deployment's next epoch; returns these."""
         if not rows:
             return []
         keys = dict.fromkeys((row.project, row.deployment) for row in rows)
-        found = self._connection.execute(_EPOCHS, {"keys": list(keys)})
+        found = [row for names in by_project(keys) for row in self._connection.execute(_EPOCHS, names)]
         before = {(row.project, row.deployment): int(row.epoch) for row in found}
         now, bound = dict.fromkeys(keys, 0) | before, []
         for row in rows:
@@ -218,7 +219,7 @@ class SqlStore(task_sql.TaskSql):
         ]
         if first:
             self._connection.execute(_ADD_EPOCHS, first)
-        placed = [asdict(row) | {"epoch": epoch} for row, epoch in zip(rows, bound, strict=True)]
+        placed = [values_of(row) | {"epoch": epoch} for row, epoch in zip(rows, bound, strict=True)]
         self._connection.execute(_ADD_PLACEMENTS, placed)
         return bound
 
@@ -236,10 +237,10 @@ class SqlStore(task_sql.TaskSql):
         """Add; of each deployment the newest KEPT_DECISIONS stay, unless these are the `first` of new ones."""
         if not rows:
             return
-        self._connection.execute(_ADD_DECISIONS, [asdict(row) for row in rows])
+        self._connection.execute(_ADD_DECISIONS, [values_of(row) for row in rows])
         if not first:
-            keys = sorted({(row.project, row.deployment) for row in rows})
-            self._connection.execute(_OLD_DECISIONS, {"keys": keys})
+            for names in by_project((row.project, row.deployment) for row in rows):
+                self._connection.execute(_OLD_DECISIONS, names)
 
     def decisions(self, project: str, deployment: str) -> list[DecisionRow]:
         """Decisions about a deployment, newest first."""
@@ -250,7 +251,7 @@ class SqlStore(task_sql.TaskSql):
     def put_hold(self, row: HoldRow) -> None:
         """Add, or replace that of the same node."""
         self.drop_hold(row.node)
-        self._connection.execute(holds.insert().values(asdict(row)))
+        self._connection.execute(holds.insert().values(values_of(row)))
 
     def drop_hold(self, node: str) -> None:
         """Remove."""
@@ -262,7 +263,7 @@ class SqlStore(task_sql.TaskSql):
 
     def add_job(self, row: JobRow) -> None:
         """Add."""
-        self._connection.execute(jobs.insert().values(asdict(row)))
+        self._connection.execute(jobs.insert().values(values_of(row)))
 
     def jobs(self, project: str, after: str, limit: int, only: str = "") -> list[JobRow]:
         """Jobs of a project by name, strictly after `after`; just the one named `only`, if given."""
@@ -305,7 +306,7 @@ class SqlStore(task_sql.TaskSql):
         """Write the row if the stored one has the same attempt and one of `states`; whether it was."""
         key = (jobs.c.project == row.project) & (jobs.c.job == row.job)
         guard = key & (jobs.c.attempt == row.attempt) & (jobs.c.node == row.node) & jobs.c.state.in_(states)
-        values = asdict(row) | {"etag": secrets.token_hex(8)}
+        values = values_of(row) | {"etag": secrets.token_hex(8)}
         return self._connection.execute(jobs.update().where(guard).values(values)).rowcount == 1
 
     def record(self, actor: Actor, action: str, resource: str, now: float, **details: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
 
+from sealane.records.tables import values_of
 from sealane_scheduler.task_store import AttemptRow, TaskRow
 
 metadata = sa.MetaData()
@@ -80,7 +80,7 @@ class TaskSql:
 
     def add_tasks(self, rows: Iterable[TaskRow]) -> None:
         """See :class:`Tasks`."""
-        values = [asdict(row) for row in rows]
+        values = [values_of(row) for row in rows]
         if values:
             self._connection.execute(tasks.insert(), values)
 
@@ -136,7 +136,7 @@ class TaskSql:
         attempt = int(self._connection.execute(given).scalar_one_or_none() or 0)
         if attempt:
             begun = AttemptRow(row.project, row.job, row.task, attempt, node, lease_until=lease_until, begin_time=now)
-            self._connection.execute(attempts.insert().values(asdict(begun)))
+            self._connection.execute(attempts.insert().values(values_of(begun)))
         return attempt
 
     def renew(self, row: AttemptRow, lease_until: float, progress: float, log: str) -> bool:
@@ -154,7 +154,7 @@ class TaskSql:
 
     def end(self, row: AttemptRow) -> None:
         """See :class:`Tasks`."""
-        self._connection.execute(attempts.update().where(_running(row)).values(asdict(row)))
+        self._connection.execute(attempts.update().where(_running(row)).values(values_of(row)))
 
     def stop(self, project: str, job: str, now: float, task: int | None = None) -> int:
         """See :class:`Tasks`."""

@@ -12,7 +12,7 @@ import importlib
 import itertools
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -91,6 +91,8 @@ def _is_contended(wanted: Sequence[Wanted], alone: Sequence[Placed], before: Sna
         kinds[item.question].append((item, placed))
     rows = {question: _rows(members, before) for question, members in kinds.items()}
     taken, after = np.unique(np.concatenate(list(rows.values()))), room.snapshot()
+    if _has_room(after, taken, kinds):
+        return False
     lost, total = 0.0, 0.0
     for question, members in kinds.items():
         others = taken[~np.isin(taken, rows[question])]
@@ -105,6 +107,13 @@ def _is_contended(wanted: Sequence[Wanted], alone: Sequence[Placed], before: Sna
                 total += abs(_hourly(item, score))
                 lost += max(0.0, _hourly(item, score - least)) if least < np.inf else 0.0
     return lost > SLACK * total
+
+
+def _has_room(nodes: Snapshot, rows: Rows, kinds: Collection[Question]) -> bool:
+    """Whether all of these nodes could take one more of any kind."""
+    memory = max((memory_of(kind.demand, view) for kind in kinds for view in kind.variants), default=0)
+    cpu = max(cpu_of(kind.demand) for kind in kinds)
+    return bool(np.all(nodes["free_memory"][rows] >= memory) and np.all(nodes["free_cpu"][rows] >= cpu))
 
 
 def _rows(members: Sequence[tuple[Wanted, Placed]], nodes: Snapshot) -> Rows:

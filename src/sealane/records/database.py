@@ -1,7 +1,7 @@
 """One database thread per process, with group commit.
 
-A mutation is a function of a connection. It runs in a SAVEPOINT; mutations that wait together commit
-together; answers go out after the commit; reads run between groups. SQLite therefore has exactly one
+A mutation is a function of a connection. Mutations that wait together commit together, each in a
+SAVEPOINT; answers go out after the commit; reads run between groups. SQLite therefore has exactly one
 connection (below 3.51.3 two connections can corrupt a WAL), and `synchronous=FULL` costs one fsync a
 group. The same functions run on PostgreSQL.
 """
@@ -35,16 +35,18 @@ class _Work(Generic[T]):
     outcome: T | None = None
     failure: BaseException | None = None
 
-    def run(self, connection: sa.Connection) -> None:
-        """Run in a SAVEPOINT; a failure undoes this work alone."""
+    def run(self, connection: sa.Connection, *, alone: bool = False) -> None:
+        """Run in a SAVEPOINT, or in the transaction itself where it is `alone` there; a failure undoes this work."""
         try:
-            if self.mutates:
+            if self.mutates and not alone:
                 with connection.begin_nested():
                     self.outcome = self.function(connection)
             else:
                 self.outcome = self.function(connection)
         except Exception as error:  # handed to whoever waits
             self.failure = error
+            if alone:
+                connection.rollback()
 
     def answer(self, failure: BaseException | None = None) -> None:
         """Tell whoever waits."""
@@ -156,7 +158,7 @@ class Database:
                 if refusal is not None and work.guarded:
                     work.failure = refusal
                 else:
-                    work.run(connection)
+                    work.run(connection, alone=len(group) == 1)
             failpoint("database.before_commit")
             connection.commit()
             failpoint("database.after_commit")

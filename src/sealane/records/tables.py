@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from google.protobuf.message import Message
@@ -19,7 +20,7 @@ RECORDED = "recorded"
 #: For so long a repeat gets the first answer; clients give up within minutes.
 _REPEAT_SECONDS = 7 * 86_400.0
 _MAX_REQUEST_ID = 128
-_FORGOTTEN_AT_ONCE = 100
+_FORGOTTEN_AT_ONCE = 1000
 
 outbox = sa.Table(
     "outbox",
@@ -78,8 +79,21 @@ request_ids = sa.Table(
 # Made once, because making them takes longer than running them, and every change runs them.
 _ADD_AUDIT, _ADD_OUTBOX, _ADD_REQUEST = (table.insert() for table in (audit, outbox, request_ids))
 _REQUESTS = sa.select(request_ids).where(
-    sa.tuple_(request_ids.c.project, request_ids.c.request_id).in_(sa.bindparam("keys", expanding=True))
+    (request_ids.c.project == sa.bindparam("of")) & request_ids.c.request_id.in_(sa.bindparam("names", expanding=True))
 )
+
+
+def values_of(row: object) -> dict[str, Any]:
+    """The fields of a row that is a dataclass with slots, by name."""
+    return {name: getattr(row, name) for name in row.__slots__}  # type: ignore[attr-defined]  # it has them
+
+
+def by_project(keys: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Projects and names, by project: a statement runs once for each, because SQLite looks for pairs in every row."""
+    found: dict[str, set[str]] = {}
+    for project, name in keys:
+        found.setdefault(project, set()).add(name)
+    return [{"of": project, "names": sorted(names)} for project, names in sorted(found.items())]
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,8 +260,8 @@ def once_each(
     Returns:
         The answer to each request, AlreadyExists where its id was used for another one.
     """
-    wanted = sorted({item.key for item in asked if item.request_id})
-    rows = connection.execute(_REQUESTS, {"keys": wanted}) if wanted else ()
+    wanted = by_project(item.key for item in asked if item.request_id)
+    rows = [row for names in wanted for row in connection.execute(_REQUESTS, names)]
     known = {(row.project, row.request_id): (row.content, bytes(row.response)) for row in rows}
     # Of those that come at once with one id the first is run.
     first = {item.key: place for place, item in reversed(list(enumerate(asked))) if item.request_id}
@@ -258,8 +272,8 @@ def once_each(
     ]
     answers = dict(zip(new, run(new) if new else (), strict=True))
     kept = [place for place in new if asked[place].request_id and isinstance(answers[place], bytes)]
-    for project in {asked[place].project for place in kept if asked[place].content.startswith("0")}:
-        # For one request in sixteen, since it looks through the ids of the project.
+    for project in {asked[place].project for place in kept if asked[place].content.startswith("00")}:
+        # For one request in 256, since it looks through the ids of the project.
         _forget_requests(connection, project, now - _REPEAT_SECONDS)
     if kept:
         connection.execute(

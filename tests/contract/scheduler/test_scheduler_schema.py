@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +74,36 @@ def test_a_name_is_taken_by_deployments_chains_and_served_names_of_its_project(c
     assert store.taken(wanted) == {("p", "a"), ("p", "b"), ("p", "b-v1"), ("p", "c")}
     with pytest.raises(AlreadyExists, match="deployment b exists"):
         store.add_ensemble(EnsembleRow("p", "b", b"", 1.0, "e"))
+
+
+def test_no_statement_of_a_placement_looks_through_a_table(tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/s.db")
+    run: dict[str, object] = {}
+    with engine.connect() as connection:
+        migrate(connection, MIGRATIONS)
+        sa.event.listen(
+            engine, "before_cursor_execute", lambda c, cursor, sql, values, context, many: run.setdefault(sql, values)
+        )
+        store = SqlStore(connection)
+        rows = [DeploymentRow("p", name, "v", b"", b"", 1.0, 1.0, "e") for name in ("a", "b")]
+
+        def place(_: Sequence[int]) -> list[bytes]:
+            assert not store.taken((row.project, row.deployment) for row in rows)
+            store.add_deployments(rows)
+            store.bind([PlacementRow("p", name, 0, "n", "v") for name in "ab"])
+            store.bind([PlacementRow("p", "a", 0, "n", "v")])
+            store.add_decisions([DecisionRow("p", name, 1.0, b"x") for name in "ab"])
+            return [b"answer"]
+
+        assert tables.once_each(connection, [tables.Asked("p", "id", "content")], 1.0, place) == [b"answer"]
+        asked = {sql: values for sql, values in run.items() if sql.startswith(("SELECT", "UPDATE", "DELETE"))}
+        assert len(asked) >= 6
+        names = {name for part in (*METADATA, tables.metadata) for name in part.tables}
+        for sql, values in asked.items():
+            one = values[0] if isinstance(values, list) else values
+            plan = [str(row[3]) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", one)]
+            scans = [line for line in plan if line.startswith("SCAN") and line.split()[1] in names]
+            assert not scans, (sql, plan)
 
 
 def test_many_decisions_leave_the_newest_of_each(connection: sa.Connection) -> None:

@@ -123,12 +123,12 @@ def test_request_ids_are_short_and_forgotten_after_a_week(database: Database) ->
     week = 7 * 86_400.0
     for number in range(50):
         once(number, 0.0)
-    for number in range(100, 200):
+    for number in range(100, 900):
         once(number, week - 1.0)
-    assert len(database.read(kept).result(5)) == 150, "none is forgotten early"
-    for number in range(200, 300):
+    assert len(database.read(kept).result(5)) == 850, "none is forgotten early"
+    for number in range(1000, 1800):
         once(number, week + 1.0)
-    assert database.read(kept).result(5) == {str(number) for number in range(100, 300)}
+    assert database.read(kept).result(5) == {str(number) for number in (*range(100, 900), *range(1000, 1800))}
     with pytest.raises(InvalidArgument) as caught:
         once(1, 0.0, "x" * 129)
     assert caught.value.field == "request_id"
