@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from sealane_scheduler.candidates import Candidates, Taken
-from sealane_scheduler.columns import NodeTable, Snapshot
+from sealane_scheduler.columns import DIGESTED, NodeTable, Snapshot
 from sealane_scheduler.decision import Decision
 from sealane_scheduler.filters import Demand, NodeView, VariantView, cpu_of, memory_of
 from sealane_scheduler.placement import decide
@@ -15,7 +15,7 @@ from sealane_scheduler.scan import Question
 from sealane_scheduler.standing import Standings
 
 #: Fleets up to this size are kept with each decision, so each has to follow from what was there before it.
-RECORDED_NODES = 256
+RECORDED_NODES = DIGESTED
 
 
 @dataclass(frozen=True, slots=True)

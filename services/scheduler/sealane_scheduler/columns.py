@@ -7,7 +7,7 @@ snapshot costs nothing, and a change costs only the columns that it touches.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sealane_scheduler.filters import CLEARANCE, SANDBOX, NodeView, ms_per_byte
+from sealane_scheduler.pools import Pool, Pools
 from sealane_scheduler.transcript import canonical, of_node
 
 Rows = NDArray[np.int64]
@@ -26,8 +27,8 @@ KEPT_BYTES = 64 << 20
 _CHUNK_BITS = 8
 _CHUNK = 1 << _CHUNK_BITS
 _DIGEST_BITS = 128
-#: Judgements of pooled values that are kept.
-_JUDGEMENTS = 256
+#: Fleets up to this size have a digest; of larger ones no decision is made again.
+DIGESTED = 256
 #: Changes that are remembered; who saw an older state looks at everything again.
 _CHANGES = 4096
 #: What a placement changes of a node.
@@ -57,47 +58,6 @@ _COLUMNS: dict[str, type[np.generic]] = {
 }
 
 
-class Pool:
-    """Values that many nodes share, numbered as they come; a number is never given to another value."""
-
-    def __init__(self) -> None:
-        self.values: list[Any] = []
-        self._codes: dict[Hashable, int] = {}
-        self._judged: dict[Hashable, Column] = {}
-
-    def code(self, value: Hashable, content: object = None) -> int:
-        """The number of a value; `content` is what is kept of it, if not the value itself."""
-        code = self._codes.get(value)
-        if code is None:
-            code = self._codes[value] = len(self.values)
-            self.values.append(value if content is None else content)
-        return code
-
-    def known(self, value: Hashable) -> int:
-        """The number of a value, -1 where no node has it."""
-        return self._codes.get(value, -1)
-
-    def judged(self, key: Hashable, judge: Callable[[Any], bool]) -> Column:
-        """What a judgement that `key` names says of each value, by number; each value is judged once."""
-        if len(self._judged) >= _JUDGEMENTS and key not in self._judged:
-            self._judged.clear()
-        verdicts = self._judged.setdefault(key, np.zeros(0, np.bool_))
-        if len(verdicts) < len(self.values):
-            added = np.fromiter((judge(value) for value in self.values[len(verdicts) :]), np.bool_)
-            verdicts = self._judged[key] = np.concatenate([verdicts, added])
-        return verdicts
-
-
-@dataclass(frozen=True, slots=True)
-class Pools:
-    """What the numbers in the columns stand for."""
-
-    zones: Pool
-    accelerators: Pool
-    kits: Pool
-    facts: Pool
-
-
 class Taken(dict[str, Column]):
     """Some rows of columns, each taken when it is first asked for."""
 
@@ -117,7 +77,7 @@ class Snapshot:
 
     Args:
         version: grows with every change of the table.
-        digest: of the content of all nodes, whatever their order.
+        digest: of the content of all nodes, whatever their order; empty where there are more than DIGESTED.
         total: how many nodes the table had.
         columns: one array of `len(self)` each.
         pools: what numbers in columns stand for.
@@ -199,6 +159,7 @@ class NodeTable:
         self._avoided: dict[str, frozenset[int]] = {}
         self._hashes: list[int] = []
         self._digest = 0
+        self._unhashed: set[int] = set()
         self._version = 0
         for node in nodes:
             self.put(node)
@@ -238,6 +199,7 @@ class NodeTable:
             self._write(row, moved, gone)
         self._marks(last, moved, None)
         self._digest -= self._hashes.pop()
+        self._unhashed.discard(last)
         self._index = {node: place for node, place in self._index.items() if node != name}
         if row != last:
             self._index[moved.node] = row
@@ -256,10 +218,9 @@ class NodeTable:
         columns = {name: column[:count] for name, column in self._columns.items()}
         for column in columns.values():
             column.flags.writeable = False
-        digest = f"{self._digest % (1 << _DIGEST_BITS):032x}"
         return Snapshot(
             self._version,
-            digest,
+            self._digested() if count <= DIGESTED else "",
             count,
             columns,
             self._pools,
@@ -270,6 +231,14 @@ class NodeTable:
             changes=self._changes,
             since=self._since,
         )
+
+    def _digested(self) -> str:
+        for row in self._unhashed:
+            hashed = _hash(self._at(row))
+            self._digest += hashed - self._hashes[row]
+            self._hashes[row] = hashed
+        self._unhashed.clear()
+        return f"{self._digest % (1 << _DIGEST_BITS):032x}"
 
     def _begin_changes(self) -> None:
         self._changes: list[int] = []
@@ -306,9 +275,7 @@ class NodeTable:
         self._chunks[row >> _CHUNK_BITS] = (*chunk[:place], node, *chunk[place + 1 :])
         holders = self._holders, self._avoided
         self._marks(row, old, node)
-        hashed = _hash(node)
-        self._digest += hashed - self._hashes[row]
-        self._hashes[row] = hashed
+        self._unhashed.add(row)
         self._version += 1
         if len(self._changes) == _CHANGES:
             self._begin_changes()

@@ -86,7 +86,7 @@ class Seen:
 
     Args:
         version: of the table, grows with every change.
-        digest: of the content of all nodes.
+        digest: of the content of all nodes; empty for large fleets.
         nodes: how many there were.
         looked_at: how many of them were looked at.
         seed: which of equals was chosen.

@@ -31,15 +31,16 @@ class Stock:
         self._holdings = Holdings()
         self._refused: dict[tuple[str, str], float] = {}
         self._changed: set[str] = set()
+        self._loaded: set[str] = set()
 
     def take(self, node: str, demand: Demand, variant: VariantView) -> int:
         """Reserve what a copy needs until it is placed there, or not; returns the reservation's number."""
-        self._changed.add(node)
+        self._loaded.add(node)
         return self._holdings.reserve(node, demand, variant)
 
     def give(self, taken: int) -> None:
         """End a reservation."""
-        self._changed.add(self._holdings.unreserve(taken))
+        self._loaded.add(self._holdings.unreserve(taken))
 
     def holders(self, node: str) -> set[str]:
         """Names of the deployments that have a copy on a node."""
@@ -103,6 +104,9 @@ class Stock:
         for kept in (self._changed, self._fleet.touched, self._holds.touched):
             kept.clear()
         self._take_up(touched)
+        for node in self._loaded - touched:
+            self._reckon(node)
+        self._loaded.clear()
         return self._table.snapshot()
 
     def catch_up(self) -> None:
@@ -117,6 +121,16 @@ class Stock:
             state = self._fleet.get(node)
             if state is not None:
                 self._table.put(self._view(state))
+
+    def _reckon(self, node: str) -> None:
+        """Take up what is free on a node of which only that has changed."""
+        known, state = self._table.get(node), self._fleet.get(node)
+        if known is None or state is None:
+            self._take_up([node])
+            return
+        facts, load = state.facts, self._holdings.load(node)
+        memory, cpu = facts.memory_bytes - load.memory, facts.cpu_milli - load.cpu_milli
+        self._table.put(replace(known, free_memory=memory, free_cpu_milli=cpu))
 
     def _view(self, state: NodeState) -> NodeView:
         facts, load = state.facts, self._holdings.load(state.node)

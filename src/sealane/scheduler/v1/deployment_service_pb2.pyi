@@ -828,7 +828,9 @@ class NodeSnapshot(_message.Message):
     version: _builtins.int
     """Grows with every change that the scheduler notices, from its start."""
     digest: _builtins.str
-    """Of the content of all nodes, whatever their order, in hexadecimal digits."""
+    """Of the content of all nodes, whatever their order, in hexadecimal digits.
+    Empty for fleets of more than 256 nodes, which are not kept.
+    """
     nodes: _builtins.int
     """How many nodes there were."""
     looked_at: _builtins.int
