@@ -16,7 +16,7 @@ from sealane_scheduler.decision import Scored
 from sealane_scheduler.filters import Demand, VariantView, cpu_of, memory_of
 from sealane_scheduler.masks import Numbers
 from sealane_scheduler.scan import Pair, Scores, ties
-from sealane_scheduler.terms import Terms, fragments, weigh
+from sealane_scheduler.terms import Room, Terms, fragments, weigh
 
 
 class Taken:
@@ -41,16 +41,14 @@ class Taken:
         self._left[row] = memory - memory_of(demand, variant), cpu - cpu_of(demand)
         self._rows.append(row)
 
-    def since(self, count: int) -> Rows:
+    def since(self, count: int) -> list[int]:
         """Rows of which something was taken after the first `count` times."""
-        return np.array(sorted(set(self._rows[count:])), np.int64)
+        return sorted(set(self._rows[count:]))
 
-    def left(self, rows: Rows) -> tuple[Rows, Rows, Numbers]:
-        """Memory and processor that are free on these rows, and their :func:`columns.left_over`."""
-        free = [self._free(row) for row in rows.tolist()]
-        over = [left_over(self._nodes.node(row), *left) for row, left in zip(rows.tolist(), free, strict=True)]
-        memory, cpu = np.array(free, np.int64).reshape(-1, 2).T
-        return memory, cpu, np.array(over)
+    def left(self, row: int) -> tuple[int, int, float]:
+        """Memory and processor that are free on a row, and its :func:`columns.left_over`."""
+        memory, cpu = self._free(row)
+        return memory, cpu, left_over(self._nodes.node(row), memory, cpu)
 
     def _free(self, row: int) -> tuple[int, int]:
         node = self._nodes.node(row)
@@ -92,13 +90,25 @@ class Candidates:
 
     def _catch_up(self) -> None:
         """Look again at the nodes of which something was taken."""
-        if self._seen == len(self._taken):
-            return
         rows, self._seen = self._taken.since(self._seen), len(self._taken)
-        found = self._found
-        there, places = found.at(rows)
-        if len(there):
-            shrink(found, places, self._taken.left(rows[there]))
+        for row in rows:
+            place = self._found.place(row)
+            if place is not None:
+                self._shrink(place, *self._taken.left(row))
+
+    def _shrink(self, place: int, memory: int, cpu: int, over: float) -> None:
+        """:func:`shrink` of one node, whose numbers are few enough to be reckoned with one by one."""
+        found, demand = self._found, self._found.question.demand
+        room = Room.at(found.fitting, place, over)
+        for variant, (view, costs) in enumerate(zip(found.question.variants, found.costs, strict=True)):
+            scores = found.scores[variant]
+            if scores[place] == np.inf:
+                continue
+            terms = {name: cost if isinstance(cost, float) else float(cost[place]) for name, cost in costs.items()}
+            terms["fragmentation"] = fragments(demand, view, room)
+            _put(costs, place, terms["fragmentation"])
+            passes = memory >= memory_of(demand, view) and cpu >= cpu_of(demand)
+            scores[place] = weigh(found.weights, terms) if passes else np.inf
 
 
 def shrink(found: Scores, places: Rows, left: tuple[Rows, Rows, Numbers]) -> None:
@@ -110,15 +120,16 @@ def shrink(found: Scores, places: Rows, left: tuple[Rows, Rows, Numbers]) -> Non
         left: their free memory and processor, and :func:`columns.left_over`.
     """
     memory, cpu, over = left
-    demand, nodes = found.question.demand, found.fitting.take(places)
+    demand, room = found.question.demand, Room.of(found.fitting.take(places), over)
     for place, (view, costs) in enumerate(zip(found.question.variants, found.costs, strict=True)):
-        array = costs["fragmentation"]
-        assert isinstance(array, np.ndarray)
-        array[places] = fragments(demand, nodes, view, over)
+        _put(costs, places, fragments(demand, view, room))
         passes = np.isfinite(found.scores[place, places])
         passes &= (memory >= memory_of(demand, view)) & (cpu >= cpu_of(demand))
-        found.scores[place, places] = np.where(passes, weigh(found.weights, _at(costs, places)), np.inf)
+        terms = {name: cost[places] if isinstance(cost, np.ndarray) else cost for name, cost in costs.items()}
+        found.scores[place, places] = np.where(passes, weigh(found.weights, terms), np.inf)
 
 
-def _at(costs: Terms, places: Rows) -> Terms:
-    return {name: cost[places] if isinstance(cost, np.ndarray) else cost for name, cost in costs.items()}
+def _put(costs: Terms, places: Rows | int, fragmentation: Numbers | float) -> None:
+    array = costs["fragmentation"]
+    assert isinstance(array, np.ndarray)
+    array[places] = fragmentation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import secrets
+import random
 
 from sealane.auth.v1 import enrollment_service_pb2 as enrollment_pb
 from sealane.errors import InvalidArgument
@@ -67,7 +67,7 @@ def row(name: tuple[str, str], asked: str, version: tuple[str, bytes], demand_: 
         version=version[1],
         create_time=now,
         update_time=now,
-        etag=secrets.token_hex(8),
+        etag=f"{random.getrandbits(64):016x}",
         alias=alias_of(asked),
     )
 

@@ -65,6 +65,13 @@ class Scores:
         """Rows of the whole table that the nodes are, which grow."""
         return np.arange(len(self.fitting)) if self.fitting.rows is None else self.fitting.rows
 
+    def place(self, row: int) -> int | None:
+        """Where a row of the whole table is among these nodes, if it is there."""
+        if self.fitting.rows is None:
+            return row
+        place = int(np.searchsorted(self.fitting.rows, row))
+        return place if place < len(self.fitting.rows) and self.fitting.rows[place] == row else None
+
     def at(self, rows: Rows) -> tuple[Rows, Rows]:
         """Which of some rows of the whole table are among these nodes, by place, and where they are here."""
         mine = self.rows

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -69,6 +71,36 @@ PRESETS: Mapping[str, Mapping[str, float]] = {
 }
 
 Terms = dict[str, Numbers | float]
+#: A number, or one for each of several nodes.
+N = TypeVar("N", float, Numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class Room(Generic[N]):
+    """What of nodes matters to :func:`fragments`.
+
+    Args:
+        over: see :func:`columns.left_over`.
+        per_cpu: share of the node that a thousandth of a core is.
+        per_memory: share of the node that a byte is.
+        accelerated: 1 where it has an accelerator.
+    """
+
+    over: N
+    per_cpu: N
+    per_memory: N
+    accelerated: N
+
+    @staticmethod
+    def of(nodes: Snapshot, over: Numbers) -> Room[Numbers]:
+        """Of all nodes, with what is left over of each."""
+        return Room(over, nodes["per_cpu"], nodes["per_memory"], nodes["accelerated"])
+
+    @staticmethod
+    def at(nodes: Snapshot, place: int, over: float) -> Room[float]:
+        """Of one of the nodes."""
+        columns = ("per_cpu", "per_memory", "accelerated")
+        return Room(over, *(float(nodes[name][place]) for name in columns))
 
 
 def factors(demand: Demand) -> dict[str, float]:
@@ -95,7 +127,7 @@ def costs(demand: Demand, nodes: Snapshot, variant: VariantView, network: Number
         "latency": PER_MS * (network + (variant.p99_ms or 0.0)),
         "lateness": _lateness(demand, network, variant),
         "cold_start": _cold_start(demand, nodes, variant),
-        "fragmentation": fragments(demand, nodes, variant, nodes["left_over"]),
+        "fragmentation": fragments(demand, variant, Room.of(nodes, nodes["left_over"])),
         "spread": _spread(demand, nodes),
         "accuracy": PER_LOST_ACCURACY * (1.0 - accuracy),
         "fidelity": PER_UNFAITHFUL * unfaithful(variant),
@@ -105,7 +137,7 @@ def costs(demand: Demand, nodes: Snapshot, variant: VariantView, network: Number
     }
 
 
-def weigh(weights: Mapping[str, float], found: Terms) -> Numbers:
+def weigh(weights: Mapping[str, float], found: Mapping[str, Numbers | float]) -> Numbers:
     """The score: the terms times their factors, in a fixed order, in millionths, so that equal is equal everywhere."""
     total: Numbers | float = 0.0
     for name, factor in weights.items():
@@ -180,21 +212,17 @@ def _cold_start(demand: Demand, nodes: Snapshot, variant: VariantView) -> Number
     return np.asarray(milliseconds * (PER_COLD_MS / (uses_per_hour(demand) * HOURS_PER_START)))
 
 
-def fragments(demand: Demand, nodes: Snapshot, variant: VariantView, before: Numbers) -> Numbers:
+def fragments(demand: Demand, variant: VariantView, of: Room[N]) -> N:
     """How much more of a node is left that fits nothing, and accelerators taken by who needs none.
 
     Args:
         demand: what is wanted.
-        nodes: who is asked.
         variant: what would run there.
-        before: :func:`columns.left_over` of each node.
+        of: a node, or several.
     """
-    after = before - cpu_of(demand) * nodes["per_cpu"] + memory_of(demand, variant) * nodes["per_memory"]
-    growth = PER_FRAGMENT * (np.abs(after) - np.abs(before))
-    if demand.accelerator:
-        return np.asarray(growth)
-    idle = nodes["accelerator"] != nodes.pools.accelerators.known("")
-    return np.asarray(growth + PER_IDLE_ACCELERATOR * idle)
+    after = of.over - cpu_of(demand) * of.per_cpu + memory_of(demand, variant) * of.per_memory
+    growth = PER_FRAGMENT * (abs(after) - abs(of.over))
+    return growth if demand.accelerator else growth + PER_IDLE_ACCELERATOR * of.accelerated
 
 
 def _spread(demand: Demand, nodes: Snapshot) -> Numbers | float:
