@@ -7,7 +7,7 @@ import asyncio
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from sealane import telemetry
+from sealane import collector, telemetry
 from sealane.clock import SystemClock
 from sealane.compat.openinference.v2 import openinference_pb2
 from sealane.compat.tfserving.v1 import tfserving_pb2
@@ -25,7 +25,7 @@ from sealane.rpc.reflection import Reflection, ReflectionServicer
 from sealane.scheduler.v1 import routing_service_pb2
 from sealane.security import enroll
 from sealane.security.membership import Membership, Place
-from sealane_inference import collector, foreign_openinference, foreign_tfserving, sealed
+from sealane_inference import foreign_openinference, foreign_tfserving, sealed
 from sealane_inference.certificate_tokens import CertificateTokens
 from sealane_inference.chains import Chains
 from sealane_inference.config import Config

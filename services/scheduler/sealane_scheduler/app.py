@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from sealane import allocation, telemetry
+from sealane import allocation, collector, telemetry
 from sealane.auth.v1 import audit_service_pb2
 from sealane.clock import SystemClock
 from sealane.errors import InvalidArgument
@@ -202,6 +202,7 @@ def _compose(
         await chains.load()
         await asyncio.gather(loop.prepare(), task_loop.prepare(grace))
         await served_models.recover()
+        collector.settle()
         own = (controller.run(), loop.run(), task_loop.run(), drains.run())
         return (*own, *_registry_loops(records, controller, registry, clock))
 

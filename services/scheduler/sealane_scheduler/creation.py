@@ -88,6 +88,7 @@ class Creations:
         self._waiting: deque[_Waiting] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._several = False
+        self._gathering: asyncio.TimerHandle | None = None
 
     async def create(self, wanted: Creation) -> bytes:
         """Create deployments and place them.
@@ -102,12 +103,16 @@ class Creations:
         loop = asyncio.get_running_loop()
         waiting = _Waiting(wanted, [deployed(row) for row in wanted.rows], loop.create_future())
         self._waiting.append(waiting)
-        if self._several:
-            loop.call_later(_GATHER_SECONDS, self._begin)
-        else:
+        if not self._several:
             loop.call_soon(self._begin)
+        elif self._gathering is None:
+            self._gathering = loop.call_later(_GATHER_SECONDS, self._gathered)
         # A caller that goes away must not leave behind what is recorded and known to nobody.
         return await waiting.answer
+
+    def _gathered(self) -> None:
+        self._gathering = None
+        self._begin()
 
     def _begin(self) -> None:
         while self._waiting and (not self._under_way or (len(self._under_way) == 1 and self._is_worthwhile())):

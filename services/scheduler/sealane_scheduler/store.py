@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sealane.errors import AlreadyExists
 from sealane.records.tables import Actor, Change
@@ -32,6 +32,20 @@ class DeploymentRow:
     labels: str = ""
     alias: str = ""
     """Resource name of the alias that named its version; empty where a number did."""
+
+    @property
+    def name(self) -> str:
+        """Resource name."""
+        return f"projects/{self.project}/deployments/{self.deployment}"
+
+
+class DeployedRow(NamedTuple):
+    """What a deployment is of; there are many."""
+
+    project: str
+    deployment: str
+    model_version: str
+    alias: str
 
     @property
     def name(self) -> str:
@@ -187,8 +201,12 @@ class Deployments(Protocol):
         """Remove with its placements; decisions stay."""
         ...
 
-    def deployments(self, *, contents: bool = True) -> list[DeploymentRow]:
-        """All deployments of all projects; without `contents`, `demand` and `version` are left empty."""
+    def deployments(self) -> list[DeploymentRow]:
+        """All deployments of all projects."""
+        ...
+
+    def deployed(self) -> list[DeployedRow]:
+        """What all deployments of all projects are of."""
         ...
 
     def bind(self, rows: Sequence[PlacementRow]) -> list[int]:

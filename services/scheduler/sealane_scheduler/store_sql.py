@@ -14,6 +14,7 @@ from sealane_scheduler import leadership_sql, task_sql
 from sealane_scheduler.store import (
     KEPT_DECISIONS,
     DecisionRow,
+    DeployedRow,
     DeploymentRow,
     EnsembleRow,
     HoldRow,
@@ -167,15 +168,15 @@ class SqlStore(task_sql.TaskSql):
         for table in (placements, deployments):
             self._connection.execute(table.delete().where(_of(table, project, deployment)))
 
-    def deployments(self, *, contents: bool = True) -> list[DeploymentRow]:
-        """All deployments of all projects; without `contents`, `demand` and `version` are left empty."""
-        empty = sa.literal(b"", sa.LargeBinary)
-        wanted = [
-            column if contents or column.name not in ("demand", "version") else empty.label(column.name)
-            for column in deployments.c
-        ]
-        query = sa.select(*wanted).order_by(deployments.c.project, deployments.c.deployment)
+    def deployments(self) -> list[DeploymentRow]:
+        """All deployments of all projects."""
+        query = sa.select(deployments).order_by(deployments.c.project, deployments.c.deployment)
         return [DeploymentRow(**row._mapping) for row in self._connection.execute(query)]
+
+    def deployed(self) -> list[DeployedRow]:
+        """What all deployments of all projects are of."""
+        query = sa.select(*(deployments.c[name] for name in DeployedRow._fields))
+        return [DeployedRow(*row) for row in self._connection.execute(query)]
 
     def add_ensemble(self, row: EnsembleRow) -> None:
         """Add; a name that a chain or a deployment has raises AlreadyExists."""

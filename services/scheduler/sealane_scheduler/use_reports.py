@@ -15,7 +15,7 @@ from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane_scheduler import task_kinds, uses
 from sealane_scheduler.jobs import ENDED
 from sealane_scheduler.registry_port import RegistryPort
-from sealane_scheduler.store import DeploymentRow, EnsembleRow, JobRow, Store
+from sealane_scheduler.store import DeployedRow, EnsembleRow, JobRow, Store
 from sealane_scheduler.tasks import BATCH, KINDS, MAX_TASKS
 
 log = logging.getLogger("sealane.uses")
@@ -109,5 +109,5 @@ def _files(store: Store, row: JobRow, *, made: bool) -> frozenset[str]:
     return frozenset(found)
 
 
-def _rows(store: Store, since: float) -> tuple[list[DeploymentRow], list[EnsembleRow], list[JobRow]]:
-    return store.deployments(contents=False), store.ensembles(), store.jobs_since(ENDED, since)
+def _rows(store: Store, since: float) -> tuple[list[DeployedRow], list[EnsembleRow], list[JobRow]]:
+    return store.deployed(), store.ensembles(), store.jobs_since(ENDED, since)

@@ -8,7 +8,7 @@ from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane_scheduler import present
 from sealane_scheduler.jobs import ENDED
 from sealane_scheduler.registry_port import version_of
-from sealane_scheduler.store import DeploymentRow, EnsembleRow, JobRow
+from sealane_scheduler.store import DeployedRow, EnsembleRow, JobRow
 from sealane_scheduler.tasks import KINDS
 
 #: How long the inputs of a job that has ended are kept, in seconds: what it measured can be measured again.
@@ -16,7 +16,7 @@ KEPT_SECONDS = 30 * 86_400.0
 
 
 def collect(
-    deployments: Iterable[DeploymentRow],
+    deployments: Iterable[DeployedRow],
     chains: Iterable[EnsembleRow],
     jobs: Iterable[JobRow],
     since: float,
@@ -40,7 +40,7 @@ def collect(
     return sorted((use for use in uses if use.versions or use.artifacts), key=lambda use: use.holder)
 
 
-def _of_deployment(row: DeploymentRow) -> model_pb.Use:
+def _of_deployment(row: DeployedRow) -> model_pb.Use:
     return model_pb.Use(holder=row.name, versions=[row.model_version], aliases=[row.alias] if row.alias else [])
 
 

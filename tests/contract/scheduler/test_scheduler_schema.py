@@ -57,12 +57,12 @@ def test_what_a_node_may_take_is_kept_once(connection: sa.Connection) -> None:
     assert [row.node for row in store.holds()] == ["a"]
 
 
-def test_deployments_are_read_with_and_without_what_is_in_them(connection: sa.Connection) -> None:
+def test_deployments_are_read_whole_and_by_what_they_are_of(connection: sa.Connection) -> None:
     store = SqlStore(connection)
     rows = [DeploymentRow("p", name, "v", b"\x00d", b"\xffv", 1.0, 1.0, "e") for name in ("a", "b")]
     store.add_deployments(rows)
     assert store.deployments() == rows
-    assert store.deployments(contents=False) == [replace(row, demand=b"", version=b"") for row in rows]
+    assert store.deployed() == [("p", name, "v", "") for name in ("a", "b")]
 
 
 def test_a_name_is_taken_by_deployments_chains_and_served_names_of_its_project(connection: sa.Connection) -> None:

@@ -20,7 +20,7 @@ from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.scheduler.v1 import deployment_service_pb2 as deployment_pb
 from sealane.scheduler.v1 import job_service_pb2 as pb
 from sealane_scheduler import use_reports
-from sealane_scheduler.store import DeploymentRow, EnsembleRow, JobRow, Store
+from sealane_scheduler.store import DeployedRow, DeploymentRow, EnsembleRow, JobRow, Store
 from sealane_scheduler.store_sql import SqlStore, metadata
 from sealane_scheduler.use_reports import AGAIN_SECONDS, UseReports
 from sealane_scheduler.uses import KEPT_SECONDS, collect
@@ -37,8 +37,9 @@ CHECK = JobRow(
 
 
 def test_deployments_use_their_version_and_the_alias_that_they_go_by() -> None:
-    named = replace(CAMERA, deployment="door", alias="projects/p/models/m/aliases/production")
-    assert collect([CAMERA, named], [], [], 0.0) == [
+    camera = DeployedRow("p", "camera", VERSION, "")
+    named = DeployedRow("p", "door", VERSION, "projects/p/models/m/aliases/production")
+    assert collect([camera, named], [], [], 0.0) == [
         model_pb.Use(holder="projects/p/deployments/camera", versions=[VERSION]),
         model_pb.Use(
             holder="projects/p/deployments/door",

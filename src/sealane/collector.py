@@ -11,8 +11,8 @@ YOUNGEST = 10_000
 def settle() -> None:
     """Leave everything that is there now alone, for good; to be called once, when the process has started.
 
-    Modules and descriptors are hundreds of thousands of objects, and to walk them is a tenth of what a forwarded call
-    costs.
+    Modules, descriptors and what is known of a fleet are hundreds of thousands of objects, and to walk them is a tenth
+    of what a forwarded call costs.
     """
     gc.collect()
     gc.freeze()
