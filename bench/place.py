@@ -33,6 +33,8 @@ LIGHT = Path(__file__).parents[1] / "examples/digits/light"
 ROOT = str(Path(__file__).parents[1])
 PARENT, VERSION = "projects/default", "projects/default/models/digits/versions/1"
 OF_MANY, BOUND_MANY, BOUND_ONE = 64, 2000.0, 800.0
+#: As many deployments wait for their place at once as in one call of many.
+CALLERS = 64
 #: What deployments demand: eight kinds, which differ in what filters and terms look at.
 KINDS: Sequence[DemandFields] = (
     {"tier": "cloud", "latency_ms": 80.0},
@@ -164,7 +166,7 @@ def main() -> int:
             site = Site(stack, client)
             site.measure(2, OF_MANY, few, 1.0)  # the first calls import and compile
             many_rate, placed = site.measure(3, OF_MANY, few, wanted.seconds) if not os.environ.get("ONE") else (0, [])
-            one_rate, more = site.measure(12, 1, other, wanted.seconds)
+            one_rate, more = site.measure(CALLERS, 1, other, wanted.seconds)
             stack.child("scheduler").crash()
             stack.wait_for_lanes(60)
             lost = kept(client, [*placed, *more])

@@ -45,10 +45,10 @@ class Taken:
         """Rows of which something was taken after the first `count` times."""
         return sorted(set(self._rows[count:]))
 
-    def left(self, row: int) -> tuple[int, int, float]:
-        """Memory and processor that are free on a row, and its :func:`columns.left_over`."""
+    def left(self, row: int) -> tuple[int, int, Room[float]]:
+        """Memory and processor that are free on a row, and what else matters to who takes of it."""
         memory, cpu = self._free(row)
-        return memory, cpu, left_over(self._nodes.node(row), memory, cpu)
+        return memory, cpu, Room.at(self._nodes, row, left_over(self._nodes.node(row), memory, cpu))
 
     def _free(self, row: int) -> tuple[int, int]:
         node = self._nodes.node(row)
@@ -96,15 +96,14 @@ class Candidates:
             if place is not None:
                 self._shrink(place, *self._taken.left(row))
 
-    def _shrink(self, place: int, memory: int, cpu: int, over: float) -> None:
+    def _shrink(self, place: int, memory: int, cpu: int, room: Room[float]) -> None:
         """:func:`shrink` of one node, whose numbers are few enough to be reckoned with one by one."""
         found, demand = self._found, self._found.question.demand
-        room = Room.at(found.fitting, place, over)
         for variant, (view, costs) in enumerate(zip(found.question.variants, found.costs, strict=True)):
             scores = found.scores[variant]
             if scores[place] == np.inf:
                 continue
-            terms = {name: cost if isinstance(cost, float) else float(cost[place]) for name, cost in costs.items()}
+            terms = {name: cost if isinstance(cost, float) else cost.item(place) for name, cost in costs.items()}
             terms["fragmentation"] = fragments(demand, view, room)
             _put(costs, place, terms["fragmentation"])
             passes = memory >= memory_of(demand, view) and cpu >= cpu_of(demand)

@@ -62,13 +62,13 @@ _COLUMNS: dict[str, type[np.generic]] = {
 class Taken(dict[str, Column]):
     """Some rows of columns, each taken when it is first asked for."""
 
-    def __init__(self, whole: Mapping[str, Column], positions: Rows) -> None:
+    def __init__(self, whole: Mapping[str, Column], rows: Rows) -> None:
         super().__init__()
-        self._whole = whole
-        self._positions = positions
+        self.whole = whole
+        self._rows = rows
 
     def __missing__(self, name: str) -> Column:
-        taken = self[name] = self._whole[name][self._positions]
+        taken = self[name] = self.whole[name][self._rows]
         return taken
 
 
@@ -123,7 +123,8 @@ class Snapshot:
     def take(self, positions: Rows) -> Snapshot:
         """Only the nodes at these positions."""
         rows = positions if self.rows is None else self.rows[positions]
-        return replace(self, columns=Taken(self.columns, positions), rows=rows)
+        whole = self.columns.whole if isinstance(self.columns, Taken) else self.columns
+        return replace(self, columns=Taken(whole, rows), rows=rows)
 
     def positions(self, rows: Iterable[int]) -> Rows:
         """Where rows of the whole table are in this snapshot; those that are not are left out."""

@@ -142,7 +142,7 @@ def best(found: Scores, most: int) -> list[Pair]:
 
 def ties(found: Scores, variants: Rows, places: Rows) -> Numbers:
     """By what equal candidates are told apart: a number of the node's name and the seed; the variant named first."""
-    keys = found.fitting["tie"][places] ^ np.uint64(mixed(found.question.seed))
+    keys = found.fitting.take(places)["tie"] ^ np.uint64(mixed(found.question.seed))
     return (keys * np.uint64(_GOLDEN) >> np.uint64(20)).astype(np.float64) + variants / len(found.question.variants)
 
 

@@ -20,7 +20,7 @@ from sealane_scheduler.placement import FULL_SCAN, search
 from sealane_scheduler.scan import Question, Scan, Scores, scan
 from sealane_scheduler.terms import Terms
 
-SHARED_SECONDS = 0.25
+SHARED_SECONDS = 0.5
 #: What all of it may take, about: candidates, and bytes of one with its terms and filters.
 _KEPT, _BYTES = 64 << 20, 150
 #: Where more nodes have changed, all are looked at again.

@@ -100,7 +100,7 @@ class Room(Generic[N]):
     def at(nodes: Snapshot, place: int, over: float) -> Room[float]:
         """Of one of the nodes."""
         columns = ("per_cpu", "per_memory", "accelerated")
-        return Room(over, *(float(nodes[name][place]) for name in columns))
+        return Room(over, *(nodes[name].item(place) for name in columns))
 
 
 def factors(demand: Demand) -> dict[str, float]:

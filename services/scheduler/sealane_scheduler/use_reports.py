@@ -20,8 +20,8 @@ from sealane_scheduler.tasks import BATCH, KINDS, MAX_TASKS
 
 log = logging.getLogger("sealane.uses")
 
-#: Changes within this time are told together; within ten times as long as telling takes where that is longer.
-GATHER_SECONDS, GATHER_TIMES = 0.2, 10.0
+#: Changes within this time are told together; within twenty times as long as telling takes where that is longer.
+GATHER_SECONDS, GATHER_TIMES = 0.2, 20.0
 RETRY_SECONDS = 2.0
 #: Told again although nothing has changed: the registry may be one that was restored.
 AGAIN_SECONDS = 60.0
