@@ -159,7 +159,7 @@ class _Batch:
         question = wanted.question
         if refused := self._refused.get(question):  # nothing is given back meanwhile
             return refused
-        placed = self._alike(question) if wanted.copies == 1 and not question.demand.apart else None
+        placed = self._alike(question) if wanted.copies == 1 else None
         if placed is None:
             placed = _one(wanted, self._room)
             for place in placed.places:

@@ -16,8 +16,9 @@ _MS, _SHARE = 0.05, 0.01
 def scored(found: Scores, pair: Pair) -> Scored:
     """A candidate that passed, with its terms."""
     variant, place = pair
-    costs = {name: _at(cost, place) for name, cost in found.costs[variant].items()}
-    terms = {name: round(found.weights[name] * cost, 6) for name, cost in costs.items()}
+    weights = found.weights
+    costs = {name: cost if isinstance(cost, float) else cost.item(place) for name, cost in found.costs[variant].items()}
+    terms = {name: round(weights[name] * cost, 6) for name, cost in costs.items()}
     return Scored(
         found.fitting.node(place).node,
         found.question.variants[variant].variant,
@@ -77,7 +78,3 @@ def _money(now: float, then: float) -> str:
     if not now or not then:
         return f"for {then:.3g} in place of {now:.3g} per 1,000 calls"
     return f"for {then / now:.2g}x the price"
-
-
-def _at(cost: Numbers | float, place: int) -> float:
-    return cost if isinstance(cost, float) else float(cost[place])

@@ -228,7 +228,8 @@ def sieve(demand: Demand, nodes: Snapshot, variants: Sequence[VariantView]) -> S
         mask, fails = _counted(of_node(demand, nodes), count)
         if fails:
             alike += mask
-            failing[name], rejected[name] = np.broadcast_to(mask, shape), fails * len(variants)
+            same = mask[None] if len(variants) == 1 else np.broadcast_to(mask, shape)
+            failing[name], rejected[name] = same, fails * len(variants)
     misses = np.empty(shape, np.uint8)
     misses[:] = alike
     for name, of_pair in _OF_PAIR.items():

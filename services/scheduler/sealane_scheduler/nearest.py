@@ -10,7 +10,7 @@ import numpy as np
 from sealane_scheduler.columns import Rows
 from sealane_scheduler.decision import FilterCount, Rejected
 from sealane_scheduler.filters import FILTERS
-from sealane_scheduler.masks import Numbers, lack
+from sealane_scheduler.masks import lack
 from sealane_scheduler.scan import Pair, Scan
 
 _WORDS = dict(FILTERS)
@@ -79,7 +79,7 @@ def _miss(found: Scan, name: str, levels: list[list[Rows]]) -> Miss:
     failing, level = found.sieve.failing[name], 0
     while True:
         if level == len(levels):
-            levels.append([np.flatnonzero(row == level + 1) for row in found.sieve.misses])
+            levels.append([(row == level + 1).nonzero()[0] for row in found.sieve.misses])
         near = [there[mask[there]] for mask, there in zip(failing, levels[level], strict=True)]
         if any(map(len, near)):
             by, pair = _least(found, near, (name,))
@@ -99,13 +99,17 @@ def _least(found: Scan, near: Sequence[Rows], names: Sequence[str]) -> tuple[flo
 
 
 def _least_of(found: Scan, variant: int, positions: Rows, names: Sequence[str]) -> tuple[float, int]:
+    question, nodes = found.question, found.nodes
     lacking: Numbers | float = 0.0
     for name in names:
-        by = lack(name, found.question.demand, found.nodes, found.question.variants[variant], positions)
+        by = lack(name, question.demand, nodes, question.variants[variant], positions)
         if len(names) > 1:  # of one name all of them fail it
             by = np.where(found.sieve.failing[name][variant][positions], by, 0.0)
         lacking = lacking + by
-    least = float(np.min(lacking))
+    least = lacking
     if isinstance(lacking, np.ndarray):
+        least = lacking.min()
         positions = positions[lacking == least]
-    return least, int(positions[np.argmin(found.nodes["tie"][positions])])
+    if len(positions) > 1:
+        positions = positions[nodes["tie"][positions].argmin() :]
+    return float(least), int(positions[0])

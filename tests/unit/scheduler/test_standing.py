@@ -23,7 +23,7 @@ SMALL = {"memory_bytes": 90 * MIB, "cpu_milli": 700}
 
 
 def question(demand: Demand, seed: int = 3) -> Question:
-    return Question(replace(demand, apart=(), **SMALL), VARIANTS, seed)  # type: ignore[arg-type]
+    return Question(replace(demand, **SMALL), VARIANTS, seed)  # type: ignore[arg-type]
 
 
 def take(table: NodeTable, asked: Question, name: str, variant: str) -> None:
