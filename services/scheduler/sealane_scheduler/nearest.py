@@ -10,7 +10,7 @@ import numpy as np
 from sealane_scheduler.columns import Rows
 from sealane_scheduler.decision import FilterCount, Rejected
 from sealane_scheduler.filters import FILTERS
-from sealane_scheduler.masks import lack
+from sealane_scheduler.masks import Numbers, lack
 from sealane_scheduler.scan import Pair, Scan
 
 _WORDS = dict(FILTERS)
