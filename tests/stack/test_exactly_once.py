@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -47,6 +48,18 @@ def expected(site: LightSite) -> np.ndarray:
     return np.concatenate([part["probabilities"] for part in site.client.jobs.results(job.name)])
 
 
+@pytest.fixture(scope="module")
+def tally() -> Iterator[Counter[str]]:
+    """What happened in the runs that went well, told after the last one."""
+    done: Counter[str] = Counter()
+    yield done
+    blows = ", ".join(
+        f"{what} {count} times" for what, count in sorted(done.items()) if what.startswith(("kill", "pause"))
+    )
+    tasks = f"{done['attempts']} attempts at {done['tasks']} tasks"
+    print(f"figure: {done['runs']} runs: {blows}; {tasks}, {done['rows']} of {done['runs'] * ROWS} rows once")
+
+
 class Chaos:
     """What happens meanwhile, by a seed."""
 
@@ -76,7 +89,9 @@ class Chaos:
 
 
 @pytest.mark.parametrize("seed", RUNS)
-def test_the_results_are_the_dataset_each_row_once(site: LightSite, expected: np.ndarray, seed: int) -> None:
+def test_the_results_are_the_dataset_each_row_once(
+    site: LightSite, expected: np.ndarray, tally: Counter[str], seed: int
+) -> None:
     chaos, jobs = Chaos(site, seed), site.client.jobs
     options = {"rows_per_task": PER_TASK, "max_attempts": 20, "speculative": seed % 2 == 1}
     job = jobs.batch("digits@latest", "rows", variant="litert-float", inputs={"image": "image"}, **options)  # type: ignore[arg-type]
@@ -90,9 +105,8 @@ def test_the_results_are_the_dataset_each_row_once(site: LightSite, expected: np
     assert covered == list(range(ROWS)), chaos.done
     said = np.concatenate([part["probabilities"] for part in jobs.results(job.name)])
     np.testing.assert_allclose(said, expected, atol=1e-6, err_msg=str(chaos.done))
-    attempts = sum(task.attempt for task in tasks)
-    blows = ", ".join(chaos.done)
-    print(f"figure: seed {seed}: {blows}; {attempts} attempts at {len(tasks)} tasks, {ROWS} of {ROWS} rows once")
+    tally.update(chaos.done)
+    tally.update(runs=1, attempts=sum(task.attempt for task in tasks), tasks=len(tasks), rows=len(covered))
     eventually(lambda: all(site.stack.child(name).serving() for name in (EDGE, CLOUD, "scheduler")), "all is up", 30)
 
 
