@@ -113,12 +113,16 @@ class Controller:
     def _changed(self, names: Iterable[str], nodes: Iterable[str] | None = None) -> None:
         """Deployments are otherwise; `nodes` are those that are to do something else now, by default where they run."""
         names = list(names)
+        self._tell(names, nodes)
+        self.look_at(names)
+
+    def _tell(self, names: Sequence[str], nodes: Iterable[str] | None = None) -> None:
+        """Have gateways, and nodes that are to do something else now, hear of it."""
         if nodes is None:
             items = (self._deployed[name] for name in names if name in self._deployed)
             nodes = {copy.row.node for item in items for copy in item.copies}
         self.routes.touch(names)
         self.changes.announce(nodes)
-        self.look_at(names)
 
     def rerouted_since(self, number: int) -> list[str] | None:
         """Names of deployments whose routes may have changed since :attr:`routes` had a number; None for all."""
@@ -145,7 +149,9 @@ class Controller:
             row = binding.item.row
             self._deployed[row.name], self._version_of[row.model_version] = binding.item, row.name
             adopt(binding, self._stock)
-        self._changed(binding.item.row.name for binding in bindings)
+        self._tell([binding.item.row.name for binding in bindings])
+        # Nodes may have gone since they were chosen.
+        self.look_at(binding.item.row.name for binding in bindings if not self._is_settled(binding.item))
 
     async def rename(self, wanted: Iterable[DeploymentRow], actor: Actor, now: float) -> None:
         """Let deployments be served under the names and labels of these rows, all at once."""

@@ -15,9 +15,11 @@ from test_fleet import World, facts, row
 from sealane.clock import ManualClock
 from sealane.errors import AlreadyExists, FailedPrecondition, SealaneError, Unavailable
 from sealane.records.tables import UNPROTECTED, Actor, Asked
+from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane_scheduler.batch import Placed
 from sealane_scheduler.cluster import Deployed
 from sealane_scheduler.creation import AT_ONCE, Creation
+from sealane_scheduler.recovery import SUBSTITUTE_SECONDS
 
 
 @pytest_asyncio.fixture
@@ -166,3 +168,23 @@ async def test_what_cannot_be_recorded_is_refused_and_takes_nothing(
     assert not await names(world) and not there(world)
     assert world.controller.snapshot().digest == before
     assert await create(world, wanted("a"), wanted("b")) == ["a", "b"]
+
+
+async def test_a_node_that_goes_while_it_is_recorded_is_made_good(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = world.fleet.connect("edge-1", facts("edge", "site-a"), "")
+    once_each = world.records.once_each
+
+    async def as_the_node_goes(*arguments: object) -> object:
+        world.fleet.disconnect("edge-1", session)
+        await world.settle()
+        return await once_each(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(world.records, "once_each", as_the_node_goes)
+    assert await create(world, wanted("a", tier_preference=pb.TIER_PREFERENCE_EDGE)) == ["a"]
+    assert world.nodes("a") == ["edge-1"]
+    world.clock.advance(SUBSTITUTE_SECONDS + 0.01)
+    world.fleet.heartbeat("cloud-1", None, "")
+    await world.settle()
+    assert world.nodes("a") == ["edge-1", "cloud-1"]
