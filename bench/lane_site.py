@@ -26,6 +26,7 @@ from bench.peers.load import Endpoint
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from sealane import collector
 from sealane.clock import SystemClock
 from sealane.compat.openinference.v2 import openinference_pb2
 from sealane.compat.tfserving.v1 import tfserving_pb2
@@ -40,7 +41,7 @@ from sealane.security import jws, tls
 from sealane.security.membership import Membership, Place
 from sealane.security.tokens import ISSUER, Grant, issue
 from sealane_auth import authority
-from sealane_inference import app, collector
+from sealane_inference import app
 from sealane_inference.config import Config
 from sealane_inference.present import Present
 from sealane_inference.routing import Endpoint as Copy
