@@ -164,6 +164,7 @@ class Box:
         self._state = BoxState.CLOSED
         until = time.monotonic() + self._limits.drain
         while self._child.in_flight and self._child.process.poll() is None and time.monotonic() < until:
+            self._child.reclaim()  # what callers left behind is fetched by nobody else any more
             time.sleep(0.002)
         with self._changing:
             self._child.end(grace=2.0)

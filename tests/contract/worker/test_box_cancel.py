@@ -89,6 +89,17 @@ def test_a_caller_who_is_gone_already_gets_nothing_run(box: Box) -> None:
         box.run(run)
 
 
+def test_a_box_that_ends_does_not_wait_for_answers_that_callers_left_behind(box: Box, quick: BoxLimits) -> None:
+    run, cancellation = cancellable(ask("sleep 0.2"))
+    cancellation.cancel()
+    with pytest.raises(Cancelled):
+        box.run(run)
+    assert box.in_flight == 1
+    begun = time.monotonic()
+    box.close()
+    assert box.in_flight == 0 and time.monotonic() - begun < quick.drain / 2
+
+
 def test_a_caller_without_a_slot_leaves_at_once(box: Box) -> None:
     with ThreadPoolExecutor(60) as pool:
         occupied = [pool.submit(box.run, ask("sleep 0.3", seconds=1.0)) for _ in range(48)]
