@@ -122,9 +122,9 @@ class Placer:
         for item, want, placed in zip(items, wanted, found, strict=True):
             if placed.refusal is not None and not placed.places:
                 self._note_stuck(item, placed.refusal[1])
-            refused = placed.refusal is not None and not placed.places and not item.ready(self._fleet)
-            if refused and self._preempts(item, want.question):
-                refused = False
+            lacking = placed.refusal is not None and not placed.places
+            way = lacking and self._preempts(item, want.question)
+            refused = lacking and not way and not item.ready(self._fleet)
             kind = placed.refusal[0].kind if placed.refusal is not None else None
             new = refused and (item.refusal is None or item.refusal.kind != kind)
             if placed.places or new:

@@ -116,6 +116,26 @@ async def test_who_gives_way_is_placed_elsewhere_first_where_something_fits(worl
     assert world.nodes("high") == ["edge-1"]
 
 
+async def test_further_copies_take_places_too_one_after_the_other(world: World) -> None:
+    for name in ("cloud-1", "cloud-2"):
+        world.fleet.connect(name, facts("cloud", "eu-1"), "")
+    for name in ("low", "lower"):
+        await world.create(row(name, preemptible=True, cpu_milli=1500, tier_preference=pb.TIER_PREFERENCE_CLOUD))
+    world.serve()
+    await world.create(row("high", priority=5, cpu_milli=1500, replicas=3))
+    assert world.nodes("high") == ["edge-1"]
+    world.serve()
+    for _ in range(3):
+        await settle(world)
+        world.clock.advance(GRACE_SECONDS + 0.1)
+        await settle(world)
+        await settle(world)
+        assert world.endpoints("high"), "it serves meanwhile with what it has"
+        world.serve()
+    assert sorted(world.nodes("high")) == ["cloud-1", "cloud-2", "edge-1"]
+    assert world.nodes("low") == world.nodes("lower") == []
+
+
 async def test_nobody_gives_way_who_did_not_agree(world: World) -> None:
     await world.create(row("low", cpu_milli=1500))
     world.serve()
