@@ -26,7 +26,7 @@ SYNC = $(UV) pip sync -q --require-hashes --compile-bytecode
 # tritonclient wants protobuf < 7, the code generator another one: environments of their own.
 .venv-triton/.ready: .venv/.uv requirements/triton.lock
 	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-triton
-	$(UV) pip install -q --python .venv-triton/bin/python --require-hashes -r requirements/triton.lock
+	$(UV) pip install -q --python .venv-triton/bin/python --require-hashes --compile-bytecode -r requirements/triton.lock
 	touch $@
 
 # Clients of the conformance matrix, each with what it wants of protobuf, gRPC and numpy.
@@ -68,7 +68,7 @@ conformance-clients: .venv-together/.ready .venv-triton/.ready .venv-kserve/.rea
 # MXNet's last release wants numpy < 1.24; the tests of its importer ask it.
 .venv-mxnet/.ready: .venv/.uv requirements/mxnet.lock
 	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-mxnet
-	$(UV) pip install -q --python .venv-mxnet/bin/python --require-hashes -r requirements/mxnet.lock
+	$(UV) pip install -q --python .venv-mxnet/bin/python --require-hashes --compile-bytecode -r requirements/mxnet.lock
 	touch $@
 
 # An S3 server, for the tests of the object store.
