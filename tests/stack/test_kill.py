@@ -185,3 +185,23 @@ def test_during_a_job(mortal: LightSite, trained: Path) -> None:
 
 
 REQUEST = "7d2b0b52-6a2c-4f0e-9d8e-0a3c1f1f7a11"
+
+
+def test_a_scheduler_that_is_asked_to_end_does_so_though_the_registry_is_gone(mortal: LightSite) -> None:
+    registry, scheduler = (mortal.stack.child(name) for name in ("registry", "scheduler"))
+    mortal.client.deployments.create("passing", mortal.push())
+    mortal.client.deployments.wait("passing", 30)
+    registry.stop()
+    registry.join(20)
+    try:
+        mortal.client.deployments.delete("passing")  # which the registry is to be told, again and again
+        time.sleep(1.0)
+        process = scheduler._process
+        assert process is not None
+        scheduler.stop()
+        assert process.wait(8) == 0
+    finally:
+        registry.start()
+        scheduler.start()
+    mortal.stack.wait_for_lanes(60)
+    settled(mortal)

@@ -59,6 +59,9 @@ from sealane_scheduler.tasks import TaskRules
 from sealane_scheduler.use_reports import UseReports
 from sealane_scheduler.versions import Versions
 
+#: Takes up what is recorded, with seconds for nodes to come to this process; returns the loops.
+Lead = Callable[[float], Awaitable[Sequence[Coroutine[None, None, None]]]]
+
 #: A process that is stopped in the middle of a transaction keeps its locks for no longer, so that another takes over.
 STOPPED_SECONDS = 4.0
 
@@ -123,7 +126,7 @@ async def run(config: Config) -> None:
     database = await asyncio.to_thread(_database, config)
     leadership = Leadership(database, holder_in(config.data_dir), clock)
     sealer = Sealer(database, "scheduler", member.identity, clock, config.audit_checkpoint_file)
-    served, lead = _compose(config, member, database, leadership, sealer)
+    served, lead, leave = _compose(config, member, database, leadership, sealer)
     telemetry_ = telemetry.configure(
         telemetry.TelemetryConfig("scheduler", config.trace_file, config.otlp_endpoint, config.sample_ratio)
     )
@@ -151,6 +154,7 @@ async def run(config: Config) -> None:
     if leadership.leads:
         await sealer.close()
     leadership.give_up()
+    leave()
     member.stop()
     database.close()
 
@@ -166,8 +170,8 @@ def _reached(config: Config, ports: Mapping[str, int]) -> tuple[str, str]:
 
 def _compose(
     config: Config, member: Membership, database: Database, leadership: Leadership, sealer: Sealer
-) -> tuple[dict[ModuleType, object], Callable[[float], Awaitable[Sequence[Coroutine[None, None, None]]]]]:
-    """The services, and what is done once this process leads: it takes up what is recorded; returns the loops."""
+) -> tuple[dict[ModuleType, object], Lead, Callable[[], None]]:
+    """The services, what is done once this process leads, and what is done when it ends."""
     clock = SystemClock()
     records: Transactions[Store] = Transactions(database, SqlStore, clock)
     registry = RegistryPort(member.channel("registry", config.registry_mesh))
@@ -206,4 +210,4 @@ def _compose(
         own = (controller.run(), loop.run(), task_loop.run(), drains.run())
         return (*own, *_registry_loops(records, controller, registry, clock))
 
-    return served, lead
+    return served, lead, registry.close

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-
-import grpc
+from collections.abc import Iterable, Iterator
 
 from sealane.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 from sealane.names import parse
@@ -14,6 +12,7 @@ from sealane.registry.v1 import dataset_service_pb2_grpc, model_service_pb2_grpc
 from sealane.registry.v1 import model_service_pb2 as model_pb
 from sealane.registry.v1 import variant_service_pb2 as variant_pb
 from sealane.scheduler.v1 import job_service_pb2 as job_pb
+from sealane.security.enroll import MeshChannel
 
 #: What the registry says when it will never take what it is told.
 PERMANENT = (InvalidArgument, NotFound, AlreadyExists, FailedPrecondition, PermissionDenied)
@@ -26,7 +25,7 @@ _REPORT_SECONDS, _PART_BYTES, _ARTIFACTS = 30.0, 1 << 20, 5000
 class RegistryPort:
     """The registry's services, with this process's certificate."""
 
-    def __init__(self, channel: Callable[[], grpc.Channel]) -> None:
+    def __init__(self, channel: MeshChannel) -> None:
         self._channel = channel
 
     def version(self, name: str) -> model_pb.Version:
@@ -110,6 +109,11 @@ class RegistryPort:
         for number, part in enumerate(parts):
             request = model_pb.ReportUseRequest(uses=part, part=number, more=number < len(parts) - 1)
             stub.ReportUse(request, timeout=_REPORT_SECONDS)
+
+
+    def close(self) -> None:
+        """End what is under way: a process that ends must not wait for a registry that is gone."""
+        self._channel.close()
 
 
 def version_number(version: str) -> int:

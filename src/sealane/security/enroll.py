@@ -141,6 +141,12 @@ class MeshChannel:
                 self._channel = connect(mesh_target(self._identity, self._service, self._address, self._turn))
             return self._channel
 
+    def close(self) -> None:
+        """End the calls that are under way, and those that would be tried again."""
+        with self._lock:
+            if self._channel is not None:
+                self._channel.close()
+
 
 def fetch_keys(channel: Callable[[], grpc.Channel]) -> Callable[[], Published]:
     """A function that gets auth's public keys, for :class:`sealane.security.keys.KeySet`."""
