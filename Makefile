@@ -112,8 +112,9 @@ demo: .venv/.tensorflow
 endif
 	$(BIN)/python -m sealane_local.demo $(if $(filter 1,$(LIGHT)),--light) --data var/demo
 
+SUITES ?= tests
 test: .venv/.tensorflow conformance-clients .venv-mxnet/.ready .venv-moto/.ready .venv-mlflow/.ready .venv-signing/.ready .venv-codegen/.ready
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest $(SUITES)
 
 # Every real client against gateway and worker; rewrites docs/conformance.md.
 conformance: .venv/.tensorflow conformance-clients

@@ -20,9 +20,9 @@ from sealane.errors import AlreadyExists, SealaneError
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
 T = TypeVar("T")
 ROWS = 360
-#: Of deployments.
 #: Of a task, when the scheduler is not told otherwise.
 LEASE_SECONDS = 15.0
+#: Of deployments.
 BIND = (
     "CreateDeployment.recorded",
     "CreateDeployment.committed",
@@ -51,7 +51,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LightSite]:
 
 
 class Killed:
-    """A scheduler that dies at a fail point, once it was reached."""
+    """A scheduler that dies at a fail point, once it was reached; the process after it has none."""
 
     def __init__(self, site: LightSite, point: str) -> None:
         self.child = site.stack.child("scheduler")
@@ -60,7 +60,10 @@ class Killed:
 
     def arm(self) -> None:
         self.environment["SEALANE_FAILPOINTS"] = f"{self.point}=panic"
-        self.again()
+        try:
+            self.again()
+        finally:
+            del self.environment["SEALANE_FAILPOINTS"]
         self.armed = self.child.pid
 
     def again(self) -> None:
@@ -69,12 +72,14 @@ class Killed:
         eventually(lambda: self.child.pid not in (None, before) and self.child.serving(), "the scheduler is back")
 
     def has_died(self) -> bool:
-        return self.child.pid != self.armed
+        return self.child.pid not in (None, self.armed)
 
     def mend(self) -> None:
-        """What comes back has no fail point; returns when it serves."""
-        self.environment.pop("SEALANE_FAILPOINTS", None)
-        self.again()
+        """Return when one without the fail point serves."""
+        if self.has_died():
+            eventually(self.child.serving, "the scheduler is back")
+        else:
+            self.again()
 
 
 def insist(call: Callable[[], T], seconds: float = 40.0) -> T:
@@ -145,7 +150,7 @@ def test_a_job_is_done_once(site: LightSite, point: str) -> None:
 
 
 def test_a_renewal_that_was_not_answered_costs_nothing(site: LightSite) -> None:
-    """The scheduler dies with every renewal for a while; what runs goes on, and is finished by the one that stays."""
+    """The scheduler dies with a renewal; what runs goes on, and is finished by the next one."""
     killed = Killed(site, "scheduler.renew.committed")
     killed.arm()
     job = insist(lambda: site.client.jobs.benchmark("digits@latest", variants=["litert-int8"], seconds=0.4))
