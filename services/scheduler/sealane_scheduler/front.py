@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from sealane_scheduler.decision import Neighbour, Scored
@@ -18,7 +20,7 @@ def scored(found: Scores, pair: Pair) -> Scored:
     variant, place = pair
     weights = found.weights
     costs = {name: cost if isinstance(cost, float) else cost.item(place) for name, cost in found.costs[variant].items()}
-    terms = {name: round(weights[name] * cost, 6) for name, cost in costs.items()}
+    terms = {name: _rounded(weights[name] * cost) for name, cost in costs.items()}
     return Scored(
         found.fitting.node(place).node,
         found.question.variants[variant].variant,
@@ -58,6 +60,11 @@ def _first(among: Mask, by: Numbers, then: Numbers) -> Pair | None:
     pairs = pairs[values == values.min()]
     variant, place = divmod(int(pairs[np.argmin(then.ravel()[pairs])]), by.shape[1])
     return variant, place
+
+
+def _rounded(term: float) -> float:
+    """In whole millionths, which is several times as fast as to six digits."""
+    return round(term * 1e6) / 1e6 if math.isfinite(term) else term
 
 
 def _neighbour(winner: Scored, other: Scored) -> Neighbour:

@@ -225,20 +225,26 @@ def sieve(demand: Demand, nodes: Snapshot, variants: Sequence[VariantView]) -> S
     rejected: dict[str, int] = {}
     alike = np.zeros(count, np.uint8)
     for name, of_node in _OF_NODE.items():
-        mask, fails = _counted(of_node(demand, nodes), count)
+        found = of_node(demand, nodes)
+        if found is False:
+            continue
+        mask, fails = _counted(found, count)
         if fails:
-            alike += mask
+            alike += mask.view(np.uint8)
             same = mask[None] if len(variants) == 1 else np.broadcast_to(mask, shape)
             failing[name], rejected[name] = same, fails * len(variants)
     misses = np.empty(shape, np.uint8)
     misses[:] = alike
     for name, of_pair in _OF_PAIR.items():
-        masks = [_counted(of_pair(demand, nodes, variant), count) for variant in variants]
+        answers = [of_pair(demand, nodes, variant) for variant in variants]
+        if all(answer is False for answer in answers):
+            continue
+        masks = [_counted(answer, count) for answer in answers]
         if fails := sum(found for _, found in masks):
             alone = len(masks) == 1
             failing[name] = masks[0][0][None] if alone else np.stack([mask for mask, _ in masks])
             rejected[name] = fails
-            misses += failing[name]
+            misses += failing[name].view(np.uint8)
     return Sieve({name: failing[name] for name in _NAMES if name in failing}, misses, rejected)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from sealane_scheduler.columns import Rows
 from sealane_scheduler.decision import FilterCount, Rejected
 from sealane_scheduler.filters import FILTERS
-from sealane_scheduler.masks import Numbers, lack
+from sealane_scheduler.masks import Mask, Numbers, lack
 from sealane_scheduler.scan import Pair, Scan
 
 _WORDS = dict(FILTERS)
@@ -39,7 +39,7 @@ class Miss:
 
 def misses(found: Scan) -> tuple[Miss, ...]:
     """Of each filter that anybody fails: the pair that fails fewest others beside it, and it by least."""
-    levels: list[list[Rows]] = []
+    levels: list[Mask] = []
     return tuple(_miss(found, name, levels) for name in found.sieve.failing)
 
 
@@ -68,19 +68,19 @@ def of_all(found: Scan) -> Pair:
     return pair
 
 
-def _miss(found: Scan, name: str, levels: list[list[Rows]]) -> Miss:
+def _miss(found: Scan, name: str, levels: list[Mask]) -> Miss:
     """The nearest miss of one filter.
 
     Args:
         found: where.
         name: the filter.
-        levels: for each number of misses from 1, for each variant, who misses so many; grown as far as is needed.
+        levels: for each number of misses from 1, who misses so many, variants by nodes; grown as far as is needed.
     """
     failing, level = found.sieve.failing[name], 0
     while True:
         if level == len(levels):
-            levels.append([(row == level + 1).nonzero()[0] for row in found.sieve.misses])
-        near = [there[mask[there]] for mask, there in zip(failing, levels[level], strict=True)]
+            levels.append(found.sieve.misses == level + 1)
+        near = [row.nonzero()[0] for row in failing & levels[level]]
         if any(map(len, near)):
             by, pair = _least(found, near, (name,))
             return Miss(name, 0 if level else sum(map(len, near)), level + 1, by, pair)

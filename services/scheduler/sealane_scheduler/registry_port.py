@@ -110,7 +110,6 @@ class RegistryPort:
             request = model_pb.ReportUseRequest(uses=part, part=number, more=number < len(parts) - 1)
             stub.ReportUse(request, timeout=_REPORT_SECONDS)
 
-
     def close(self) -> None:
         """End what is under way: a process that ends must not wait for a registry that is gone."""
         self._channel.close()

@@ -131,11 +131,13 @@ def best(found: Scores, most: int) -> list[Pair]:
         lowest = scores.min()
         if lowest == np.inf:
             break
-        equal = np.flatnonzero(scores == lowest)
+        equal = (scores == lowest).nonzero()[0]
         scores[equal] = np.inf
+        if len(equal) == 1:
+            ranked.append(divmod(int(equal[0]), len(found.fitting)))
+            continue
         variants, places = np.divmod(equal, len(found.fitting))
-        order = np.argsort(ties(found, variants, places)) if len(equal) > 1 else np.zeros(1, np.int64)
-        for place in order[: most - len(ranked)]:
+        for place in np.argsort(ties(found, variants, places))[: most - len(ranked)]:
             ranked.append((int(variants[place]), int(places[place])))
     return ranked
 
