@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 
 from sealane.errors import NotFound, SealaneError
@@ -138,18 +138,18 @@ class TaskLoop:
     async def finish(self, held: AttemptRow, request: fleet_pb.FinishTaskRequest) -> None:
         """End an attempt; raises Aborted where the task is another attempt's. A repeat is no error."""
 
-        def finish(store: Store) -> tuple[JobRow, tuple[AttemptRow, TaskRow] | None] | None:
+        def finish(store: Store) -> tuple[JobRow, tuple[AttemptRow, TaskRow] | None, list[AttemptRow]] | None:
             told = partial(task_kinds.outcome, request=request)
             ended = self._rules.finish(store, held, told)
-            return None if ended is None else (ended, self._next(store, ended, held.node))
+            return None if ended is None else (ended, self._next(store, ended, held.node), store.running())
 
         done = await self._records.write(finish)
         if done is None:
             return
-        row, begun = done
+        row, begun, running = done
         if begun is not None:  # before anything else runs: the place is taken
             self._remember(*begun, row)
-        await self._sync()
+        self._forget_but(running)
         self._changed()
 
     def _next(self, store: Store, job: JobRow, node: str) -> tuple[AttemptRow, TaskRow] | None:
@@ -187,8 +187,11 @@ class TaskLoop:
 
     async def _sync(self) -> None:
         """Forget attempts that are not under way any more by the records."""
-        running = {item.key for item in await self._records.read(lambda store: store.running())}
-        gone = [key for key in self._under_way if key not in running]
+        self._forget_but(await self._records.read(lambda store: store.running()))
+
+    def _forget_but(self, running: Iterable[AttemptRow]) -> None:
+        keys = {item.key for item in running}
+        gone = [key for key in self._under_way if key not in keys]
         for key in gone:
             self._told.add(self._under_way.pop(key)[0].node)
         if gone:

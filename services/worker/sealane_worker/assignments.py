@@ -74,6 +74,7 @@ class Assignments:
         self._later: dict[tuple[str, int], float] = {}
         self._standing: dict[tuple[str, int], tuple[bool, bool]] = {}
         self._generation = 0
+        self._written: fleet_service_pb2.DesiredState | None = None
         self._changed = threading.Event()
         self._settled = threading.Event()
         self._stop = threading.Event()
@@ -100,7 +101,9 @@ class Assignments:
     ) -> None:
         """Replace the whole desired state; loading happens in the background."""
         wanted = fleet_service_pb2.DesiredState(assignments=assignments, ensembles=ensembles)
-        self._write(wanted)
+        if wanted != self._written:  # tasks of jobs come with the same assignments again and again
+            self._write(wanted)
+            self._written = wanted
         self._set(wanted)
 
     def reports(self) -> list[fleet_service_pb2.AssignmentReport]:

@@ -119,6 +119,22 @@ def test_a_restart_without_a_scheduler_serves_what_was_served_last(
     again.close()
 
 
+def test_the_disk_is_written_only_where_something_else_is_wanted(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "assignments.json"
+
+    def written() -> int:
+        return file.stat().st_ino
+
+    site.assignments.apply([_wanted()])
+    first = written()
+    site.assignments.apply([_wanted()])
+    assert written() == first
+    site.assignments.apply([_wanted(epoch=2)])
+    assert written() != first and '"epoch": "2"' in file.read_text()
+    site.assignments.apply([])
+    assert '"epoch"' not in file.read_text()
+
+
 def test_a_torn_file_is_no_reason_not_to_start(int8_spec: ModelSpec, quick: BoxLimits, tmp_path: Path) -> None:
     path = tmp_path / "assignments.json"
     path.write_text('{"assignments": [{"depl')
