@@ -140,6 +140,14 @@ _ADD_DEPLOYMENTS, _ADD_EPOCHS, _ADD_PLACEMENTS, _ADD_DECISIONS = (
 _LEFT_PLACEMENTS, _OLD_DECISIONS = placements.delete().where(_among(placements)), _too_old()
 _EPOCHS = sa.select(epochs).where(_among(epochs))
 _GROW = epochs.update().where(_of(epochs, sa.bindparam("of"), sa.bindparam("name"))).values(epoch=sa.bindparam("to"))
+_JOB = sa.select(jobs).where((jobs.c.project == sa.bindparam("of")) & (jobs.c.job == sa.bindparam("name")))
+_ADVANCE = (
+    jobs.update()
+    .where((jobs.c.project == sa.bindparam("of")) & (jobs.c.job == sa.bindparam("name")))
+    .where((jobs.c.attempt == sa.bindparam("held")) & (jobs.c.node == sa.bindparam("by")))
+    .where(jobs.c.state.in_(sa.bindparam("states", expanding=True)))
+    .values({column.name: sa.bindparam(f"to_{column.name}") for column in jobs.c})
+)
 #: Tables of every noun.
 METADATA = (metadata, task_sql.metadata, leadership_sql.metadata)
 
@@ -268,10 +276,12 @@ class SqlStore(task_sql.TaskSql):
 
     def jobs(self, project: str, after: str, limit: int, only: str = "") -> list[JobRow]:
         """Jobs of a project by name, strictly after `after`; just the one named `only`, if given."""
-        wanted = jobs.c.project == project
-        wanted &= (jobs.c.job == only) if only else (jobs.c.job > after)
-        query = sa.select(jobs).where(wanted).order_by(jobs.c.job).limit(limit)
-        return [JobRow(**row._mapping) for row in self._connection.execute(query)]
+        if only:
+            rows = self._connection.execute(_JOB, {"of": project, "name": only})
+        else:
+            wanted = (jobs.c.project == project) & (jobs.c.job > after)
+            rows = self._connection.execute(sa.select(jobs).where(wanted).order_by(jobs.c.job).limit(limit))
+        return [JobRow(**row._mapping) for row in rows]
 
     def jobs_of(self, kinds: Collection[str], states: tuple[str, ...]) -> list[JobRow]:
         """Jobs of all projects of these kinds in these states, oldest first."""
@@ -305,10 +315,9 @@ class SqlStore(task_sql.TaskSql):
 
     def advance(self, row: JobRow, states: tuple[str, ...]) -> bool:
         """Write the row if the stored one has the same attempt and one of `states`; whether it was."""
-        key = (jobs.c.project == row.project) & (jobs.c.job == row.job)
-        guard = key & (jobs.c.attempt == row.attempt) & (jobs.c.node == row.node) & jobs.c.state.in_(states)
-        values = values_of(row) | {"etag": secrets.token_hex(8)}
-        return self._connection.execute(jobs.update().where(guard).values(values)).rowcount == 1
+        values = {f"to_{name}": value for name, value in values_of(row).items()} | {"to_etag": secrets.token_hex(8)}
+        held = {"of": row.project, "name": row.job, "held": row.attempt, "by": row.node, "states": list(states)}
+        return self._connection.execute(_ADVANCE, values | held).rowcount == 1
 
     def record(self, actor: Actor, action: str, resource: str, now: float, **details: str) -> None:
         """Audit and announce one change, in its transaction."""

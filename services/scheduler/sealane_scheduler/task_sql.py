@@ -73,6 +73,45 @@ def _running(row: AttemptRow) -> sa.ColumnElement[bool]:
     return mine & (attempts.c.node == row.node) & (attempts.c.state == "RUNNING")
 
 
+def _bound(table: sa.Table, *names: str) -> sa.ColumnElement[bool]:
+    """Rows whose columns are as the parameters ``of_<column>`` say."""
+    return sa.and_(*(table.c[name] == sa.bindparam(f"of_{name}") for name in names))
+
+
+# Made once, because making them takes longer than running them, and a job has many tasks.
+_TASK_KEY, _ATTEMPT_KEY = ("project", "job", "task"), ("project", "job", "task", "attempt", "node")
+_HELD = _bound(attempts, *_ATTEMPT_KEY) & (attempts.c.state == "RUNNING")
+_TASK = sa.select(tasks).where(_bound(tasks, *_TASK_KEY))
+_COUNTS = sa.select(tasks.c.state, sa.func.count()).where(_bound(tasks, "project", "job")).group_by(tasks.c.state)
+_WAITING = (
+    sa.select(tasks)
+    .where(_bound(tasks, "project", "job") & (tasks.c.state == "PENDING") & (tasks.c.not_before <= sa.bindparam("now")))
+    .order_by(tasks.c.task)
+    .limit(sa.bindparam("most"))
+)
+_RUNNING = sa.select(attempts).where(attempts.c.state == "RUNNING")
+_ATTEMPTS = sa.select(attempts).where(_bound(attempts, *_TASK_KEY)).order_by(attempts.c.attempt)
+_GIVE_OUT = (
+    tasks.update()
+    .where(_bound(tasks, *_TASK_KEY, "state") & _open())
+    .values(state="RUNNING", attempt=tasks.c.attempt + 1, update_time=sa.bindparam("now"))
+    .returning(tasks.c.attempt)
+)
+_FINISHED = ("state", "failures", "not_before", "error", "output", "update_time")
+_FINISH = (
+    tasks.update()
+    .where((tasks.c.project == sa.bindparam("of_project")) & (tasks.c.job == sa.bindparam("of_job")))
+    .where((tasks.c.task == sa.bindparam("of_task")) & (tasks.c.state == "RUNNING"))
+    .where(sa.exists(sa.select(attempts.c.attempt).where(_HELD)))
+    .values({name: sa.bindparam(f"to_{name}") for name in _FINISHED})
+)
+_END = attempts.update().where(_HELD).values({column.name: sa.bindparam(f"to_{column.name}") for column in attempts.c})
+
+
+def _named(prefix: str, row: object, names: Iterable[str]) -> dict[str, Any]:
+    return {f"{prefix}_{name}": getattr(row, name) for name in names}
+
+
 class TaskSql:
     """Implements :class:`sealane_scheduler.task_store.Tasks` on one connection."""
 
@@ -91,26 +130,25 @@ class TaskSql:
 
     def task(self, project: str, job: str, task: int) -> TaskRow | None:
         """See :class:`Tasks`."""
-        return next(iter(self._tasks(sa.select(tasks).where(_of(tasks, project, job, task)))), None)
+        key = {"of_project": project, "of_job": job, "of_task": task}
+        return next(iter(self._tasks(_TASK, key)), None)
 
     def task_counts(self, project: str, job: str) -> Mapping[str, int]:
         """See :class:`Tasks`."""
-        query = sa.select(tasks.c.state, sa.func.count()).where(_of(tasks, project, job)).group_by(tasks.c.state)
-        return {str(state): int(count) for state, count in self._connection.execute(query)}
+        found = self._connection.execute(_COUNTS, {"of_project": project, "of_job": job})
+        return {str(state): int(count) for state, count in found}
 
     def waiting(self, project: str, job: str, now: float, limit: int) -> list[TaskRow]:
         """See :class:`Tasks`."""
-        ready = (tasks.c.state == "PENDING") & (tasks.c.not_before <= now)
-        return self._tasks(sa.select(tasks).where(_of(tasks, project, job) & ready).order_by(tasks.c.task).limit(limit))
+        return self._tasks(_WAITING, {"of_project": project, "of_job": job, "now": now, "most": limit})
 
     def running(self) -> list[AttemptRow]:
         """See :class:`Tasks`."""
-        return self._attempts(sa.select(attempts).where(attempts.c.state == "RUNNING"))
+        return self._attempts(_RUNNING)
 
     def attempts(self, project: str, job: str, task: int) -> list[AttemptRow]:
         """See :class:`Tasks`."""
-        query = sa.select(attempts).where(_of(attempts, project, job, task))
-        return self._attempts(query.order_by(attempts.c.attempt))
+        return self._attempts(_ATTEMPTS, {"of_project": project, "of_job": job, "of_task": task})
 
     def durations(self, project: str, job: str, limit: int) -> list[float]:
         """See :class:`Tasks`."""
@@ -127,13 +165,8 @@ class TaskSql:
 
     def give_out(self, row: TaskRow, node: str, lease_until: float, now: float) -> int:
         """See :class:`Tasks`."""
-        given = (
-            tasks.update()
-            .where(_of(tasks, row.project, row.job, row.task) & (tasks.c.state == row.state) & _open())
-            .values(state="RUNNING", attempt=tasks.c.attempt + 1, update_time=now)
-            .returning(tasks.c.attempt)
-        )
-        attempt = int(self._connection.execute(given).scalar_one_or_none() or 0)
+        key = _named("of", row, (*_TASK_KEY, "state")) | {"now": now}
+        attempt = int(self._connection.execute(_GIVE_OUT, key).scalar_one_or_none() or 0)
         if attempt:
             begun = AttemptRow(row.project, row.job, row.task, attempt, node, lease_until=lease_until, begin_time=now)
             self._connection.execute(attempts.insert().values(values_of(begun)))
@@ -146,15 +179,13 @@ class TaskSql:
 
     def finish(self, attempt: AttemptRow, task: TaskRow) -> bool:
         """See :class:`Tasks`."""
-        held = sa.exists(sa.select(attempts.c.attempt).where(_running(attempt)))
-        mine = _of(tasks, task.project, task.job, task.task) & (tasks.c.state == "RUNNING") & held
-        values = {name: getattr(task, name) for name in ("state", "failures", "not_before", "error", "output")}
-        written = tasks.update().where(mine).values(**values, update_time=task.update_time)
-        return self._connection.execute(written).rowcount == 1
+        values = _named("of", attempt, _ATTEMPT_KEY) | _named("to", task, _FINISHED)
+        return self._connection.execute(_FINISH, values).rowcount == 1
 
     def end(self, row: AttemptRow) -> None:
         """See :class:`Tasks`."""
-        self._connection.execute(attempts.update().where(_running(row)).values(values_of(row)))
+        values = {f"to_{name}": value for name, value in values_of(row).items()}
+        self._connection.execute(_END, _named("of", row, _ATTEMPT_KEY) | values)
 
     def stop(self, project: str, job: str, now: float, task: int | None = None) -> int:
         """See :class:`Tasks`."""
@@ -167,8 +198,8 @@ class TaskSql:
         rest = _of(tasks, project, job) & _open()
         self._connection.execute(tasks.update().where(rest).values(state="CANCELLED", update_time=now))
 
-    def _tasks(self, query: sa.Select[Any]) -> list[TaskRow]:
-        return [TaskRow(**row._mapping) for row in self._connection.execute(query)]
+    def _tasks(self, query: sa.Select[Any], values: Mapping[str, object] | None = None) -> list[TaskRow]:
+        return [TaskRow(**row._mapping) for row in self._connection.execute(query, values or {})]
 
-    def _attempts(self, query: sa.Select[Any]) -> list[AttemptRow]:
-        return [AttemptRow(**row._mapping) for row in self._connection.execute(query)]
+    def _attempts(self, query: sa.Select[Any], values: Mapping[str, object] | None = None) -> list[AttemptRow]:
+        return [AttemptRow(**row._mapping) for row in self._connection.execute(query, values or {})]
