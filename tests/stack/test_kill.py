@@ -184,9 +184,6 @@ def test_during_a_job(mortal: LightSite, trained: Path) -> None:
     settled(mortal)
 
 
-REQUEST = "7d2b0b52-6a2c-4f0e-9d8e-0a3c1f1f7a11"
-
-
 def test_a_scheduler_that_is_asked_to_end_does_so_though_the_registry_is_gone(mortal: LightSite) -> None:
     registry, scheduler = (mortal.stack.child(name) for name in ("registry", "scheduler"))
     mortal.client.deployments.create("passing", mortal.push())
@@ -194,8 +191,8 @@ def test_a_scheduler_that_is_asked_to_end_does_so_though_the_registry_is_gone(mo
     registry.stop()
     registry.join(20)
     try:
-        mortal.client.deployments.delete("passing")  # which the registry is to be told, again and again
-        time.sleep(1.0)
+        mortal.client.deployments.delete("passing")
+        time.sleep(1.0)  # by now the registry is being told, again and again
         process = scheduler._process
         assert process is not None
         scheduler.stop()
@@ -205,3 +202,6 @@ def test_a_scheduler_that_is_asked_to_end_does_so_though_the_registry_is_gone(mo
         scheduler.start()
     mortal.stack.wait_for_lanes(60)
     settled(mortal)
+
+
+REQUEST = "7d2b0b52-6a2c-4f0e-9d8e-0a3c1f1f7a11"

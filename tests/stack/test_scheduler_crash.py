@@ -152,6 +152,7 @@ def test_a_job_is_done_once(site: LightSite, point: str) -> None:
 def test_a_renewal_that_was_not_answered_costs_nothing(site: LightSite) -> None:
     """The scheduler dies with a renewal; what runs goes on, and is finished by the next one."""
     killed = Killed(site, "scheduler.renew.committed")
+    lease = killed.environment["SEALANE_SCHEDULER_TASK_LEASE"]
     killed.environment["SEALANE_SCHEDULER_TASK_LEASE"] = str(LEASE_SECONDS)
     killed.arm()
     job = insist(lambda: site.client.jobs.benchmark("digits@latest", variants=["litert-int8"], seconds=1.0))
@@ -161,6 +162,7 @@ def test_a_renewal_that_was_not_answered_costs_nothing(site: LightSite) -> None:
     finally:
         killed.mend()
     away = time.monotonic() - died
+    killed.environment["SEALANE_SCHEDULER_TASK_LEASE"] = lease
     ended = site.client.jobs.wait(job.name, 90)
     assert ended.results[0].measurement.rows_per_second > 0
     if away > LEASE_SECONDS / 3:  # a worker ends its task itself where nothing was answered for two thirds of the lease

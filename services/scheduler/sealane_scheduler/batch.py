@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from sealane_scheduler.candidates import Candidates, Taken
+from sealane_scheduler.candidates import Candidates, Ledger
 from sealane_scheduler.columns import DIGESTED, NodeTable, Snapshot
 from sealane_scheduler.decision import Decision
 from sealane_scheduler.filters import Demand, NodeView, VariantView, cpu_of, memory_of
 from sealane_scheduler.placement import decide
 from sealane_scheduler.scan import Question
-from sealane_scheduler.standing import Standings
+from sealane_scheduler.standing import Standing, Standings
 
 #: Fleets up to this size are kept with each decision, so each has to follow from what was there before it.
 RECORDED_NODES = DIGESTED
@@ -150,8 +150,8 @@ class _Batch:
     def __init__(self, nodes: Snapshot, room: Room) -> None:
         self._nodes = nodes
         self._room = room
-        self._taken = Taken(nodes)
-        self._candidates: dict[Question, Candidates] = {}
+        self._ledger = Ledger(nodes)
+        self._kinds: dict[Question, tuple[Standing, Candidates]] = {}
         self._refused: dict[Question, Placed] = {}
 
     def place(self, wanted: Wanted) -> Placed:
@@ -163,17 +163,17 @@ class _Batch:
         if placed is None:
             placed = _one(wanted, self._room)
             for place in placed.places:
-                self._taken.take(place.decision.node, question.demand, wanted.variant(place.decision))
+                self._ledger.take(place.decision.node, question.demand, wanted.variant(place.decision))
             if not placed.places:
                 self._refused[question] = placed
         return placed
 
     def _alike(self, question: Question) -> Placed | None:
         """A place for one copy, found with what others of its kind have found; None where there is none."""
-        standing = self._room.standings.of(question, self._nodes)
-        candidates = self._candidates.get(question)
-        if candidates is None:
-            candidates = self._candidates[question] = Candidates(standing.scores, self._taken)
+        if question not in self._kinds:
+            standing = self._room.standings.of(question, self._nodes)
+            self._kinds[question] = standing, Candidates(standing.scores, self._ledger)
+        standing, candidates = self._kinds[question]
         pair = candidates.best()
         if pair is None:
             return None

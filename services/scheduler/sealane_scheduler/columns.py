@@ -31,9 +31,7 @@ _DIGEST_BITS = 128
 DIGESTED = 256
 #: Changes that are remembered; who saw an older state looks at everything again.
 _CHANGES = 4096
-#: What a placement changes of a node.
-_ROOM = frozenset({"free_memory", "free_cpu", "left_over"})
-#: Numbers of pooled values that others are looked up by are as wide as an index, which is three times as fast.
+#: Numbers of pooled values that others are looked up by are as wide as an index: others are made so at every look.
 _COLUMNS: dict[str, type[np.generic]] = {
     "alive": np.bool_,
     "draining": np.bool_,
@@ -265,26 +263,22 @@ class NodeTable:
         return row
 
     def _write(self, row: int, node: NodeView, old: NodeView | None) -> None:
-        touched = set[str]()
         for name, value in self._values(node).items():
             column = self._columns[name]
             if column[row] != value:
-                touched.add(name)
                 if name in self._shared and row < self._shared_rows:
                     self._shared.discard(name)
                     column = self._columns[name] = column.copy()
                 column[row] = value
         chunk, place = self._chunks[row >> _CHUNK_BITS], row & (_CHUNK - 1)
         self._chunks[row >> _CHUNK_BITS] = (*chunk[:place], node, *chunk[place + 1 :])
-        holders = self._holders, self._avoided
         self._marks(row, old, node)
         self._unhashed.add(row)
         self._version += 1
         if len(self._changes) == _CHANGES:
             self._begin_changes()
         else:
-            fuller = touched <= _ROOM and _is_fuller(node, old) and holders == (self._holders, self._avoided)
-            self._changes.append(~row if fuller else row)
+            self._changes.append(~row if _is_fuller(node, old) else row)
 
     def _values(self, node: NodeView) -> dict[str, Any]:
         kit = tuple(sorted((name, tuple(sorted(formats))) for name, formats in node.runtimes.items()))
@@ -331,8 +325,10 @@ class NodeTable:
 
 
 def _is_fuller(node: NodeView, old: NodeView | None) -> bool:
-    """Whether nothing became free on it."""
-    return old is not None and node.free_memory <= old.free_memory and node.free_cpu_milli <= old.free_cpu_milli
+    """Whether it only has less room than before."""
+    if old is None or node.free_memory > old.free_memory or node.free_cpu_milli > old.free_cpu_milli:
+        return False
+    return replace(node, free_memory=old.free_memory, free_cpu_milli=old.free_cpu_milli) == old
 
 
 def left_over(node: NodeView, free_memory: int, free_cpu_milli: int) -> float:

@@ -14,7 +14,8 @@ from google.protobuf.message import Message
 
 from sealane.errors import FailedPrecondition, SealaneError
 from sealane.failpoint import failpoint
-from sealane.records.tables import UNPROTECTED, Actor, Answer, Asked, Change
+from sealane.records.once import UNPROTECTED, Answer, Asked
+from sealane.records.tables import Actor, Change
 from sealane.records.transactions import Transactions
 from sealane_scheduler.batch import Placed
 from sealane_scheduler.cluster import Deployed
@@ -144,10 +145,9 @@ class Creations:
     async def _run(self, group: Sequence[_Waiting]) -> None:
         """Place what some calls want, record it, and answer."""
         calls = [call for call in group if not call.answer.done()]  # who is gone creates nothing
-        recorded: list[_Waiting] = []
         try:
             await self._place(calls)
-            answers = await self._commit(calls, recorded)
+            answers, recorded = await self._commit(calls)
         except Exception as failure:  # supervisor: whatever it was, those who wait hear of it
             for call in calls:
                 self._placer.release(call.bindings)
@@ -176,20 +176,20 @@ class Creations:
         for call in calls:
             for item in call.items:
                 placed = next(places)
-                call.bindings.append(Binding(item, placed, now, not placed.places, self._placer.serialize))
+                call.bindings.append(Binding(item, placed, now, self._placer.serialize, not placed.places))
 
-    async def _commit(self, calls: Sequence[_Waiting], recorded: list[_Waiting]) -> list[Answer]:
-        """The answer of each call; `recorded` gets those that are not repeats and were not refused."""
-        now = self._placer.now
+    async def _commit(self, calls: Sequence[_Waiting]) -> tuple[list[Answer], list[_Waiting]]:
+        """The answer of each call, and those calls that are not repeats and were not refused."""
+        now, recorded = self._placer.now, list[_Waiting]()
 
         def run(store: Store, places: Sequence[int]) -> list[Answer]:
             new = [calls[place] for place in places]
             refused = _refused(store, new)
-            recorded[:] = [call for call, failure in zip(new, refused, strict=True) if failure is None]
+            recorded.extend(call for call, failure in zip(new, refused, strict=True) if failure is None)
             _record(store, recorded, now)
             return [call.response() if failure is None else failure for call, failure in zip(new, refused, strict=True)]
 
-        return await self._records.once_each([call.wanted.asked for call in calls], run)
+        return await self._records.once_each([call.wanted.asked for call in calls], run), recorded
 
 
 def _refused(store: Store, calls: Sequence[_Waiting]) -> list[SealaneError | None]:

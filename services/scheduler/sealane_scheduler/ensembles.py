@@ -18,7 +18,7 @@ from sealane.tensors import Signature
 from sealane_scheduler.cluster import Copy, Deployed
 from sealane_scheduler.controller import Controller
 from sealane_scheduler.filters import VariantView
-from sealane_scheduler.store import EnsembleRow, Store
+from sealane_scheduler.store import EnsembleRow, Store, deployment_name
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class Ensembles:
         models: set[str] = set()
         versions: list[str] = []
         for step in chain.steps:
-            item = self._controller.get(f"projects/{project}/deployments/{step.deployment}")
+            item = self._controller.get(deployment_name(project, step.deployment))
             if item is None:
                 raise NotFound(
                     f"deployment {step.deployment!r} does not exist, or is not yours to see, or is itself a chain; "
@@ -187,5 +187,5 @@ def _default_signature(deployment: str, item: Deployed) -> Signature:
 
 def _chained(row: EnsembleRow) -> Chained:
     message = pb.Ensemble.FromString(row.ensemble)
-    names = (f"projects/{row.project}/deployments/{step.deployment}" for step in message.steps)
+    names = (deployment_name(row.project, step.deployment) for step in message.steps)
     return Chained(row, message, dict(zip(names, message.model_versions, strict=True)))

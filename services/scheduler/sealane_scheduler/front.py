@@ -63,7 +63,7 @@ def _first(among: Mask, by: Numbers, then: Numbers) -> Pair | None:
 
 
 def _rounded(term: float) -> float:
-    """In whole millionths, which is several times as fast as to six digits."""
+    """In whole millionths, by arithmetic and not by its decimal digits: it is asked for many times a decision."""
     return round(term * 1e6) / 1e6 if math.isfinite(term) else term
 
 

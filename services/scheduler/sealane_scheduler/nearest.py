@@ -106,10 +106,7 @@ def _least_of(found: Scan, variant: int, positions: Rows, names: Sequence[str]) 
         if len(names) > 1:  # of one name all of them fail it
             by = np.where(found.sieve.failing[name][variant][positions], by, 0.0)
         lacking = lacking + by
-    least = lacking
+    least = lacking.min() if isinstance(lacking, np.ndarray) else lacking
     if isinstance(lacking, np.ndarray):
-        least = lacking.min()
         positions = positions[lacking == least]
-    if len(positions) > 1:
-        positions = positions[nodes["tie"][positions].argmin() :]
-    return float(least), int(positions[0])
+    return float(least), int(positions[nodes["tie"][positions].argmin()])

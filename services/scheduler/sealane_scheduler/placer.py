@@ -26,7 +26,7 @@ from sealane_scheduler.preemption import Preemption, preempt
 from sealane_scheduler.queue_order import in_order
 from sealane_scheduler.scan import Question
 from sealane_scheduler.stock import Stock
-from sealane_scheduler.store import Store
+from sealane_scheduler.store import Store, deployment_name
 from sealane_scheduler.together import load_solver, place_all, solver_is_loaded
 
 log = logging.getLogger("sealane.placer")
@@ -90,7 +90,7 @@ class Placer:
 
     def near(self, demand: Demand, project: str) -> Demand:
         """A demand with where the deployments are that it would rather be beside."""
-        named = (self._deployed.get(f"projects/{project}/deployments/{name}") for name in demand.affinity)
+        named = (self._deployed.get(deployment_name(project, name)) for name in demand.affinity)
         nodes = dict.fromkeys(copy.row.node for item in named if item is not None for copy in self.staying(item))
         return replace(demand, beside=tuple((node, self.zone(node)) for node in nodes)) if nodes else demand
 
@@ -128,7 +128,7 @@ class Placer:
             kind = placed.refusal[0].kind if placed.refusal is not None else None
             new = refused and (item.refusal is None or item.refusal.kind != kind)
             if placed.places or new:
-                bindings.append(Binding(item, placed, now, new, self.serialize))
+                bindings.append(Binding(item, placed, now, self.serialize, new))
         await self.bind(bindings)
 
     def _note_stuck(self, item: Deployed, basis: Basis) -> None:
@@ -204,7 +204,7 @@ class Placer:
             if other is not None and other.copy(nomination.node, epoch) is not None:
                 return
         item.nominated = None
-        await self.bind([Binding(item, nomination.placed, self._clock.now())])
+        await self.bind([Binding(item, nomination.placed, self._clock.now(), self.serialize)])
 
     def give_up(self, item: Deployed) -> None:
         """Keep no place for a deployment any more; who was to leave it stays."""
@@ -243,5 +243,5 @@ class Placer:
         source.leaving = True
         taken = self._stock.take(decision.node, item.demand, variants[0])
         place = Place(because(decision, why), Basis(question, there, why=why), taken)
-        await self.bind([Binding(item, Placed((place,)), self._clock.now())])
+        await self.bind([Binding(item, Placed((place,)), self._clock.now(), self.serialize)])
         return True

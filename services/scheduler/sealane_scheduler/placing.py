@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field, replace
 
 from sealane.failpoint import failpoint
@@ -11,7 +11,6 @@ from sealane.scheduler.v1 import placement_service_pb2 as placement_pb
 from sealane_scheduler import present
 from sealane_scheduler.batch import Placed
 from sealane_scheduler.cluster import Copy, Deployed
-from sealane_scheduler.decision import Decision
 from sealane_scheduler.replay import record
 from sealane_scheduler.stock import Stock
 from sealane_scheduler.store import DecisionRow, PlacementRow, Store
@@ -25,26 +24,25 @@ class Binding:
         item: the deployment.
         placed: the decisions.
         now: when they were made, in seconds since 1970.
+        serialize: makes bytes of decisions.
         note_refusal: whether the refusal is kept.
-        serialize: makes bytes of decisions; shared by what is decided in one process.
     """
 
     item: Deployed
     placed: Placed
     now: float
+    serialize: InitVar[present.Serializer]
     note_refusal: bool = False
-    serialize: InitVar[Callable[[Decision, float], bytes] | None] = None
     contents: list[bytes] = field(default_factory=list)
     """The decisions, serialized, without their epochs and without what they were made from."""
     refused: bytes = b""
     epochs: list[int] = field(default_factory=list)
     """Filled in by :func:`keep`."""
 
-    def __post_init__(self, serialize: Callable[[Decision, float], bytes] | None) -> None:
-        write = serialize or present.Serializer()
-        self.contents = [write(place.decision, self.now) for place in self.placed.places]
+    def __post_init__(self, serialize: present.Serializer) -> None:
+        self.contents = [serialize(place.decision, self.now) for place in self.placed.places]
         if self.note_refusal and self.placed.refusal is not None:
-            self.refused = write(self.placed.refusal[0], self.now)
+            self.refused = serialize(self.placed.refusal[0], self.now)
 
     @property
     def rows(self) -> list[PlacementRow]:

@@ -67,7 +67,7 @@ def row(name: tuple[str, str], asked: str, version: tuple[str, bytes], demand_: 
         version=version[1],
         create_time=now,
         update_time=now,
-        etag=f"{random.getrandbits(64):016x}",
+        etag=f"{random.getrandbits(64):016x}",  # no secret, and there are many
         alias=alias_of(asked),
     )
 

@@ -28,7 +28,7 @@ from sealane_scheduler.controller import Controller
 from sealane_scheduler.creation import Creation
 from sealane_scheduler.ensembles import Ensembles
 from sealane_scheduler.registry_port import RegistryPort, version_number
-from sealane_scheduler.store import DeploymentRow, Store
+from sealane_scheduler.store import DeploymentRow, Store, deployment_name
 
 MAX_VERSIONS = 8
 MAX_NAMES = 256
@@ -217,7 +217,7 @@ class ServedModels:
     def _check_free(self, change: Change, wanted: Wanted, mine: Iterable[Deployed]) -> None:
         """Refuse a name that a deployment, a chain or another model's callers know, whoever may see them."""
         name = wanted.name
-        if self._chains.get(f"projects/{change.project}/deployments/{name}") is not None:
+        if self._chains.get(deployment_name(change.project, name)) is not None:
             raise _taken(name)
         for item in mine:
             row, model = item.row, _model_id(item.row)

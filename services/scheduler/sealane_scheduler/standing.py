@@ -18,7 +18,7 @@ from sealane_scheduler.explanation import explain
 from sealane_scheduler.masks import origin_rtt
 from sealane_scheduler.placement import FULL_SCAN, search
 from sealane_scheduler.scan import Question, Scan, Scores, scan
-from sealane_scheduler.terms import Terms
+from sealane_scheduler.terms import Capacity, Terms
 
 SHARED_SECONDS = 0.5
 #: What all of it may take, about: candidates, and bytes of one with its terms and filters.
@@ -69,7 +69,8 @@ class Standing:
         there, places = self.scores.at(fuller)
         if len(there):
             rows = fuller[there]
-            shrink(self.scores, places, (nodes["free_memory"][rows], nodes["free_cpu"][rows], nodes["left_over"][rows]))
+            capacity = Capacity.of(nodes, rows, nodes["left_over"][rows])
+            shrink(self.scores, places, nodes["free_memory"][rows], nodes["free_cpu"][rows], capacity)
         if len(other) and not self._replace(scan(question, nodes.take(other)), other):
             return False
         self.nodes = nodes

@@ -11,6 +11,11 @@ from sealane.records.tables import Actor, Change
 from sealane_scheduler.task_store import Tasks
 
 
+def deployment_name(project: str, deployment: str) -> str:
+    """Resource name of a deployment, or of a chain."""
+    return f"projects/{project}/deployments/{deployment}"
+
+
 @dataclass(frozen=True, slots=True)
 class DeploymentRow:
     """A deployment. `demand` and `version` are opaque to the store: serialized messages.
@@ -36,7 +41,7 @@ class DeploymentRow:
     @property
     def name(self) -> str:
         """Resource name."""
-        return f"projects/{self.project}/deployments/{self.deployment}"
+        return deployment_name(self.project, self.deployment)
 
 
 class DeployedRow(NamedTuple):
@@ -50,7 +55,7 @@ class DeployedRow(NamedTuple):
     @property
     def name(self) -> str:
         """Resource name."""
-        return f"projects/{self.project}/deployments/{self.deployment}"
+        return deployment_name(self.project, self.deployment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ class EnsembleRow:
     @property
     def name(self) -> str:
         """Resource name."""
-        return f"projects/{self.project}/deployments/{self.deployment}"
+        return deployment_name(self.project, self.deployment)
 
     @property
     def epoch(self) -> int:

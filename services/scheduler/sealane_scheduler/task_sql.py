@@ -68,11 +68,6 @@ def _open() -> sa.ColumnElement[bool]:
     return tasks.c.state.in_(("PENDING", "RUNNING"))
 
 
-def _running(row: AttemptRow) -> sa.ColumnElement[bool]:
-    mine = _of(attempts, row.project, row.job, row.task) & (attempts.c.attempt == row.attempt)
-    return mine & (attempts.c.node == row.node) & (attempts.c.state == "RUNNING")
-
-
 def _bound(table: sa.Table, *names: str) -> sa.ColumnElement[bool]:
     """Rows whose columns are as the parameters ``of_<column>`` say."""
     return sa.and_(*(table.c[name] == sa.bindparam(f"of_{name}") for name in names))
@@ -97,11 +92,15 @@ _GIVE_OUT = (
     .values(state="RUNNING", attempt=tasks.c.attempt + 1, update_time=sa.bindparam("now"))
     .returning(tasks.c.attempt)
 )
+_RENEW = (
+    attempts.update()
+    .where(_HELD)
+    .values({name: sa.bindparam(f"to_{name}") for name in ("lease_until", "progress", "log")})
+)
 _FINISHED = ("state", "failures", "not_before", "error", "output", "update_time")
 _FINISH = (
     tasks.update()
-    .where((tasks.c.project == sa.bindparam("of_project")) & (tasks.c.job == sa.bindparam("of_job")))
-    .where((tasks.c.task == sa.bindparam("of_task")) & (tasks.c.state == "RUNNING"))
+    .where(_bound(tasks, *_TASK_KEY) & (tasks.c.state == "RUNNING"))
     .where(sa.exists(sa.select(attempts.c.attempt).where(_HELD)))
     .values({name: sa.bindparam(f"to_{name}") for name in _FINISHED})
 )
@@ -174,8 +173,8 @@ class TaskSql:
 
     def renew(self, row: AttemptRow, lease_until: float, progress: float, log: str) -> bool:
         """See :class:`Tasks`."""
-        renewed = attempts.update().where(_running(row)).values(lease_until=lease_until, progress=progress, log=log)
-        return self._connection.execute(renewed).rowcount == 1
+        told = {"to_lease_until": lease_until, "to_progress": progress, "to_log": log}
+        return self._connection.execute(_RENEW, _named("of", row, _ATTEMPT_KEY) | told).rowcount == 1
 
     def finish(self, attempt: AttemptRow, task: TaskRow) -> bool:
         """See :class:`Tasks`."""

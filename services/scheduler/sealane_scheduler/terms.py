@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import numpy as np
 
-from sealane_scheduler.columns import Snapshot
+from sealane_scheduler.columns import Rows, Snapshot
 from sealane_scheduler.filters import DEFAULT_RATE, DEFAULT_RESPONSE_BYTES, Demand, VariantView, cpu_of, memory_of
 from sealane_scheduler.masks import Numbers
 
@@ -71,13 +70,11 @@ PRESETS: Mapping[str, Mapping[str, float]] = {
 }
 
 Terms = dict[str, Numbers | float]
-#: A number, or one for each of several nodes.
-N = TypeVar("N", float, Numbers)
 
 
 @dataclass(frozen=True, slots=True)
-class Room(Generic[N]):
-    """What of nodes matters to :func:`fragments`.
+class Capacity:
+    """What of a node, or of several, matters to :func:`fragments`.
 
     Args:
         over: see :func:`columns.left_over`.
@@ -86,21 +83,15 @@ class Room(Generic[N]):
         accelerated: 1 where it has an accelerator.
     """
 
-    over: N
-    per_cpu: N
-    per_memory: N
-    accelerated: N
+    over: Numbers | float
+    per_cpu: Numbers | float
+    per_memory: Numbers | float
+    accelerated: Numbers | float
 
-    @staticmethod
-    def of(nodes: Snapshot, over: Numbers) -> Room[Numbers]:
-        """Of all nodes, with what is left over of each."""
-        return Room(over, nodes["per_cpu"], nodes["per_memory"], nodes["accelerated"])
-
-    @staticmethod
-    def at(nodes: Snapshot, place: int, over: float) -> Room[float]:
-        """Of one of the nodes."""
-        columns = ("per_cpu", "per_memory", "accelerated")
-        return Room(over, *(nodes[name].item(place) for name in columns))
+    @classmethod
+    def of(cls, nodes: Snapshot, at: Rows | int | slice, over: Numbers | float) -> Capacity:
+        """Of the nodes at some positions, or at one, with what is left over there."""
+        return cls(over, nodes["per_cpu"][at], nodes["per_memory"][at], nodes["accelerated"][at])
 
 
 def factors(demand: Demand) -> dict[str, float]:
@@ -127,7 +118,7 @@ def costs(demand: Demand, nodes: Snapshot, variant: VariantView, network: Number
         "latency": PER_MS * (network + (variant.p99_ms or 0.0)),
         "lateness": _lateness(demand, network, variant),
         "cold_start": _cold_start(demand, nodes, variant),
-        "fragmentation": fragments(demand, variant, Room.of(nodes, nodes["left_over"])),
+        "fragmentation": fragments(demand, variant, Capacity.of(nodes, slice(None), nodes["left_over"])),
         "spread": _spread(demand, nodes),
         "accuracy": PER_LOST_ACCURACY * (1.0 - accuracy),
         "fidelity": PER_UNFAITHFUL * unfaithful(variant),
@@ -212,7 +203,7 @@ def _cold_start(demand: Demand, nodes: Snapshot, variant: VariantView) -> Number
     return np.asarray(milliseconds * (PER_COLD_MS / (uses_per_hour(demand) * HOURS_PER_START)))
 
 
-def fragments(demand: Demand, variant: VariantView, of: Room[N]) -> N:
+def fragments(demand: Demand, variant: VariantView, of: Capacity) -> Numbers | float:
     """How much more of a node is left that fits nothing, and accelerators taken by who needs none.
 
     Args:
@@ -221,7 +212,7 @@ def fragments(demand: Demand, variant: VariantView, of: Room[N]) -> N:
         of: a node, or several.
     """
     after = of.over - cpu_of(demand) * of.per_cpu + memory_of(demand, variant) * of.per_memory
-    growth = PER_FRAGMENT * (abs(after) - abs(of.over))
+    growth: Numbers | float = PER_FRAGMENT * (np.abs(after) - np.abs(of.over))
     return growth if demand.accelerator else growth + PER_IDLE_ACCELERATOR * of.accelerated
 
 

@@ -11,7 +11,8 @@ from google.protobuf.message import Message
 
 from sealane.clock import Clock
 from sealane.records.database import Database
-from sealane.records.tables import Actor, Answer, Asked, once, once_each
+from sealane.records.once import Answer, Asked, once, once_each
+from sealane.records.tables import Actor
 from sealane.rpc.call import Call
 
 S = TypeVar("S")
@@ -59,7 +60,7 @@ class Transactions(Generic[S]):
     async def once_each(
         self, asked: Sequence[Asked], function: Callable[[S, Sequence[int]], Sequence[Answer]]
     ) -> list[Answer]:
-        """Change something for several requests in one transaction; see :func:`tables.once_each`."""
+        """Change something for several requests in one transaction; see :func:`once.once_each`."""
         return await self._committed(
             lambda connection: once_each(
                 connection, asked, self._clock.now(), lambda new: function(self._make_store(connection), new)

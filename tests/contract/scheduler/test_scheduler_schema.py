@@ -16,6 +16,7 @@ import sealane_scheduler
 from sealane.errors import AlreadyExists
 from sealane.records import tables
 from sealane.records.migrate import migrate
+from sealane.records.once import Asked, once_each
 from sealane_scheduler.store import KEPT_DECISIONS, DecisionRow, DeploymentRow, EnsembleRow, HoldRow, PlacementRow
 from sealane_scheduler.store_sql import METADATA, SqlStore
 
@@ -95,7 +96,7 @@ def test_no_statement_of_a_placement_looks_through_a_table(tmp_path: Path) -> No
             store.add_decisions([DecisionRow("p", name, 1.0, b"x") for name in "ab"])
             return [b"answer"]
 
-        assert tables.once_each(connection, [tables.Asked("p", "id", "content")], 1.0, place) == [b"answer"]
+        assert once_each(connection, [Asked("p", "id", "content")], 1.0, place) == [b"answer"]
         asked = {sql: values for sql, values in run.items() if sql.startswith(("SELECT", "UPDATE", "DELETE"))}
         assert len(asked) >= 6
         names = {name for part in (*METADATA, tables.metadata) for name in part.tables}

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from sealane.auth.v1 import identity_service_pb2 as pb
 from sealane.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
+from sealane.records import once as once_
 from sealane.records import tables
 from sealane.records.database import Database
 from sealane.records.migrate import migrate
@@ -90,7 +91,7 @@ def test_a_request_id_runs_once(database: Database) -> None:
 
     def once(message: pb.ListServiceAccountsRequest, project: str = "p") -> bytes:
         def run(connection: sa.Connection) -> bytes:
-            return tables.once(
+            return once_.once(
                 connection,
                 project=project,
                 request_id="r",
@@ -114,7 +115,7 @@ def test_request_ids_are_short_and_forgotten_after_a_week(database: Database) ->
         message = pb.ListServiceAccountsRequest(parent=str(number))
         wanted = request_id or str(number)
         database.write(
-            lambda c: tables.once(c, project="p", request_id=wanted, request=message, now=now, run=lambda: b"a")
+            lambda c: once_.once(c, project="p", request_id=wanted, request=message, now=now, run=lambda: b"a")
         ).result(5)
 
     def kept(connection: sa.Connection) -> set[str]:

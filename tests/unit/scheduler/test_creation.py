@@ -10,11 +10,12 @@ import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 from google.protobuf import empty_pb2, wrappers_pb2
-from test_fleet import World, facts, row
+from test_fleet import World, facts, join_two, row, two_nodes
 
-from sealane.clock import ManualClock
 from sealane.errors import AlreadyExists, FailedPrecondition, SealaneError, Unavailable
-from sealane.records.tables import UNPROTECTED, Actor, Asked
+from sealane.records import tables
+from sealane.records.once import UNPROTECTED, Asked
+from sealane.records.tables import Actor
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane_scheduler.batch import Placed
 from sealane_scheduler.cluster import Deployed
@@ -24,9 +25,7 @@ from sealane_scheduler.recovery import SUBSTITUTE_SECONDS
 
 @pytest_asyncio.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    made = World(tmp_path, ManualClock())
-    made.fleet.connect("edge-1", facts("edge", "site-a"), "")
-    made.fleet.connect("cloud-1", facts("cloud", "eu-1"), "")
+    made = two_nodes(tmp_path)
     yield made
     made.database.close()
 
@@ -70,8 +69,8 @@ async def test_calls_that_come_at_once_are_recorded_together(world: World) -> No
     seen = commits(world)
     assert await create(world, *(wanted(f"d{i}") for i in range(40))) == [f"d{i}" for i in range(40)]
     assert len(seen) == 1 and len(await names(world)) == 40 == len(there(world))
-    audited = await world.records.read(lambda store: store._connection.execute(sa.text("select count(*) from audit")))  # type: ignore[attr-defined]
-    assert audited.scalar_one() == 40
+    audited = sa.select(sa.func.count()).select_from(tables.audit)
+    assert world.database.read(lambda connection: connection.scalar(audited)).result(5) == 40
 
 
 async def test_no_group_is_larger_than_one_call_may_be_and_the_order_stays(
@@ -98,8 +97,7 @@ async def test_of_two_that_want_one_name_the_first_gets_it_and_the_others_room_i
     assert await names(world) == {"a", "c"} == there(world)
     kept = world.controller.snapshot().digest
     world.restart()
-    world.fleet.connect("edge-1", facts("edge", "site-a"), "")
-    world.fleet.connect("cloud-1", facts("cloud", "eu-1"), "")
+    join_two(world)
     await world.controller.load()
     assert world.controller.snapshot().digest == kept, "nothing is taken for what was not created"
 

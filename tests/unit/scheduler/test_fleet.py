@@ -112,6 +112,19 @@ class World:
         return routes.route(item, self.fleet).binding_constraint
 
 
+def join_two(world: World) -> None:
+    """One worker at the edge, and one in the cloud."""
+    world.fleet.connect("edge-1", facts("edge", "site-a"), "")
+    world.fleet.connect("cloud-1", facts("cloud", "eu-1"), "")
+
+
+def two_nodes(path: Path) -> World:
+    """A controller with both, and its database in a folder."""
+    made = World(path, ManualClock())
+    join_two(made)
+    return made
+
+
 @pytest_asyncio.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     made = World(tmp_path, ManualClock())

@@ -9,9 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import pytest_asyncio
-from test_fleet import VERSION, World, facts, row
+from test_fleet import VERSION, World, row, two_nodes
 
-from sealane.clock import ManualClock
 from sealane.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from sealane.scheduler.v1 import deployment_service_pb2 as pb
 from sealane.scheduler.v1 import placement_service_pb2 as placement_pb
@@ -22,9 +21,7 @@ Item = placement_pb.PlaceRequest.Item
 
 @pytest_asyncio.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    made = World(tmp_path, ManualClock())
-    made.fleet.connect("edge-1", facts("edge", "site-a"), "")
-    made.fleet.connect("cloud-1", facts("cloud", "eu-1"), "")
+    made = two_nodes(tmp_path)
     yield made
     made.database.close()
 

@@ -12,7 +12,7 @@ from test_placement_core import DEMAND, NODE, NODES, VARIANTS
 
 from sealane_scheduler import batch, columns, front
 from sealane_scheduler.batch import TableRoom, Wanted, one_by_one
-from sealane_scheduler.candidates import Candidates, Taken
+from sealane_scheduler.candidates import Candidates, Ledger
 from sealane_scheduler.columns import NodeTable
 from sealane_scheduler.filters import MIB, Demand, NodeView, cpu_of, memory_of
 from sealane_scheduler.placement import Question, decide, search
@@ -48,8 +48,8 @@ def test_each_choice_of_a_batch_is_that_of_a_decision_on_what_is_left(
     asked = [question(demand) for demand in demands]
     table = NodeTable(nodes)
     before = table.snapshot()
-    taken = Taken(before)
-    kinds = [Candidates(search(item, before), taken) for item in asked]
+    ledger = Ledger(before)
+    kinds = [Candidates(search(item, before), ledger) for item in asked]
     for kind in (number % len(asked) for number in order):
         decision, pair = decide(asked[kind], table.snapshot()), kinds[kind].best()
         if pair is None:
