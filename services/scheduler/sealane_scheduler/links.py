@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 #: Of a smoothed round trip so much is the last one; of its deviation, as in RFC 6298 section 2.
 _RTT_WEIGHT, _JITTER_WEIGHT = 0.2, 0.25
+#: What is smoothed is the middle one of so many round trips, of two the shorter.
+_OF = 3
 #: What speeds of links are at most, bytes a second: beyond it nobody could tell the difference.
 _MOST_SPEED = 1e12
 
@@ -25,20 +27,22 @@ class Link:
     """A connection; what is 0 was not measured yet."""
 
     rtt_ms: float = 0.0
+    """Smoothed; one round trip alone that is far off, as when a machine stands still for a moment, moves nothing."""
     jitter_ms: float = 0.0
     down: float = 0.0
     """Bytes a second towards the node."""
     up: float = 0.0
     """Bytes a second from the node."""
+    _last: tuple[float, ...] = ()
 
     def pinged(self, rtt_ms: float) -> None:
         """A round trip took so long."""
-        if not self.rtt_ms:
-            self.rtt_ms = rtt_ms
-            return
-        off = rtt_ms - self.rtt_ms
-        self.jitter_ms += _JITTER_WEIGHT * (abs(off) - self.jitter_ms)
-        self.rtt_ms += _RTT_WEIGHT * off
+        if self._last:
+            self.jitter_ms += _JITTER_WEIGHT * (abs(rtt_ms - self.rtt_ms) - self.jitter_ms)
+        self._last = (*self._last, rtt_ms)[-_OF:]
+        middle = sorted(self._last)[(len(self._last) - 1) // 2]
+        known = len(self._last) == _OF
+        self.rtt_ms += (_RTT_WEIGHT if known else 1.0) * (middle - self.rtt_ms)
 
     def carried(self, down: float, up: float) -> bool:
         """The node says how fast what it carried was; what it has not measured stays, and so does what is no speed.

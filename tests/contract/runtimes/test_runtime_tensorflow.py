@@ -30,7 +30,7 @@ class Trained:
     answers: Array
 
 
-#: OpenVINO's int8 sums saturate on processors without VNNI (its documentation, "Saturation issue"): 97 % were measured.
+#: OpenVINO's int8 sums saturate on processors without VNNI (its documentation, "Saturation issue").
 SATURATED = 0.95
 
 

@@ -34,6 +34,18 @@ def test_the_round_trip_is_smoothed_and_so_is_how_far_it_is_off() -> None:
     assert link.jitter_ms < 0.1
 
 
+@pytest.mark.parametrize("place", [0, 1, 2, 5])
+def test_one_round_trip_that_is_far_off_moves_nothing_and_two_do(place: int) -> None:
+    link = Link()
+    for index in range(8):
+        link.pinged(2000.0 if index == place else 4.0)
+        if index > place or index > 1:
+            assert link.rtt_ms == 4.0
+    for _ in range(40):
+        link.pinged(60.0)
+    assert link.rtt_ms == pytest.approx(60.0, abs=0.1)
+
+
 def test_a_speed_that_is_none_changes_nothing() -> None:
     link = Link()
     link.carried(2e6, 0.0)

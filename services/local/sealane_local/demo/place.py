@@ -11,10 +11,10 @@ def deploy(world: World) -> None:
     client, report = world.client, world.report
     report.step(2, "deploy it three times and ask why")
     client.deployments.create(
-        CAMERA_A, world.version, data_class="restricted", residency=[SITE], latency_ms=250, request_bytes=256
+        CAMERA_A, world.version, data_class="restricted", residency=[SITE], latency_ms=1000, request_bytes=256
     )
     client.deployments.create(
-        CAMERA_B, world.version, data_class="internal", tier="edge", latency_ms=250, request_bytes=256
+        CAMERA_B, world.version, data_class="internal", tier="edge", latency_ms=1000, request_bytes=256
     )
     client.deployments.create(ACCURATE, world.version, objective="accuracy")
     placed = {name: _explained(world, name) for name in (CAMERA_A, CAMERA_B, ACCURATE)}
