@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_placement_core import DEMAND, NODE, NODES, VARIANTS
 
-from sealane_scheduler import batch, columns, front
+from sealane_scheduler import batch, columns, front, placement, standing
 from sealane_scheduler.batch import TableRoom, Wanted, one_by_one
 from sealane_scheduler.candidates import Candidates, Ledger
 from sealane_scheduler.columns import NodeTable
@@ -125,10 +125,8 @@ def fleet(count: int = 600) -> NodeTable:
     )
 
 
-def counted(table: NodeTable, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many nodes are looked at by each look of :mod:`standing`."""
-    from sealane_scheduler import placement, standing
-
     looks: list[int] = []
     scan = placement.scan
 
@@ -143,7 +141,7 @@ def counted(table: NodeTable, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_only_what_has_changed_is_looked_at_again_and_all_of_it_once_it_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
     table, now = fleet(), [0.0]
-    standings, looks, asked = Standings(lambda: now[0]), counted(table, monkeypatch), question(Demand())
+    standings, looks, asked = Standings(lambda: now[0]), counted(monkeypatch), question(Demand())
 
     def look() -> Standing:
         return standings.of(asked, table.snapshot())
@@ -166,7 +164,7 @@ def test_too_many_changes_a_new_node_and_one_that_fits_again_are_looked_at_whole
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     table = fleet()
-    standings, looks, asked = Standings(), counted(table, monkeypatch), question(Demand())
+    standings, looks, asked = Standings(), counted(monkeypatch), question(Demand())
     full = table.get("n007")
     assert full is not None
     table.put(replace(full, free_memory=0))
