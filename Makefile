@@ -23,6 +23,17 @@ SYNC = $(UV) pip sync -q --require-hashes --compile-bytecode
 	$(UV) pip install -q --python $(BIN)/python --no-deps -e .
 	touch $@ .venv/.dev
 
+# The worker's native front needs Rust. Where there is none, workers have the one in Python, and its tests are skipped.
+NATIVE = services/worker/native
+CARGO = CARGO_TARGET_DIR=$(CURDIR)/build/native PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo
+HAS_CARGO = command -v cargo >/dev/null
+.venv/.native: .venv/.dev $(NATIVE)/Cargo.toml $(NATIVE)/Cargo.lock $(wildcard $(NATIVE)/src/*.rs)
+	@if $(HAS_CARGO); then cd $(NATIVE) && PYO3_BUILD_EXTENSION_MODULE=1 $(CARGO) build -q --release --locked \
+	  && install $(CURDIR)/build/native/release/libsealane_native.so \
+	    "$$($(CURDIR)/$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/sealane_native.abi3.so"; \
+	else echo "no cargo: the native front of the worker is not built"; fi
+	touch $@
+
 # tritonclient wants protobuf < 7, the code generator another one: environments of their own.
 .venv-triton/.ready: .venv/.uv requirements/triton.lock
 	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-triton
@@ -113,7 +124,7 @@ endif
 	$(BIN)/python -m sealane_local.demo $(if $(filter 1,$(LIGHT)),--light) --data var/demo
 
 SUITES ?= tests
-test: .venv/.tensorflow conformance-clients .venv-mxnet/.ready .venv-moto/.ready .venv-mlflow/.ready .venv-signing/.ready .venv-codegen/.ready
+test: .venv/.tensorflow .venv/.native conformance-clients .venv-mxnet/.ready .venv-moto/.ready .venv-mlflow/.ready .venv-signing/.ready .venv-codegen/.ready
 	$(BIN)/python -m pytest $(SUITES)
 
 # Every real client against gateway and worker; rewrites docs/conformance.md.
@@ -121,21 +132,21 @@ conformance: .venv/.tensorflow conformance-clients
 	$(BIN)/python -m pytest tests/contract/conformance
 	$(BIN)/python tools/conformance.py
 
-up: .venv/.dev
+up: .venv/.dev .venv/.native
 	$(BIN)/sealane up --data var/local
 
-bench: .venv/.tensorflow
+bench: .venv/.tensorflow .venv/.native
 	$(BIN)/python bench/latency.py
 
 # Against the peers, each in an environment of its own under .venvs-peers; needs g++, libgrpc++-dev, pkg-config, wrk.
-bench-peers: .venv/.tensorflow
+bench-peers: .venv/.tensorflow .venv/.native
 	$(BIN)/python -m bench.peers $(if $(QUICK),--quick) --json bench/peers/results --docs docs
 
-promises: .venv/.tensorflow conformance-clients .venv-moto/.ready
+promises: .venv/.tensorflow .venv/.native conformance-clients .venv-moto/.ready
 	$(BIN)/python bench/promises.py $(if $(AREA),--area $(AREA)) $(if $(LONG),--long)
 
 # -- the fast gate ---------------------------------------------------------------------------------
-check: .venv/.dev .venv-codegen/.ready
+check: .venv/.dev .venv/.native .venv-codegen/.ready
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --no-cache --check .
 	$(BIN)/python tools/check_house.py
@@ -144,6 +155,8 @@ check: .venv/.dev .venv-codegen/.ready
 	sh tools/check_protos.sh
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	if $(HAS_CARGO); then cd $(NATIVE) && cargo fmt --check \
+	  && $(CARGO) clippy -q --release --all-targets --locked -- -D warnings && $(CARGO) test -q --release --locked; fi
 	$(BIN)/python -m pytest tests/unit
 
 protos: .venv-codegen/.ready

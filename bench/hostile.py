@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import grpc
@@ -19,18 +19,17 @@ from bench.http2 import Door, rapid_reset
 
 from sealane.client import connect
 from sealane.rpc.channel import Target, dial
-from sealane_local.plan import EDGE, Options
+from sealane_local.plan import CLOUD, EDGE, Options
 from sealane_local.stack import LocalStack
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 5.0
 BOUND_MS = 250.0
-#: (service, what a legitimate client calls there): an asyncio server and a worker's synchronous front.
-CALLS = {
-    "registry": "/sealane.registry.v1.ModelService/ListModels",
-    EDGE.node: "/inference.GRPCInferenceService/ServerLive",
-}
-BODIES = {"registry": b"\x0a\x10projects/default", EDGE.node: b""}
+_LIVE = "/inference.GRPCInferenceService/ServerLive"
+#: (service, what a legitimate client calls there): an asyncio server, a worker's synchronous front and its native one.
+CALLS = {"registry": "/sealane.registry.v1.ModelService/ListModels", EDGE.node: _LIVE, CLOUD.node: _LIVE}
+BODIES = {"registry": b"\x0a\x10projects/default", EDGE.node: b"", CLOUD.node: b""}
+_KINDS = {"registry": "aio", EDGE.node: "sync", CLOUD.node: "native"}
 
 
 @dataclass
@@ -107,22 +106,23 @@ def _attack(door: Door, path: str, seconds: float) -> tuple[int, bool]:
 def resets() -> bool:
     """Both kinds of server; prints the figure."""
     figures, holds = [], True
+    edge = replace(EDGE, environment={"SEALANE_WORKER_FRONT": "python"})
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
-        with LocalStack(Options(data, workers=(EDGE,))) as stack, connect(data) as client:
+        with LocalStack(Options(data, workers=(edge, CLOUD))) as stack, connect(data) as client:
             endpoints = json.loads((data / "endpoints.json").read_text())
             trust = (data / "pki" / "ca.pem").read_bytes()
             doors = {
                 "registry": Door(endpoints["registry"], trust, "registry.service.sealane"),
                 EDGE.node: Door(stack.worker_address(EDGE.node), trust, f"{EDGE.node}.node.sealane"),
+                CLOUD.node: Door(stack.worker_address(CLOUD.node), trust, f"{CLOUD.node}.node.sealane"),
             }
             for name, door in doors.items():
                 token = client.token("sealane-registry" if name == "registry" else "sealane-inference")
                 felt = attacked(door, (CALLS[name], BODIES[name], token))
-                kind = "aio" if name == "registry" else "sync"
                 holds = holds and not felt.failures and felt.p99_ms <= BOUND_MS
                 figures.append(
-                    f"{kind}: {felt.resets / SECONDS / 1000:.0f}k resets/s, {len(felt.failures)} of "
+                    f"{_KINDS[name]}: {felt.resets / SECONDS / 1000:.0f}k resets/s, {len(felt.failures)} of "
                     f"{len(felt.times_ms) + len(felt.failures)} failed, p99 {felt.p99_ms:.0f} ms"
                 )
                 print(*sorted(set(felt.failures))[:5], sep="\n")

@@ -75,7 +75,7 @@ def _plan(asked: argparse.Namespace) -> rounds.Plan:
 def _sealane() -> list[Server]:
     from bench.peers.sealane import BareSealane, Sealane
 
-    return [Sealane(), BareSealane(), Sealane(gateway=True)]
+    return [Sealane(), Sealane(front="python"), BareSealane(), Sealane(gateway=True)]
 
 
 def _finish(asked: argparse.Namespace, found: report.Findings) -> int:

@@ -137,9 +137,10 @@ page). Times and rates hold for the machine below; read the ratios.
 * CPU is what the server's processes and all that they started used per answer, from `/proc`. PSS counts shared pages
   once; both are of the server with all models loaded and after the runs.
 * **Sealane has everything on**: TLS 1.3, a verified token, 1 % of calls traced, the model in a sandboxed process of its
-  own. A worker cannot be started without these; the row "bare parts" is its front and its model processes put together
-  without TLS, token and trace, only to tell what these cost. The peers run bare: plaintext, nobody asks who calls, the
-  model inside or beside the server without a sandbox.
+  own. A worker cannot be started without these. "Direct" has the native front; a worker without Rust's extension has
+  the one in Python. The row "bare parts" is that one and the model processes put together without TLS, token and trace,
+  only to tell what these cost. The peers run bare: plaintext, nobody asks who calls, the model inside or beside the
+  server without a sandbox.
 
 Machine: {machine}, {date}. Other work used {others:.0%} of its processors during the run{warning}.
 """
@@ -180,8 +181,8 @@ def _triton_lines(found: Findings) -> list[str]:
         "",
         *told,
         "",
-        "There a bare gRPC echo took 27 us of processor time in C++ and 130 to 135 us in Python. Closing that is the",
-        "work of a native front later, in the place of ours, before the same frames and rings to the model process.",
+        "There a bare gRPC echo took 27 us of processor time in C++ and 130 to 135 us in Python. What is left of the",
+        "distance is the model process, which is Python with one packet in and one out.",
     ]
 
 

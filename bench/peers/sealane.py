@@ -6,6 +6,8 @@ run, but its own front, engine and model processes put together without them (`s
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ class BareSealane(Peer):
     """The worker's parts behind a plaintext port, as the peers are measured."""
 
     def __init__(self) -> None:
-        super().__init__("sealane-bare", "Sealane, bare parts", models=tuple(MODELS))
+        super().__init__("sealane-bare", "Sealane, bare parts, front in Python", models=tuple(MODELS))
         self.configuration = "the worker's front and model processes without TLS, token and trace: not how it runs"
 
     def command(self, site: Site, python: Path) -> list[str]:
@@ -40,15 +42,22 @@ class BareSealane(Peer):
 
 
 class Sealane:
-    """A suite of its own on each start; what was pushed stays on disk between rounds."""
+    """A suite of its own on each start; what was pushed stays on disk between rounds.
+
+    Args:
+        gateway: whether calls go through the gateway.
+        front: what holds the worker's port, `native` or `python`.
+    """
 
     environment = ""
     models = tuple(MODELS)
 
-    def __init__(self, *, gateway: bool = False) -> None:
+    def __init__(self, *, gateway: bool = False, front: str = "native") -> None:
         self._gateway = gateway
-        self.name = "sealane-gateway" if gateway else "sealane"
-        self.title = "Sealane, through the gateway" if gateway else "Sealane, direct"
+        self._front = front
+        self.name = "sealane-gateway" if gateway else "sealane" if front == "native" else f"sealane-{front}"
+        way = "through the gateway" if gateway else "direct" if front == "native" else "direct, front in Python"
+        self.title = f"Sealane, {way}"
         self.configuration = f"TLS 1.3, token, 1 % of calls traced; one worker, instances of the networks: {CORES}"
         self._data = Path()
         self._stack: LocalStack | None = None
@@ -57,7 +66,8 @@ class Sealane:
     def start(self, site: Site) -> None:
         """Start the suite, push and deploy what is not yet."""
         self._data = site.work / self.name
-        options = plan.Options(self._data, workers=(plan.CLOUD,), sample_ratio=0.01)
+        worker = replace(plan.CLOUD, environment={"SEALANE_WORKER_FRONT": self._front})
+        options = plan.Options(self._data, workers=(worker,), sample_ratio=0.01)
         try:
             self._stack = LocalStack(options)
             self._stack.start()
@@ -114,7 +124,7 @@ def _staged(model: Model, folder: Path, into: Path) -> Path:
     """The model's file beside a manifest of its own."""
     place = into / model.name
     place.mkdir(parents=True, exist_ok=True)
-    (place / "sealane.json").write_text(model.manifest(CORES))
+    (place / "sealane.json").write_text(model.manifest(len(os.sched_getaffinity(0))))
     at = place / model.file
     if not at.exists():
         at.write_bytes((folder / model.file).read_bytes())

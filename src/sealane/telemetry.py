@@ -61,11 +61,19 @@ class Telemetry:
         self._tracer = tracer
         self._ratio = sample_ratio
 
-    def start(self, name: str, kind: SpanKind, traceparent: str) -> Span | None:
-        """A span below `traceparent`, or None where the trace is not sampled."""
+    @property
+    def sample_ratio(self) -> float:
+        """Share of calls without a trace context that start a recorded trace."""
+        return self._ratio
+
+    def start(self, name: str, kind: SpanKind, traceparent: str, *, drawn: bool = False) -> Span | None:
+        """A span below `traceparent`, or None where the trace is not sampled.
+
+        With `drawn` the lot has fallen on this call already, where there is no trace.
+        """
         parent = parse(traceparent)
         if parent is None:
-            if random.random() >= self._ratio:
+            if not drawn and random.random() >= self._ratio:
                 return None
             return self._tracer.start_span(name, context=trace.set_span_in_context(trace.INVALID_SPAN), kind=kind)
         if not parent.trace_flags.sampled:

@@ -30,6 +30,8 @@ LIGHT = Path(__file__).parents[2] / "examples/digits/light"
 MODEL = "digits"
 CAMERA_A, CAMERA_B, ACCURATE = "camera-a", "camera-b", "accurate"
 EDGE, CLOUD, SITE = "edge-1", "cloud-1", "site-a"
+#: One worker has the front in Python, the other the native one where it is built: tests meet both.
+FRONTS = {EDGE: {"SEALANE_WORKER_FRONT": "python"}}
 SERVICES = ("auth", "registry", "scheduler", "inference")
 
 
@@ -174,7 +176,7 @@ def running(
     `settings` are more of those of its services, `others` more workers, `environments` variables of workers by node.
     """
     workers = tuple(
-        replace(item, environment={**item.environment, **(environments or {}).get(item.node, {})})
+        replace(item, environment={**FRONTS.get(item.node, {}), **(environments or {}).get(item.node, {})})
         for item in (plan.CLOUD, replace(plan.EDGE, linked=linked), *others)
     )
     options = plan.Options(

@@ -25,16 +25,17 @@ from sealane.rpc.call import Call, Identity
 from sealane.rpc.dispatch import Dispatcher
 from sealane.rpc.health import Health
 from sealane.security import suites
-from sealane.security.envelope import Opener
+from sealane.security.opener import Opener
 from sealane_worker.app import MAX_IN_FLIGHT, THREADS, services
 from sealane_worker.deployment import Assignment
 from sealane_worker.engine import Engine
 from sealane_worker.introduction import Introduction
 from sealane_worker.manifest import read_serving
-from sealane_worker.sealed import SealedServicer
+from sealane_worker.sealed import RAW, SealedServicer
 from sealane_worker.sealing import SealingKey
 from sealane_worker.serving import Serving
 from sealane_worker.spec import ModelSpec
+from sealane_worker.streams import Streams
 
 
 class Anyone:
@@ -66,8 +67,9 @@ def main() -> None:
     limits = middleware.Limits(MAX_IN_FLIGHT)
     about = Introduction("bench", folder, {}, 0.0, (), sealing, limits, f"127.0.0.1:{port}")
     serving = Serving(engine, telemetry_, "bench")
-    served = services(serving, SealedServicer(serving, Opener(pair, clock), about, telemetry_), Health())
-    dispatcher = Dispatcher(served, middleware.Chain([limits, Anyone(), middleware.Parse()]))
+    streams = Streams(MAX_IN_FLIGHT)
+    served = services(serving, SealedServicer(serving, Opener(pair, clock), about, telemetry_), Health(()), streams)
+    dispatcher = Dispatcher(served, middleware.Chain([limits, Anyone(), middleware.Parse(RAW)]))
     server = sync_server.build(dispatcher, threads=THREADS)
     server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()

@@ -26,6 +26,7 @@ from sealane.rpc.failover import Turn
 from sealane.rpc.fairness import FairShare
 from sealane.rpc.health import Health
 from sealane.rpc.metrics_page import token_of
+from sealane.rpc.places import Admission
 from sealane.rpc.quota import QuotaLimits
 from sealane.rpc.quota_shares import SharedQuotas
 from sealane.rpc.reflection import Reflection, SyncReflectionServicer
@@ -34,7 +35,7 @@ from sealane.security.key_file import KeyFile
 from sealane.security.membership import Membership, Place
 from sealane.security.opener import Opener
 from sealane.telemetry import Telemetry
-from sealane_worker import front, front_tfserving, sealed
+from sealane_worker import express, front, front_tfserving, sealed
 from sealane_worker.agent import Agent, Hooks
 from sealane_worker.artifacts import Artifacts
 from sealane_worker.assignments import Assignments
@@ -121,16 +122,18 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     identity, clock = member.identity, SystemClock()
     dial = functools.partial(_dial, identity)
     telemetry_ = _telemetry(config)
-    models_host, cache = _host(config), _cache(config)
+    native = express.wanted(config.front)
+    models_host, cache = _host(config, native=native), _cache(config)
     engine = Engine(host=models_host)
+    front_ = express.Express(engine, clock, MAX_IN_FLIGHT) if native else None
     sealing = SealingKey(_key_pair(config), dial("auth", config.auth_mesh), clock)
     member.revocations.subscribe(sealing.again)  # the key that signed the statement may be the one revoked
     to_scheduler = member.channel("scheduler", config.scheduler_mesh)
     quotas = QuotaLimits(clock, shares := SharedQuotas(to_scheduler, clock))
-    chain = _chain(member, clock, telemetry_, quotas)
+    chain = _chain(member, clock, telemetry_, quotas, front_.places if front_ is not None else None)
     introduction = _introduction(config, identity, sealing, chain)
     health = Health(tuple(FOREIGN_SERVICES.values()))
-    serving = Serving(engine, telemetry_, introduction.node)
+    serving = Serving(engine, telemetry_, introduction.node, front_.learn if front_ is not None else None)
     sealed_ = sealed.SealedServicer(serving, Opener(sealing.pair, clock), introduction, telemetry_)
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lane-call")
     dispatcher = _dispatcher(serving, sealed_, health, middleware.Chain(chain))
@@ -147,7 +150,7 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     )
     parts = Parts(
         engine=engine,
-        server=sync_server.build(dispatcher, threads=THREADS),
+        server=_server(dispatcher, front_, member),
         health=health,
         pool=pool,
         introduction=introduction,
@@ -170,9 +173,27 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
         desired=lambda desired: take_desired(parts, desired),
     )
     agent = Agent(dial("scheduler", config.scheduler_mesh), hooks, config.scheduler_mesh.count(",") + 1)
-    port = parts.server.add_secure_port(config.listen, tls.server_credentials(identity, mesh=False))
+    port = _bind(parts.server, config, identity, telemetry_)
     introduction.endpoint = config.advertise or f"{config.listen.rpartition(':')[0]}:{port}"
     return Worker(parts, agent), port
+
+
+def _server(
+    dispatcher: Dispatcher, front_: express.Express | None, member: Membership
+) -> grpc.Server | express.NativeServer:
+    if front_ is None:
+        return sync_server.build(dispatcher, threads=THREADS)
+    server = express.NativeServer(dispatcher, front_, threads=THREADS)
+    member.revocations.subscribe(server.forget)
+    return server
+
+
+def _bind(
+    server: grpc.Server | express.NativeServer, config: Config, identity: tls.PeerIdentity, telemetry_: Telemetry
+) -> int:
+    if isinstance(server, express.NativeServer):
+        return server.bind(config.listen, identity, telemetry_.sample_ratio)
+    return server.add_secure_port(config.listen, tls.server_credentials(identity, mesh=False))
 
 
 def _cache(config: Config) -> Cache:
@@ -232,14 +253,19 @@ def _key_pair(config: Config) -> suites.KeyPair:
 
 
 def _chain(
-    member: Membership, clock: SystemClock, telemetry_: Telemetry, quotas: QuotaLimits
+    member: Membership,
+    clock: SystemClock,
+    telemetry_: Telemetry,
+    quotas: QuotaLimits,
+    places: Admission | None,
 ) -> list[middleware.Middleware]:
     return order.standard(
         telemetry_=telemetry_,
-        guard=member.guard(clock, quota=[quotas, FairShare(MAX_IN_FLIGHT)]),
+        guard=member.guard(clock, quota=[quotas, FairShare(MAX_IN_FLIGHT, places)]),
         max_in_flight=MAX_IN_FLIGHT,
         raw=sealed.RAW,
         every_call=False,
+        places=places,
     )
 
 
@@ -260,7 +286,7 @@ def _introduction(
     )
 
 
-def _host(config: Config) -> Host:
+def _host(config: Config, *, native: bool) -> Host:
     """What all models have in common.
 
     Raises:
@@ -285,6 +311,7 @@ def _host(config: Config) -> Host:
         settings=endpoints,
         memory_limit_bytes=config.model_memory_mib << 20 or budget,
         pythons=_pairs(config.pythons),
+        native=native,
     )
     check_data_folder(config.data_dir, policy)
     return Host(policy=policy, budget_bytes=budget)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sealane.errors import MODEL_CRASHED, FailedPrecondition, SealaneError, Unavailable
 from sealane.tensors import Signature
@@ -22,6 +23,9 @@ from sealane_worker.runtimes import require_runtime
 from sealane_worker.spec import HostPolicy, ModelSpec, Ran, Run
 from sealane_worker.warming import warm_up
 from sealane_worker.watch import Verdict, Watch
+
+if TYPE_CHECKING:
+    import sealane_native
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +126,11 @@ class Box:
         """Requests that the model owes an answer to."""
         return self._child.in_flight
 
+    @property
+    def native(self) -> sealane_native.Slots | None:
+        """The slots of the native front; another object after a restart, none without it."""
+        return self._child.native
+
     def footprint_bytes(self) -> int:
         """Resident memory of the model process now."""
         return self._child.resident_bytes()
@@ -150,11 +159,15 @@ class Box:
             if self._closing.is_set():
                 self._refuse()
             child.kill()
-            raise Unavailable(
-                "the model's process crashed while it ran this request; it is being restarted, try again",
-                reason=MODEL_CRASHED,
-                retry_after=self._backoff(),
-            ) from error
+            raise self.crashed() from error
+
+    def crashed(self) -> Unavailable:
+        """For a caller whose request was in the process when it ended."""
+        return Unavailable(
+            "the model's process crashed while it ran this request; it is being restarted, try again",
+            reason=MODEL_CRASHED,
+            retry_after=self._backoff(),
+        )
 
     def close(self) -> None:
         """Let the running inferences finish, then end the process. Later calls get Unavailable."""
@@ -162,6 +175,7 @@ class Box:
             return
         self._closing.set()
         self._state = BoxState.CLOSED
+        self._child.shut()
         until = time.monotonic() + self._limits.drain
         while self._child.in_flight and self._child.process.poll() is None and time.monotonic() < until:
             self._child.reclaim()  # what callers left behind is fetched by nobody else any more

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from sealane.errors import BY_KIND, FailedPrecondition, Internal, Unavailable
 from sealane.tensors import Signature
@@ -23,11 +23,14 @@ from sealane_worker import machine
 from sealane_worker.control import Disconnected, Header, Json, read_control, send_control
 from sealane_worker.model import confine
 from sealane_worker.model.loading import signature_from_json
-from sealane_worker.rings import FrontRings
+from sealane_worker.rings import NATIVE_BYTES, RING_BYTES, FrontRings
 from sealane_worker.runtimes import RuntimeInfo, entry_of
 from sealane_worker.sandbox import policy_for
 from sealane_worker.slots import Slots
 from sealane_worker.spec import HostPolicy, ModelSpec, Ran, Run
+
+if TYPE_CHECKING:
+    import sealane_native
 
 #: Of the front's environment only these reach a model process.
 PASSED_VARIABLES = ("PYTHONPATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
@@ -65,13 +68,14 @@ class Child:
 
     def __init__(self, spec: ModelSpec, info: RuntimeInfo, policy: HostPolicy) -> None:
         self._spec, self._info, self._policy = spec, info, policy
-        self._rings = FrontRings()
+        self._rings = FrontRings(NATIVE_BYTES if policy.native else 0)
         self._ended = threading.Lock()
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             # Ours are closed where the process cannot be started; theirs in any case, once it has them.
             theirs.callback(self._rings.close_passed)
             self._control, control = _pair(ours, theirs, socket.SOCK_STREAM)
-            slots = [_pair(ours, theirs, socket.SOCK_SEQPACKET) for _ in range(SLOTS)]
+            count = 2 * SLOTS if policy.native else SLOTS
+            slots = [_pair(ours, theirs, socket.SOCK_SEQPACKET) for _ in range(count)]
             self.notices, notices = os.pipe()
             """What the process writes to its standard error; its watch closes it."""
             ours.callback(os.close, self.notices)
@@ -79,8 +83,18 @@ class Child:
             self._passed = [slot.fileno() for _, slot in slots]
             self._ring_fds = self._rings.passed_fds()
             self.process = self._spawn(control.fileno(), notices)
-            self._slots = Slots([slot for slot, _ in slots], self._rings)
+            self._slots = Slots([slot for slot, _ in slots[:SLOTS]], self._rings)
+            self.native: sealane_native.Slots | None = self._native([slot for slot, _ in slots[SLOTS:]])
+            """Those of the native front; none without it."""
             ours.pop_all()
+
+    def _native(self, slots: list[socket.socket]) -> sealane_native.Slots | None:
+        if not slots:
+            return None
+        import sealane_native
+
+        descriptors, rings = [slot.detach() for slot in slots], self._rings
+        return sealane_native.Slots(descriptors, SLOTS, rings.requests, rings.replies, RING_BYTES - NATIVE_BYTES)
 
     def _spawn(self, control: int, notices: int) -> subprocess.Popen[bytes]:
         python = self._policy.pythons.get(self._info.name, sys.executable)
@@ -147,16 +161,22 @@ class Child:
     @property
     def in_flight(self) -> int:
         """Requests that the process owes an answer to."""
-        return self._slots.in_flight
+        return self._slots.in_flight + (self.native.in_flight if self.native is not None else 0)
 
     @property
     def lied(self) -> bool:
         """Whether the process sent what it cannot have been asked for."""
-        return self._slots.lied
+        return self._slots.lied or (self.native is not None and self.native.lied)
 
     def overdue_seconds(self, now: float) -> float:
         """How long after its caller's deadline the process still owes its oldest answer."""
-        return self._slots.overdue_seconds(now)
+        overdue = self._slots.overdue_seconds(now)
+        return overdue if self.native is None else max(overdue, self.native.overdue_seconds(now))
+
+    def shut(self) -> None:
+        """Take nothing more of the native front, which asks nobody before it sends."""
+        if self.native is not None:
+            self.native.shut()
 
     def reclaim(self) -> None:
         """Take the answers that came after their callers had gone."""
@@ -187,6 +207,8 @@ class Child:
             self.kill()
         with self._ended:
             self._slots.close()
+            if self.native is not None:
+                self.native.close()
 
     def kill(self) -> int:
         """End the process now; returns its exit status (negative: the signal)."""

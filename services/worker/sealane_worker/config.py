@@ -37,6 +37,9 @@ class Config:
     listen: str = "127.0.0.1:0"
     """Where clients call the front."""
 
+    front: str = "auto"
+    """What holds that port: ``native``, ``python``, or ``auto``, which is native where it is installed."""
+
     advertise: str = ""
     """Address that clients are told; empty takes the host of `listen` with the port that was bound."""
 

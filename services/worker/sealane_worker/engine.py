@@ -6,7 +6,7 @@ Loading a new version of a deployment starts it beside the old one; the old one 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from sealane import ensembles
@@ -16,7 +16,7 @@ from sealane.security.sealing_policy import SealingPolicy
 from sealane_worker.box import BoxLimits, BoxState
 from sealane_worker.chains import LoadedChain, ServedChain
 from sealane_worker.deployment import Assignment, Inference, Model, Served
-from sealane_worker.loaded import Loaded, entry_of, infer
+from sealane_worker.loaded import Loaded, NativeModel, entry_of, infer
 from sealane_worker.pool import Host, Pool
 from sealane_worker.spec import ModelSpec, Ran
 
@@ -32,6 +32,8 @@ class Engine:
         self._lock = threading.Lock()  # guards the table only; never held while a model loads or runs
         self.changes = 0
         """Grows whenever a name may mean something else than before."""
+        self.on_change: Callable[[], None] = _nothing
+        """Called then, after it has grown."""
 
     @property
     def pool(self) -> Pool:
@@ -81,7 +83,7 @@ class Engine:
         """Stop serving a deployment after its running inference; false where it was not served."""
         with self._lock:
             entry = self._loaded.pop(deployment, None)
-            self.changes += 1
+            self._changed()
         if entry is not None:
             entry.pooled.close()
         return entry is not None
@@ -105,7 +107,7 @@ class Engine:
                 known = before.get(wanted.deployment)
                 same = known is not None and known.model.assignment.epoch == wanted.epoch
                 self._chains[wanted.deployment] = known if known and same else LoadedChain.of(wanted)
-            self.changes += 1
+            self._changed()
 
     def get(self, deployment: str) -> Served:
         """One loaded deployment, or chain.
@@ -170,7 +172,7 @@ class Engine:
         """Say which deployments (name -> model name) are on their way, so that callers are told to wait."""
         with self._lock:
             self._expected = dict(deployments)
-            self.changes += 1
+            self._changed()
 
     def expected(self) -> Mapping[str, str]:
         """Deployments on their way that are not loaded yet, name -> model name."""
@@ -202,6 +204,14 @@ class Engine:
         """How busy a deployment, or chain, is; None where it is not served."""
         entry = self._chains.get(deployment) or self._loaded.get(deployment)
         return None if entry is None else entry.recorder.load()
+
+    def native(self, deployment: str) -> NativeModel | None:
+        """The native front's own way to the process of a deployment; None where there is none, or each request matters.
+
+        It matters in a sequence, in a chain, and where equal requests share a run.
+        """
+        entry = self._loaded.get(deployment)
+        return None if entry is None or deployment in self._chains else entry.native()
 
     def infer(self, inference: Inference) -> Ran:
         """Check the inputs against the signature and run.
@@ -245,8 +255,16 @@ class Engine:
         with self._lock:
             replaced = self._loaded.get(entry.model.assignment.deployment)
             self._loaded[entry.model.assignment.deployment] = entry
-            self.changes += 1
+            self._changed()
         return replaced
+
+    def _changed(self) -> None:
+        self.changes += 1
+        self.on_change()
+
+
+def _nothing() -> None:
+    """Nobody wants to hear of changes."""
 
 
 def _refuse_changed(inference: Inference, served: str) -> None:

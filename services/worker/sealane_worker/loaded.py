@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from sealane.errors import FailedPrecondition, InvalidArgument
 from sealane.tensors import Array, Signature
+from sealane_worker.box import Box
 from sealane_worker.deployment import Assignment, Inference, Model
 from sealane_worker.pool import PooledModel
 from sealane_worker.sequences import Asked, Places, Sequences
@@ -14,6 +16,18 @@ from sealane_worker.signatures import pick_signature
 from sealane_worker.single_flight import SingleFlight, Waiter, key_of
 from sealane_worker.spec import Ran, Run
 from sealane_worker.statistics import StatisticsRecorder
+
+if TYPE_CHECKING:
+    import sealane_native
+
+
+@dataclass(frozen=True, slots=True)
+class NativeModel:
+    """A model as the native front calls it: past its box, which goes on to watch the process."""
+
+    slots: sealane_native.Slots
+    statistics: sealane_native.Statistics
+    box: Box
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +39,13 @@ class Loaded:
     recorder: StatisticsRecorder
     sequences: Mapping[str, Sequences] = field(default_factory=dict)
     flights: SingleFlight | None = None
+
+    def native(self) -> NativeModel | None:
+        """See :meth:`sealane_worker.engine.Engine.native`."""
+        box = self.pooled.box
+        if box is None or box.native is None or self.recorder.native is None or self.sequences or self.flights:
+            return None
+        return NativeModel(box.native, self.recorder.native, box)
 
 
 def infer(entry: Loaded, inference: Inference) -> Ran:
@@ -93,7 +114,7 @@ def entry_of(assignment: Assignment, pooled: PooledModel) -> Loaded:
         sequences = {name: Sequences(serving.sequencing, signature, places) for name, signature in signatures.items()}
         signatures = {name: item.signature for name, item in sequences.items()}
     flights = SingleFlight() if serving.deterministic and not sequences else None
-    return Loaded(Model(assignment, signatures), pooled, StatisticsRecorder(), sequences, flights)
+    return Loaded(Model(assignment, signatures), pooled, StatisticsRecorder(native=pooled.native), sequences, flights)
 
 
 def _rows(inputs: Mapping[str, Array]) -> int:

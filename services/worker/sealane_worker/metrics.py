@@ -163,6 +163,8 @@ def page(engine: Engine) -> bytes:
     count("nv_inference_compute_infer_duration_us", "Microseconds in the model", [float(time) for time in spent])
     shared = [float(item.shared) for item in told]
     count("sealane_shared_answers_total", "Requests that got the answer of an equal one", shared)
+    native = [float(item.native) for item in told]
+    count("sealane_native_answers_total", "Requests that the native front answered without Python", native)
     written.family(
         ":tensorflow:serving:runtime_latency",
         "histogram",

@@ -47,7 +47,7 @@ class PooledModel:
     def __init__(self, pool: Pool, spec: ModelSpec, *, pinned: bool) -> None:
         self.spec = spec
         self.pinned = pinned
-        self.last_used = time.monotonic()
+        self._last_used = time.monotonic()
         self.loads = 0
         self._pool = pool
         self._lock = threading.Lock()
@@ -83,6 +83,18 @@ class PooledModel:
         return self._box is not None
 
     @property
+    def last_used(self) -> float:
+        """When it was last called, on the monotonic clock."""
+        box = self._box
+        native = box.native if box is not None else None
+        return self._last_used if native is None else max(self._last_used, native.last_used)
+
+    @property
+    def native(self) -> bool:
+        """Whether the native front has slots of its own to it."""
+        return self._pool.native
+
+    @property
     def expected_bytes(self) -> int:
         """Memory it takes: as measured at its last load, or from the size of its files."""
         return self._footprint or PROCESS_BYTES + 2 * size_on_disk(self.spec.path)
@@ -98,7 +110,7 @@ class PooledModel:
             DeadlineExceeded: it was not loaded by the deadline, or see :meth:`sealane_worker.box.Box.run`.
             ResourceExhausted: there is no memory for it (MEMORY_EXHAUSTED).
         """
-        self.last_used = time.monotonic()
+        self._last_used = time.monotonic()
         while True:
             box = self._box or self.load(run.deadline)
             try:
@@ -181,7 +193,7 @@ class PooledModel:
             self._box = box
             if box is not None:
                 self.loads += 1
-                self.last_used = time.monotonic()
+                self._last_used = time.monotonic()
                 self._loaded, self._footprint = box.loaded, box.footprint_bytes()
             else:
                 self._give_back()
@@ -199,6 +211,11 @@ class Pool:
         self._models: list[PooledModel] = []
         self._reserved: dict[int, int] = {}
         self._lock = threading.Lock()
+
+    @property
+    def native(self) -> bool:
+        """Whether models have slots for the native front."""
+        return self._host.policy is not None and self._host.policy.native
 
     def add(self, spec: ModelSpec, *, pinned: bool = False) -> PooledModel:
         """Load a model now and keep it.

@@ -22,6 +22,8 @@ from sealane.errors import ResourceExhausted
 
 #: Room for one request of the largest size, and others beside it. Untouched pages cost nothing.
 RING_BYTES = 192 << 20
+#: The end of the request ring, where a native front has slots of its own.
+NATIVE_BYTES = 64 << 20
 HEAD_BYTES = 4096
 MAX_SLOTS = HEAD_BYTES // 8
 _ALIGNMENT = 4096
@@ -87,9 +89,9 @@ class Regions:
 
 
 class FrontRings:
-    """Both rings as the front holds them."""
+    """Both rings as the front holds them; the last `native_bytes` for requests are not its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, native_bytes: int = 0) -> None:
         self.request_fd = _memfd("sealane-requests")
         self.reply_fd = _memfd("sealane-replies")
         os.ftruncate(self.request_fd, RING_BYTES)
@@ -103,7 +105,7 @@ class FrontRings:
         self.request_read_fd = os.open(f"/proc/self/fd/{self.request_fd}", os.O_RDONLY | os.O_CLOEXEC)
         self.requests = memoryview(self._request_map)
         self.replies = memoryview(self._reply_map)
-        self.regions = Regions(HEAD_BYTES, RING_BYTES)
+        self.regions = Regions(HEAD_BYTES, RING_BYTES - native_bytes)
 
     def mark_read(self, slot: int, request_id: int) -> None:
         """Tell the model that the reply to `request_id` was read."""

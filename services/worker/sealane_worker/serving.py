@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from sealane import telemetry
@@ -28,11 +28,16 @@ _ALIVE = (BoxState.READY, BoxState.IDLE, BoxState.RESTARTING)
 _PLATFORMS = {"tensorflow": "tensorflow_savedmodel", "litert": "litert_tflite", "onnxruntime": "onnxruntime_onnx"}
 
 
+#: Hears of calls that ended well; see :meth:`sealane_worker.express.Express.learn`.
+Learn = Callable[[Call, Model, Inference, InferenceCall], None]
+
+
 class Serving:
     """What the servicers of every protocol share."""
 
-    def __init__(self, engine: Engine, telemetry_: Telemetry, node: str) -> None:
+    def __init__(self, engine: Engine, telemetry_: Telemetry, node: str, learn: Learn | None = None) -> None:
         self._engine = engine
+        self._learn = learn
         self._telemetry = telemetry_
         self._node = node
         self._resolved: dict[tuple[str, str], Model] = {}
@@ -196,6 +201,8 @@ class Serving:
             answer = self._traced(assignment, asked) if telemetry.sampled() else self._engine.infer(asked).outputs
         finally:
             call.load = self._engine.load_of(assignment.deployment)
+        if call.ticket and self._learn is not None:
+            self._learn(call, model, asked, inference)
         return InferenceAnswer(inference, str(assignment.version), signature.name, answer)
 
     def _traced(self, assignment: Assignment, asked: Inference) -> dict[str, Array]:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sealane.errors import BY_KIND, DeadlineExceeded, Internal
+from sealane.errors import BY_KIND, DeadlineExceeded, Internal, SealaneError
 from sealane.tensors import Array
 from sealane_worker import wire
 from sealane_worker.callers import Bell, Caller
@@ -199,7 +199,7 @@ class Slots:
         # A receive timeout in the kernel costs less than a poll before every read, and is seldom set anew.
         step = min(_FIRST_WAIT, run.deadline - time.monotonic())
         if step <= 0:
-            raise _late()
+            raise late()
         try:
             if slot.wait != step:
                 slot.wait = step
@@ -222,7 +222,7 @@ class Slots:
                 caller.check()
                 wait = run.deadline - time.monotonic()
                 if wait <= 0:
-                    raise _late()
+                    raise late()
                 bell.wait(wait)
                 with contextlib.suppress(BlockingIOError):
                     return slot.sock.recv(wire.PACKET_BYTES, socket.MSG_DONTWAIT)
@@ -242,7 +242,7 @@ class Slots:
             raise Internal("the model process answered out of turn")
         at = wire.REPLY.size
         if kind != wire.OK:
-            raise _told(packet[at : at + layout_size])
+            raise told(packet[at : at + layout_size])
         layout = self._layouts.read(packet[at : at + layout_size])
         start = at + layout_size
         if offset == wire.INLINE:
@@ -259,15 +259,17 @@ class Slots:
         return wire.unpack(layout, memoryview(bytes(self._rings.replies[offset : offset + layout.size])))
 
 
-def _late() -> DeadlineExceeded:
+def late() -> DeadlineExceeded:
+    """For a caller whose time is over while the model owes him an answer."""
     return DeadlineExceeded("the model did not answer before the deadline; allow more time")
 
 
-def _told(encoded: bytes) -> Exception:
+def told(encoded: bytes) -> SealaneError:
+    """What a model process says that went wrong: JSON, of which nothing is believed that it cannot know."""
     try:
-        told = json.loads(encoded)
-        kind, reason, field, message = (str(told[key]) for key in ("kind", "reason", "field", "message"))
-        retry_after = float(told["retry_after"])
+        said = json.loads(encoded)
+        kind, reason, field, message = (str(said[key]) for key in ("kind", "reason", "field", "message"))
+        retry_after = float(said["retry_after"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return Internal("the model process sent an error that cannot be read")
     return BY_KIND.get(kind, Internal)(

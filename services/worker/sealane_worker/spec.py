@@ -106,6 +106,7 @@ class HostPolicy:
         settings: what runtimes are told, such as the endpoints behind them.
         memory_limit_bytes: most memory of one model process; 0 sets none.
         pythons: runtime -> Python interpreter of an environment that has it.
+        native: whether models have slots for the native front.
     """
 
     sandbox: str = "none"
@@ -113,6 +114,7 @@ class HostPolicy:
     settings: Mapping[str, str] = field(default_factory=dict)
     memory_limit_bytes: int = 0
     pythons: Mapping[str, str] = field(default_factory=dict)
+    native: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,14 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from sealane.rpc.call_metrics import BOUNDS, Series
 from sealane.rpc.loads import Load
 from sealane_worker.spec import Ran
+
+if TYPE_CHECKING:
+    import sealane_native
 
 #: Run times kept; enough for a p99 that five samples stand behind.
 WINDOW = 512
@@ -20,6 +23,8 @@ WINDOW = 512
 MAX_BATCHES = 64
 #: Of what callers are told of the load, so much is the last answer's.
 _WEIGHT = 0.2
+#: Of :class:`RunStatistics`, what adds up.
+_SUMS = ("succeeded", "failed", "rows", "failed_seconds", "queue_seconds", "run_seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class RunStatistics:
         run_seconds: time that the model took, of all successes.
         rows: rows of all successes.
         shared: answers that were another caller's too.
+        native: successes that went past Python.
         batches: rows of a run -> share of the runs of that size that these requests were, and their seconds.
         series: times that the model took, in buckets.
     """
@@ -51,6 +57,7 @@ class RunStatistics:
     run_seconds: float = 0.0
     rows: int = 0
     shared: int = 0
+    native: int = 0
     batches: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     series: Series = field(default_factory=Series)
 
@@ -65,6 +72,26 @@ class Begun(NamedTuple):
 
     at: float
     before: int
+
+
+class Busy(Protocol):
+    """How busy a model is, of all its callers. Called from any thread."""
+
+    def begin(self) -> int:
+        """A call came; how many were there before it."""
+        ...
+
+    def took(self, seconds: float, waited: float, before: int) -> None:
+        """It was answered after a run of so many seconds, found so many before it, and waited."""
+        ...
+
+    def end(self) -> None:
+        """It ended otherwise."""
+        ...
+
+    def load(self) -> tuple[int, float, float]:
+        """Calls there, seconds that a call which came now would wait, seconds that the model takes."""
+        ...
 
 
 @dataclass(slots=True)
@@ -83,24 +110,44 @@ class _Busy:
     service: float = 0.0
     each: float = 0.0
     known: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def took(self, ran: Ran, waited: float, before: int) -> None:
-        """A call was answered that found so many before it, and waited."""
-        self.service = ran.seconds if not self.service else self.service + _WEIGHT * (ran.seconds - self.service)
-        if before:
-            each = waited / before
-            self.each = self.each + _WEIGHT * (each - self.each) if self.known else each
-            self.known = True
+    def begin(self) -> int:
+        """See :meth:`Busy.begin`."""
+        with self.lock:
+            before, self.calls = self.calls, self.calls + 1
+        return before
 
-    def load(self) -> Load:
-        """The load now."""
-        return Load(self.calls, self.calls * (self.each if self.known else self.service), self.service)
+    def took(self, seconds: float, waited: float, before: int) -> None:
+        """See :meth:`Busy.took`."""
+        with self.lock:
+            self.calls -= 1
+            self.service = seconds if not self.service else self.service + _WEIGHT * (seconds - self.service)
+            if before:
+                each = waited / before
+                self.each = self.each + _WEIGHT * (each - self.each) if self.known else each
+                self.known = True
+
+    def end(self) -> None:
+        """See :meth:`Busy.end`."""
+        with self.lock:
+            self.calls -= 1
+
+    def load(self) -> tuple[int, float, float]:
+        """See :meth:`Busy.load`."""
+        return self.calls, self.calls * (self.each if self.known else self.service), self.service
 
 
 class StatisticsRecorder:
-    """Takes in run times from any thread."""
+    """Takes in run times from any thread.
 
-    def __init__(self) -> None:
+    Args:
+        native: whether the native front records here too what goes past Python.
+    """
+
+    def __init__(self, *, native: bool = False) -> None:
+        self.native: sealane_native.Statistics | None = _of_native() if native else None
+        """The native front's part; none without it."""
         self._lock = threading.Lock()
         self._seconds: deque[float] = deque(maxlen=WINDOW)
         self._succeeded = 0
@@ -109,24 +156,21 @@ class StatisticsRecorder:
         self._last_time = self._failed_seconds = self._queue_seconds = self._run_seconds = 0.0
         self._batches: dict[int, list[float]] = {}
         self._buckets = [0] * (len(BOUNDS) + 1)
-        self._busy = _Busy()
+        self._busy: Busy = self.native or _Busy()
 
     def begun(self) -> Begun:
         """One inference came; it ends in one of the three below."""
-        with self._lock:
-            before, self._busy.calls = self._busy.calls, self._busy.calls + 1
-        return Begun(time.monotonic(), before)
+        return Begun(time.monotonic(), self._busy.begin())
 
     def load(self) -> Load:
         """How busy the model is now."""
-        return self._busy.load()
+        return Load(*self._busy.load())
 
     def succeeded(self, begun: Begun, ran: Ran, rows: int) -> None:
         """One inference of so many rows ran and ended now."""
         now, waited = time.time(), max(time.monotonic() - begun.at - ran.seconds, 0.0)
+        self._busy.took(ran.seconds, waited, begun.before)
         with self._lock:
-            self._busy.calls -= 1
-            self._busy.took(ran, waited, begun.before)
             self._seconds.append(ran.seconds)
             self._succeeded += 1
             self._last_time = now
@@ -143,21 +187,21 @@ class StatisticsRecorder:
 
     def failed(self, begun: Begun) -> None:
         """One inference ended in an error now."""
+        self._busy.end()
         with self._lock:
-            self._busy.calls -= 1
             self._failed += 1
             self._failed_seconds += time.monotonic() - begun.at
 
     def shared(self) -> None:
         """One request got the answer of an equal one."""
+        self._busy.end()
         with self._lock:
-            self._busy.calls -= 1
             self._shared += 1
 
     def snapshot(self) -> RunStatistics:
         """What has been taken in so far."""
         with self._lock:
-            ordered = sorted(self._seconds)
+            seconds = list(self._seconds)
             taken = RunStatistics(
                 succeeded=self._succeeded,
                 failed=self._failed,
@@ -168,9 +212,42 @@ class StatisticsRecorder:
                 rows=self._rows,
                 shared=self._shared,
                 series=Series(self._succeeded, self._run_seconds, list(self._buckets)),
-                batches={size: (count, seconds) for size, (count, seconds) in self._batches.items()},
+                batches={size: (count, spent) for size, (count, spent) in self._batches.items()},
             )
+        if self.native is not None:
+            told = self.native.counts()
+            seconds += cast(list[float], told["seconds"])
+            taken = _together(taken, told)
+        ordered = sorted(seconds)
         return replace(taken, p50_us=percentile(ordered, 0.5) * 1e6, p99_us=percentile(ordered, 0.99) * 1e6)
+
+
+def _of_native() -> sealane_native.Statistics:
+    import sealane_native
+
+    return sealane_native.Statistics(BOUNDS)
+
+
+def _together(taken: RunStatistics, told: Mapping[str, object]) -> RunStatistics:
+    """What came through Python and what went past it."""
+    native = RunStatistics(
+        **{name: told[name] for name in _SUMS},  # type: ignore[arg-type]  # numbers, by the stubs of the front
+        batches=cast(Mapping[int, tuple[float, float]], told["batches"]),
+    )
+    batches = dict(taken.batches)
+    for size, (count, seconds) in native.batches.items():
+        had = batches.get(size, (0.0, 0.0))
+        batches[size] = (had[0] + count, had[1] + seconds)
+    sums = {name: getattr(taken, name) + getattr(native, name) for name in _SUMS}
+    buckets = [a + b for a, b in zip(taken.series.buckets, cast(list[int], told["buckets"]), strict=True)]
+    return replace(
+        taken,
+        **sums,
+        native=native.succeeded,
+        last_time=max(taken.last_time, cast(float, told["last_time"])),
+        batches=batches,
+        series=Series(int(sums["succeeded"]), float(sums["run_seconds"]), buckets),
+    )
 
 
 def percentile(ordered: list[float], fraction: float) -> float:

@@ -18,6 +18,7 @@ from sealane_worker.agent import Agent
 from sealane_worker.assignments import Assignments
 from sealane_worker.cache import Cache
 from sealane_worker.engine import Engine
+from sealane_worker.express import NativeServer
 from sealane_worker.introduction import Introduction
 from sealane_worker.lanes import Lanes
 from sealane_worker.metrics import MetricsListener
@@ -37,7 +38,7 @@ class Parts:
     """What a worker is made of; wired by :mod:`sealane_worker.app`."""
 
     engine: Engine
-    server: grpc.Server
+    server: grpc.Server | NativeServer
     health: Health
     pool: ThreadPoolExecutor
     introduction: Introduction

@@ -157,10 +157,15 @@ def check(call: InferenceCall, signature: Signature) -> tuple[str, ...]:
 
 def encode_response(answer: InferenceAnswer) -> tfs.PredictResponse:
     """The response for an answer; it echoes the name with the version and signature that ran."""
-    response = tfs.PredictResponse(model_spec=spec_of(answer.call.target.model, answer.version, answer.signature))
+    response = response_head(answer.call.target.model, answer.version, answer.signature)
     for name, array in answer.outputs.items():
         response.outputs[name].CopyFrom(encode_tensor(array))
     return response
+
+
+def response_head(model: str, version: str, signature: str) -> tfs.PredictResponse:
+    """A response without its tensors."""
+    return tfs.PredictResponse(model_spec=spec_of(model, version, signature))
 
 
 def encode_request(call: InferenceCall) -> tfs.PredictRequest:

@@ -219,6 +219,11 @@ class Call:
     load: Load | None = None
     """How busy the model is that the call was for; told to the caller with the answer."""
 
+    ticket: int = 0
+    """Under which a front of this process wants to hear what the call came to; 0 where none does."""
+    sampled: bool = False
+    """Whether that front has drawn the lot to trace it."""
+
     _request_id: str = ""
 
     def on_cancel(self, callback: Callable[[], None]) -> None:

@@ -34,6 +34,17 @@ def client_port(message_bytes: int = CONTROL_MESSAGE_BYTES) -> list[Option]:
     ]
 
 
+def behind_front(message_bytes: int = DATA_MESSAGE_BYTES) -> list[Option]:
+    """Options of a server whose port a front of the same process holds: that one ends idle and old connections."""
+    head = HEAD_BYTES + 1024  # what the front says of a call comes on top
+    return [
+        *[(name, head if value == HEAD_BYTES else value) for name, value in _common(message_bytes)],
+        ("grpc.max_concurrent_streams", STREAMS),
+        ("grpc.http2.max_deallocating_streams", STREAMS),
+        ("grpc.max_allowed_incoming_connections", 1000),
+    ]
+
+
 def mesh_port(message_bytes: int = DATA_MESSAGE_BYTES) -> list[Option]:
     """Options of a port for peers with certificates; its streams live for days."""
     return [

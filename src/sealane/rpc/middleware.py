@@ -24,6 +24,7 @@ from sealane.errors import (
     SealaneError,
 )
 from sealane.rpc.call import Call
+from sealane.rpc.places import Admission, Places
 from sealane.telemetry import Telemetry
 
 access_log = logging.getLogger("sealane.access")
@@ -98,24 +99,26 @@ class Chain:
 
 
 class Limits:
-    """Refuses more calls than the process can hold; streams are counted too, public ones by themselves."""
+    """Refuses more calls than the process can hold; streams are counted too, public ones by themselves.
 
-    def __init__(self, max_in_flight: int) -> None:
-        self._max = max_in_flight
-        self._in_flight = self._peak = self._ended = self._public_streams = self._peer_streams = 0
-        self._lock = threading.Lock()
+    Args:
+        max_in_flight: calls that the process takes in all.
+        places: where they are counted; none for places of its own.
+    """
+
+    def __init__(self, max_in_flight: int, places: Admission | None = None) -> None:
+        self._places = places or Places(max_in_flight)
+        self._public_streams = self._peer_streams = 0
+        self._lock = threading.Lock()  # guards the streams
 
     @property
     def in_flight(self) -> int:
         """Calls inside now."""
-        return self._in_flight
+        return self._places.in_flight
 
     def take_counts(self) -> tuple[int, int]:
         """Most calls at the same time, and calls that ended, since this was last asked."""
-        with self._lock:
-            counts = (self._peak, self._ended)
-            self._peak, self._ended = self._in_flight, 0
-        return counts
+        return self._places.take_counts()
 
     def before(self, call: Call) -> None:
         """Count in; public methods (health, tokens) are never crowded out by load.
@@ -129,25 +132,19 @@ class Limits:
         if _peer_stream(call):
             self._enter_peer_stream()
             return
-        with self._lock:
-            if self._in_flight >= self._max and not call.method.public:
-                raise ResourceExhausted(
-                    "too many calls at once; back off and retry", reason="OVERLOAD", retry_after=0.1
-                )
-            self._in_flight += 1
-            self._peak = max(self._peak, self._in_flight)
+        if not self._places.enter(call.method.public):
+            raise ResourceExhausted("too many calls at once; back off and retry", reason="OVERLOAD", retry_after=0.1)
 
     def after(self, call: Call, failure: SealaneError | None) -> None:
         """Count out."""
-        with self._lock:
-            if _public_stream(call):
+        if _public_stream(call):
+            with self._lock:
                 self._public_streams -= 1
-                return
-            if _peer_stream(call):
+        elif _peer_stream(call):
+            with self._lock:
                 self._peer_streams -= 1
-                return
-            self._in_flight -= 1
-            self._ended += 1
+        else:
+            self._places.leave()
 
     def _enter_peer_stream(self) -> None:
         with self._lock:
@@ -179,6 +176,24 @@ def _public_stream(call: Call) -> bool:
     return call.method.public and call.method.server_streaming
 
 
+def log_call(
+    path: str, failure: SealaneError | None, seconds: float, request_id: str, subject: str, *, trace: str = ""
+) -> None:
+    """Write the access line of a call."""
+    access_log.info(
+        "call",
+        extra={
+            "method": path,
+            "code": failure.kind if failure else "OK",
+            "reason": failure.reason if failure else "",
+            "ms": round(seconds * 1000, 2),
+            "request_id": request_id,
+            "trace": trace,
+            "subject": subject,
+        },
+    )
+
+
 class Tracing:
     """A server span and an access line per call.
 
@@ -195,7 +210,8 @@ class Tracing:
     def before(self, call: Call) -> None:
         """Take over the caller's trace and request id."""
         incoming = call.metadata.get("traceparent", "")
-        call.span = self._telemetry.start(call.method.path.lstrip("/"), SpanKind.SERVER, incoming)
+        name = call.method.path.lstrip("/")
+        call.span = self._telemetry.start(name, SpanKind.SERVER, incoming, drawn=call.sampled)
         call.traceparent = incoming if call.span is None else telemetry.header_of(call.span)
         call.trace_token = telemetry.enter(call.traceparent)
 
@@ -213,18 +229,9 @@ class Tracing:
             call.span.end()
         told = self._every_call or failure is not None or call.span is not None
         if told and access_log.isEnabledFor(logging.INFO):
-            access_log.info(
-                "call",
-                extra={
-                    "method": call.method.path,
-                    "code": code,
-                    "reason": failure.reason if failure else "",
-                    "ms": round((time.monotonic() - call.started) * 1000, 2),
-                    "request_id": call.request_id,
-                    "trace": call.traceparent,
-                    "subject": call.identity.subject if call.identity else "",
-                },
-            )
+            subject = call.identity.subject if call.identity else ""
+            spent = time.monotonic() - call.started
+            log_call(call.method.path, failure, spent, call.request_id, subject, trace=call.traceparent)
 
 
 class Deadline(Inward):

@@ -10,6 +10,7 @@ from sealane.rpc.authentication import Authenticate, CertificateTokens
 from sealane.rpc.authorisation import Authorise, Validate
 from sealane.rpc.live import LiveStreams
 from sealane.rpc.middleware import Deadline, Limits, Middleware, Parse, Tracing
+from sealane.rpc.places import Admission
 from sealane.security.proof import ProofVerifier
 from sealane.security.revocations import Revocations
 from sealane.security.tokens import TokenVerifier
@@ -42,11 +43,12 @@ def standard(
     max_in_flight: int = 1000,
     raw: frozenset[str] = frozenset(),
     every_call: bool = True,
+    places: Admission | None = None,
 ) -> list[Middleware]:
     """The list, the same everywhere, outermost first. Errors are translated around it by the adapter."""
     live: list[Middleware] = [] if guard.revocations is None else [LiveStreams(guard.revocations, guard.clock)]
     return [
-        Limits(max_in_flight),
+        Limits(max_in_flight, places),
         Tracing(telemetry_, every_call=every_call),
         Deadline(),
         Authenticate(guard.verifier, ProofVerifier(guard.clock), guard.revocations, guard.certificates),

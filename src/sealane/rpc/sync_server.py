@@ -6,6 +6,7 @@ body are counted (:class:`Arrivals`), and have places beside those of the calls 
 
 from __future__ import annotations
 
+import hmac
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,8 +27,13 @@ WAITING = 1000
 ARRIVING = 128
 
 
-def build(dispatcher: Dispatcher, *, threads: int = 64) -> grpc.Server:
+def build(dispatcher: Dispatcher, *, threads: int = 64, front: Marks | None = None) -> grpc.Server:
     """A server for every method of the dispatcher. A stream keeps a thread: at most half of them do.
+
+    Args:
+        dispatcher: what is served.
+        threads: calls that run at the same time.
+        front: of this process, which holds the port and passes on what it cannot answer.
 
     Raises:
         ValueError: a method that streams one way, which this server does not carry.
@@ -35,21 +41,54 @@ def build(dispatcher: Dispatcher, *, threads: int = 64) -> grpc.Server:
     # Threads are made when they are needed: where bodies come at once, there are never so many.
     server = grpc.server(
         ThreadPoolExecutor(threads + ARRIVING, thread_name_prefix="front"),
-        options=limits.client_port(limits.DATA_MESSAGE_BYTES),
+        options=(limits.client_port if front is None else limits.behind_front)(limits.DATA_MESSAGE_BYTES),
         maximum_concurrent_rpcs=threads + ARRIVING + WAITING,
     )
-    arrivals, streams = Arrivals(ARRIVING), _Streams(dispatcher, threads // 2)
+    entrance = _Entrance(dispatcher, Arrivals(ARRIVING, front.connection if front else None), front)
+    streams = _Streams(entrance, threads // 2)
     by_service: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {}
     for path, route in dispatcher.routes.items():
         if route.method.client_streaming != route.method.server_streaming:
             raise ValueError(f"{path} streams one way; this server carries unary methods and two-way streams")
         service, _, name = path.lstrip("/").partition("/")
-        handler = streams.handler(route) if route.method.server_streaming else _handler(dispatcher, route, arrivals)
+        handler = streams.handler(route) if route.method.server_streaming else entrance.handler(route)
         by_service.setdefault(service, {})[name] = handler
     for service, handlers in by_service.items():
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-    server.add_generic_rpc_handlers((_Unserved(dispatcher),))  # asked last
+    server.add_generic_rpc_handlers((_Unserved(entrance),))  # asked last
     return server
+
+
+class Marks:
+    """What a front of this process says of a call that it passes on, in metadata that only it can send.
+
+    Args:
+        secret: by which the front is known, without a hyphen.
+    """
+
+    #: ``secret-ticket-sampled``.
+    CALL = "x-sealane-express"
+    #: Number of the client's connection.
+    CONNECTION = "x-sealane-connection"
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+
+    def read(self, call: Call) -> None:
+        """Take the marks off a call."""
+        secret, _, said = call.metadata.get(self.CALL, "").partition("-")
+        if hmac.compare_digest(secret.encode(), self._secret.encode()):
+            ticket, _, sampled = said.partition("-")
+            call.ticket, call.sampled = int(ticket), sampled == "1"
+        call.metadata = {name: value for name, value in call.metadata.items() if name not in _MARKS}
+
+    def connection(self, context: grpc.ServicerContext) -> str:
+        """Of which client's connection a call is."""
+        metadata = context.invocation_metadata() or ()
+        return str(next((value for name, value in metadata if name == self.CONNECTION), ""))
+
+
+_MARKS = (Marks.CALL, Marks.CONNECTION)
 
 
 class Arrivals:
@@ -60,8 +99,9 @@ class Arrivals:
     places before its body is there.
     """
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, connection: Callable[[grpc.ServicerContext], str] | None = None) -> None:
         self._places = places
+        self._connection = connection or (lambda context: context.peer())
         self._lock = threading.Lock()
         self._waiting: dict[grpc.ServicerContext, str] = {}
 
@@ -83,23 +123,64 @@ class Arrivals:
     def _longest(self) -> grpc.ServicerContext:
         # Whose connection it is costs more to ask than all the rest, so it is asked when it matters, and once.
         for context, peer in self._waiting.items():
-            self._waiting[context] = peer or context.peer()
+            self._waiting[context] = peer or self._connection(context)
         most = Counter(self._waiting.values()).most_common(1)[0][0]
         return next(context for context, peer in self._waiting.items() if peer == most)
+
+
+class _Entrance:
+    """From grpcio to the dispatcher."""
+
+    def __init__(self, dispatcher: Dispatcher, arrivals: Arrivals, front: Marks | None) -> None:
+        self.dispatcher = dispatcher
+        self._arrivals = arrivals
+        self._front = front
+
+    def call(self, route: Route, context: grpc.ServicerContext, body: bytes | None) -> Call:
+        """The call that a context stands for."""
+        call = call_of(route.method, context, body)  # type: ignore[arg-type]  # its stubs name other mappings
+        if self._front is not None:
+            self._front.read(call)
+        return call
+
+    def handler(self, route: Route) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """The handler of a unary method in the form that grpcio wants."""
+
+        def receive_and_run(bodies: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+            body = self._arrivals.receive(bodies, context)
+            if body is None:  # as grpcio itself answers
+                context.abort(grpc.StatusCode.UNIMPLEMENTED, "the method takes exactly one request message; send one")
+            return self.run(route, body, context)
+
+        # To grpcio it takes a stream, for only then our code runs before the body is there.
+        return grpc.stream_unary_rpc_method_handler(receive_and_run)
+
+    def run(self, route: Route, body: bytes | None, context: grpc.ServicerContext) -> bytes:
+        """One call with one answer, or its refusal."""
+        call = self.call(route, context, body)
+        try:
+            answer = self.dispatcher.unary(route, call)
+            if call.load is not None:
+                context.set_trailing_metadata(load_trailers(call))
+            return answer
+        except SealaneError as error:
+            failure = outward(error, route.method.path)
+            context.set_trailing_metadata((*trailers_of(failure, call.request_id), *load_trailers(call)))
+            context.abort(code_of(failure), failure.message)
 
 
 class _Streams:
     """Two-way streams, so many at the same time."""
 
-    def __init__(self, dispatcher: Dispatcher, places: int) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, entrance: _Entrance, places: int) -> None:
+        self._entrance = entrance
         self._places = threading.BoundedSemaphore(places)
 
     def handler(self, route: Route) -> grpc.RpcMethodHandler[bytes, bytes]:
         """The handler in the form that grpcio wants."""
 
         def run(bodies: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-            call = call_of(route.method, context, None)  # type: ignore[arg-type]  # its stubs name other mappings
+            call = self._entrance.call(route, context, None)
             call.cancel = lambda: _end(context)
             try:
                 yield from self._in_a_place(route, call, bodies)
@@ -114,7 +195,7 @@ class _Streams:
         if not self._places.acquire(blocking=False):
             raise ResourceExhausted("too many streams at once; back off and retry", reason="OVERLOAD", retry_after=0.5)
         try:
-            yield from self._dispatcher.stream(route, call, bodies)
+            yield from self._entrance.dispatcher.stream(route, call, bodies)
         finally:
             self._places.release()
 
@@ -126,43 +207,14 @@ def _end(context: grpc.ServicerContext) -> None:
 class _Unserved(grpc.GenericRpcHandler):
     """Every other path: who is nobody is UNAUTHENTICATED there too, before he learns what is served."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, entrance: _Entrance) -> None:
+        self._entrance = entrance
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
         """A handler that reads nothing of what is sent, however the caller streams."""
-        run = _runner(self._dispatcher, unserved_route(handler_call_details.method))
+        route = unserved_route(handler_call_details.method)
 
         def refuse(bodies: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-            yield run(None, context)
+            yield self._entrance.run(route, None, context)
 
         return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-def _handler(dispatcher: Dispatcher, route: Route, arrivals: Arrivals) -> grpc.RpcMethodHandler[bytes, bytes]:
-    run = _runner(dispatcher, route)
-
-    def receive_and_run(bodies: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-        body = arrivals.receive(bodies, context)
-        if body is None:  # as grpcio itself answers
-            context.abort(grpc.StatusCode.UNIMPLEMENTED, "the method takes exactly one request message; send one")
-        return run(body, context)
-
-    # To grpcio it takes a stream, for only then our code runs before the body is there.
-    return grpc.stream_unary_rpc_method_handler(receive_and_run)
-
-
-def _runner(dispatcher: Dispatcher, route: Route) -> Callable[[bytes | None, grpc.ServicerContext], bytes]:
-    def run(body: bytes | None, context: grpc.ServicerContext) -> bytes:
-        call = call_of(route.method, context, body)  # type: ignore[arg-type]  # its stubs name other mappings
-        try:
-            answer = dispatcher.unary(route, call)
-            if call.load is not None:
-                context.set_trailing_metadata(load_trailers(call))
-            return answer
-        except SealaneError as error:
-            failure = outward(error, route.method.path)
-            context.set_trailing_metadata((*trailers_of(failure, call.request_id), *load_trailers(call)))
-            context.abort(code_of(failure), failure.message)
-
-    return run

@@ -1,7 +1,8 @@
 """A runtime whose model does what it is told: it sleeps, counts, and tries to get out of its box.
 
 One module and one entry point, as any runtime of somebody else's would be. A request is a BYTES tensor ``do`` of one
-element, ``verb argument``; the answer says how it went: ``done ...``, or ``refused ERRNO``.
+element, ``verb argument``; the answer says how it went: ``done ...``, or ``refused ERRNO``. The signature ``code``
+takes the same as :data:`CODE_BYTES` bytes with zeros behind it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from sealane.errors import InvalidArgument
 from sealane.tensors import Array, Signature, TensorSpec
 from sealane_worker.runtimes import RuntimeInfo, RuntimeOptions
 
+CODE_BYTES = 64
 _PTRACE_ATTACH, _PR_GET_DUMPABLE = 16, 3
 
 
@@ -101,7 +103,7 @@ def _signal_by_descriptor(_: str) -> str:
 
 def _lie(_: str) -> str:
     """Send one byte on every socket that is open: no answer of anything."""
-    for descriptor in range(3, 120):
+    for descriptor in range(3, 400):
         try:
             os.write(descriptor, b"x")
         except OSError:
@@ -114,6 +116,7 @@ def _complain(_: str) -> str:
 
 
 VERBS: dict[str, Callable[[str], object]] = {
+    "": lambda _: "",
     "read": lambda path: len(Path(path).read_bytes()),
     "list": lambda path: len(list(Path(path).iterdir())),
     "write": lambda path: Path(path).write_bytes(b"x"),
@@ -157,11 +160,13 @@ class Hostile:
         do = TensorSpec("do", "BYTES", (-1,))
         said_spec = TensorSpec("said", "BYTES", (-1,))
         rows = TensorSpec("rows", "INT64", (-1,))
-        return (Signature((do,), (said_spec, rows)),)
+        code = TensorSpec("code", "UINT8", (-1, CODE_BYTES))
+        return Signature((do,), (said_spec, rows)), Signature((code,), (said_spec, rows), name="code")
 
     def run(self, inputs: Mapping[str, Array], signature_name: str) -> dict[str, Array]:
         """Each row is done in turn; `rows` tells how many came together."""
-        said = np.array([self._do(bytes(item).decode()) for item in inputs["do"]], np.object_)
+        texts = [bytes(item).decode() for item in inputs["do"]] if "do" in inputs else _texts(inputs["code"])
+        said = np.array([self._do(text) for text in texts], np.object_)
         return {"said": said, "rows": np.full(len(said), len(said), np.int64)}
 
     def close(self) -> None:
@@ -173,6 +178,12 @@ class Hostile:
             return f"done {VERBS[verb](argument)}"
         except OSError as error:
             return f"refused {errno.errorcode.get(error.errno or 0, error.errno)}"
+
+
+def _texts(codes: Array) -> list[str]:
+    """What rows of bytes say; a worker that tries a model on rows of its own says nothing."""
+    texts = [bytes(row).rstrip(b"\0").decode("latin-1") for row in codes]
+    return [text if text.partition(" ")[0] in VERBS else "" for text in texts]
 
 
 RUNTIME = RuntimeInfo("hostile", ("HOSTILE",), "sealane_hostile", ("sealane-hostile",), "sealane-hostile", Hostile)

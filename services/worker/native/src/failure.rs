@@ -1,0 +1,50 @@
+//! Failures of calls that did not go through Python: it puts them in words, and writes their access line.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HeaderName, HeaderValue};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::front::Front;
+use crate::table::Entry;
+
+pub enum Failed {
+    /// The model process said so: JSON.
+    Told(Vec<u8>),
+    /// It ended while it ran the request.
+    Crashed,
+    /// It sent what cannot be read.
+    Lied,
+    /// No answer by the deadline.
+    Late,
+    /// The caller went away; nobody hears what is said.
+    Left,
+}
+
+/// Headers of the answer to a call that failed; None where Python itself fails.
+pub async fn fail(
+    front: Arc<Front>,
+    entry: Arc<Entry>,
+    failed: Failed,
+    request_id: String,
+    spent: Duration,
+) -> Option<Vec<(HeaderName, HeaderValue)>> {
+    let asked = move || {
+        Python::attach(|py| {
+            let (kind, told) = match failed {
+                Failed::Told(told) => ("told", told),
+                Failed::Crashed => ("crashed", Vec::new()),
+                Failed::Lied => ("lied", Vec::new()),
+                Failed::Late => ("late", Vec::new()),
+                Failed::Left => ("left", Vec::new()),
+            };
+            let about = entry.about.clone_ref(py);
+            let arguments = (about, kind, PyBytes::new(py, &told), request_id, spent.as_secs_f64());
+            front.fail.call1(py, arguments)?.extract::<Vec<(String, String)>>(py)
+        })
+    };
+    let told = tokio::task::spawn_blocking(asked).await.ok()?.ok()?;
+    told.into_iter().map(|(name, value)| Some((name.parse().ok()?, value.parse().ok()?))).collect()
+}

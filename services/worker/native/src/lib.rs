@@ -1,0 +1,232 @@
+//! The native front of a Sealane worker: a Python extension that keeps the interpreter out of the daily call.
+//!
+//! It holds the client port. A call that Python has answered before, for the same caller and the same request but for
+//! the contents of its tensors, goes from the socket to the model process and back in here (`front`, `table`,
+//! `message`, `slots`). Every other call is carried to Python's own server as it is (`relay`). See
+//! `docs/adr/0025-native-front.md`.
+
+mod failure;
+mod front;
+mod guard;
+mod layout;
+mod message;
+mod places;
+mod relay;
+mod rings;
+mod rope;
+mod slots;
+mod stats;
+mod table;
+mod tls;
+
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use crate::message::Kind;
+use crate::places::Places;
+use crate::slots::Slots;
+use crate::stats::Statistics;
+use crate::table::{Lesson, NewEntry, Table};
+
+/// Streams of one connection at the same time.
+const STREAMS: usize = 100;
+
+/// The threads of this module; they live as long as the process.
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
+        Builder::new_multi_thread()
+            // Half of the machine is the models'.
+            .worker_threads((processors / 2).max(1))
+            .max_blocking_threads(8)
+            .thread_name("native-front")
+            .enable_all()
+            .build()
+            .expect("threads can be started")
+    })
+}
+
+/// What Python says that a call came to, to be repeated.
+#[pyclass(frozen, module = "sealane_native")]
+struct Repeat {
+    project: String,
+    slots: Py<Slots>,
+    statistics: Arc<Py<Statistics>>,
+    kind: Kind,
+    layout: Vec<u8>,
+    names: Vec<Vec<u8>>,
+    sizes: Vec<usize>,
+    rows: u32,
+    priority: u8,
+    flow: u32,
+    head: Vec<u8>,
+    about: Arc<Py<PyAny>>,
+}
+
+#[pymethods]
+impl Repeat {
+    /// Args:
+    ///     project: of the caller.
+    ///     model: the slots of the model's process, and its statistics.
+    ///     tfserving: whether the messages are TensorFlow Serving's; the Open Inference Protocol's otherwise.
+    ///     layout: of the request, for the model process.
+    ///     tensors: name and bytes of each, in the layout's order.
+    ///     how: rows, priority and flow of the request.
+    ///     head: the answer without tensors and id, serialized.
+    ///     about: comes back where a call fails.
+    #[new]
+    #[allow(clippy::too_many_arguments)] // keyword arguments in Python
+    fn new(
+        project: String,
+        model: (Py<Slots>, Py<Statistics>),
+        tfserving: bool,
+        layout: Vec<u8>,
+        tensors: Vec<(String, usize)>,
+        how: (u32, u8, u32),
+        head: Vec<u8>,
+        about: Py<PyAny>,
+    ) -> Self {
+        let (names, sizes) = tensors.into_iter().map(|(name, size)| (name.into_bytes(), size)).unzip();
+        Self {
+            project,
+            slots: model.0,
+            statistics: Arc::new(model.1),
+            kind: if tfserving { Kind::TensorFlowServing } else { Kind::OpenInference },
+            layout,
+            names,
+            sizes,
+            rows: how.0,
+            priority: how.1,
+            flow: how.2,
+            head,
+            about: Arc::new(about),
+        }
+    }
+}
+
+/// The listener of a worker.
+#[pyclass(frozen, module = "sealane_native")]
+struct Front {
+    front: Arc<front::Front>,
+    listener: Mutex<Option<TcpListener>>,
+    #[pyo3(get)]
+    port: u16,
+}
+
+#[pymethods]
+impl Front {
+    /// Bound to its port; takes no connection before it is started.
+    ///
+    /// Args:
+    ///     listen: host and port.
+    ///     upstream: Unix socket of Python's server, and the secret by which it knows this front.
+    ///     identity: key and certificate chain (PEM); `renewed` gives new ones, or None where they are as they were.
+    ///     places: the worker's admission.
+    ///     ratio: share of calls without a trace that begin one.
+    ///     fail: gets `about`, what happened, what the model said (JSON), the request id and the seconds spent; gives
+    ///         the headers of the answer.
+    ///
+    /// Raises:
+    ///     OSError: the port cannot be had.
+    ///     ValueError: the certificate cannot be used.
+    #[new]
+    fn new(
+        listen: &str,
+        upstream: (String, String),
+        identity: (Vec<u8>, Vec<u8>),
+        renewed: Py<PyAny>,
+        places: &Places,
+        ratio: f64,
+        fail: Py<PyAny>,
+    ) -> PyResult<Self> {
+        let identity = Arc::new(tls::Identity::new(&identity.0, &identity.1).map_err(PyValueError::new_err)?);
+        let config = tls::config(Arc::clone(&identity)).map_err(PyValueError::new_err)?;
+        let (listener, address) =
+            front::bind(listen).map_err(|error| PyOSError::new_err(format!("{listen} cannot be bound: {error}")))?;
+        let seed = Instant::now().elapsed().as_nanos() as u64 ^ slots::monotonic().to_bits();
+        let renewed = Box::new(move || {
+            Python::attach(|py| renewed.call0(py)?.extract::<Option<(Vec<u8>, Vec<u8>)>>(py)).unwrap_or(None)
+        });
+        let front = front::Front {
+            table: Arc::new(Table::default()),
+            places: Arc::clone(&places.counters),
+            identity,
+            acceptor: TlsAcceptor::from(config),
+            renewed,
+            upstream: upstream.0.into(),
+            secret: upstream.1,
+            ratio,
+            fail,
+            arriving: front::Front::arrivals(),
+            connections: AtomicUsize::new(0),
+            numbers: AtomicU64::new(1),
+            dice: AtomicU64::new(seed),
+            draining: watch::Sender::new(false),
+        };
+        Ok(Self { front: Arc::new(front), listener: Mutex::new(Some(listener)), port: address.port() })
+    }
+
+    /// Take connections.
+    fn start(&self) -> PyResult<()> {
+        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let listener = listener.ok_or_else(|| PyRuntimeError::new_err("it was started already"))?;
+        runtime().spawn(Arc::clone(&self.front).run(listener));
+        Ok(())
+    }
+
+    /// Take no more, and wait so many seconds for the connections to end.
+    fn stop(&self, py: Python<'_>, grace: f64) {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.front.draining.send_replace(true);
+        let until = Instant::now() + Duration::from_secs_f64(grace);
+        py.detach(|| {
+            while self.front.connections.load(Ordering::Acquire) > 0 && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+    }
+
+    /// Repeat nothing any more until it is learned anew.
+    fn forget(&self) {
+        self.front.table.forget();
+    }
+
+    /// What the call of a ticket came to: its caller is good until then (monotonic seconds), and so is `repeat`.
+    /// False where that came too late, or does not fit what was asked.
+    fn learn(&self, py: Python<'_>, ticket: u64, until: f64, repeat: Option<&Repeat>) -> bool {
+        let entry = repeat.map(|told| NewEntry {
+            project: told.project.clone(),
+            slots: Arc::clone(&told.slots.borrow(py).inner),
+            statistics: Arc::clone(&told.statistics),
+            kind: told.kind,
+            layout: told.layout.clone(),
+            names: told.names.clone(),
+            sizes: told.sizes.clone(),
+            rows: told.rows,
+            priority: told.priority,
+            flow: told.flow,
+            head: told.head.clone(),
+            about: Arc::clone(&told.about),
+        });
+        self.front.table.learn(ticket, Lesson { until, entry })
+    }
+}
+
+#[pymodule]
+fn sealane_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Places>()?;
+    module.add_class::<Slots>()?;
+    module.add_class::<Statistics>()?;
+    module.add_class::<Repeat>()?;
+    module.add_class::<Front>()?;
+    Ok(())
+}

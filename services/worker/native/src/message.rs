@@ -1,0 +1,417 @@
+//! Requests without their tensors, and answers from tensors, in the wire format of protobuf.
+//!
+//! A request is cut in two: the **contents** of its tensors (and its id, which is only echoed), and all the rest. What
+//! the rest means is never found out here. Python decoded, checked and placed a request with the very same rest; then
+//! one that differs in nothing but the contents means the same, and those of a fixed size cannot be wrong.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::layout::Layout;
+use crate::rope::Rope;
+
+/// Which message it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `inference.ModelInferRequest`.
+    OpenInference,
+    /// `tensorflow.serving.PredictRequest`.
+    TensorFlowServing,
+}
+
+/// Contents of one tensor, as a range of the message; the name where the message has it beside them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    pub start: usize,
+    pub size: usize,
+    pub name: Vec<u8>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// All but contents and id. Contents leave their tag and length, so no two requests that differ have one rest.
+    pub rest: Vec<u8>,
+    pub contents: Vec<Content>,
+    /// The id, where there is one.
+    pub id: Option<String>,
+}
+
+const LENGTH_DELIMITED: u64 = 2;
+/// Requests whose rest is larger are nobody's daily call.
+pub const MAX_REST: usize = 4096;
+
+struct Reader<'a> {
+    message: &'a Rope<'a>,
+    at: usize,
+    end: usize,
+}
+
+impl Reader<'_> {
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.message.get(self.at).filter(|_| self.at < self.end)?;
+            self.at += 1;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    /// The range of the next length-delimited value.
+    fn value(&mut self) -> Option<(usize, usize)> {
+        let size = usize::try_from(self.varint()?).ok()?;
+        let start = self.at;
+        self.at = start.checked_add(size).filter(|end| *end <= self.end)?;
+        Some((start, self.at))
+    }
+
+    /// The number of the next field, after which its value comes; of every other kind than length-delimited the value
+    /// is skipped and there is no range.
+    fn field(&mut self) -> Option<Option<(u64, (usize, usize))>> {
+        if self.at == self.end {
+            return Some(None);
+        }
+        let tag = self.varint()?;
+        let range = match tag & 7 {
+            0 => {
+                self.varint()?;
+                (0, 0)
+            }
+            1 => self.skip(8)?,
+            LENGTH_DELIMITED => self.value()?,
+            5 => self.skip(4)?,
+            _ => return None, // groups
+        };
+        // A number of an unexpected kind is an unknown field to protobuf: none of those that are looked for.
+        let number = if tag & 7 == LENGTH_DELIMITED { tag >> 3 } else { 0 };
+        Some(Some((number, range)))
+    }
+
+    fn skip(&mut self, size: usize) -> Option<(usize, usize)> {
+        self.at = self.at.checked_add(size).filter(|end| *end <= self.end)?;
+        Some((0, 0))
+    }
+}
+
+/// Cut a request in two; None where that is not worth it, or not possible: Python will say why.
+pub fn cut(kind: Kind, message: &Rope<'_>) -> Option<Cut> {
+    match kind {
+        Kind::OpenInference => cut_open_inference(message),
+        Kind::TensorFlowServing => cut_tensorflow_serving(message),
+    }
+}
+
+fn cut_open_inference(message: &Rope<'_>) -> Option<Cut> {
+    const ID: u64 = 3;
+    const RAW_INPUT_CONTENTS: u64 = 7;
+    let mut reader = Reader { message, at: 0, end: message.len() };
+    let mut cut = Cut::default();
+    let mut kept = 0;
+    loop {
+        let from = reader.at;
+        let Some((number, (start, end))) = reader.field()? else { break };
+        match number {
+            ID => {
+                // Its tag and length go too: ids of any length are the same request.
+                if cut.id.is_some() {
+                    return None;
+                }
+                cut.id = Some(String::from_utf8(message.to_vec(start, end)).ok()?);
+                message.copy(kept, from, &mut cut.rest);
+                kept = end;
+            }
+            RAW_INPUT_CONTENTS => {
+                message.copy(kept, start, &mut cut.rest);
+                cut.contents.push(Content { start, size: end - start, name: Vec::new() });
+                kept = end;
+            }
+            _ => {}
+        }
+        if reader.at - kept + cut.rest.len() > MAX_REST {
+            return None;
+        }
+    }
+    finish(message, kept, cut)
+}
+
+fn cut_tensorflow_serving(message: &Rope<'_>) -> Option<Cut> {
+    const INPUTS: u64 = 2;
+    let mut reader = Reader { message, at: 0, end: message.len() };
+    let mut cut = Cut::default();
+    let mut kept = 0;
+    while let Some((number, (start, end))) = reader.field()? {
+        if number != INPUTS {
+            continue;
+        }
+        let content = content_of_entry(message, start, end)?;
+        if cut.contents.iter().any(|known| known.name == content.name) {
+            return None; // which of the two counts is for protobuf to say
+        }
+        message.copy(kept, content.start, &mut cut.rest);
+        kept = content.start + content.size;
+        cut.contents.push(content);
+        if cut.rest.len() > MAX_REST {
+            return None;
+        }
+    }
+    finish(message, kept, cut)
+}
+
+/// The tensor_content in an entry of the map of inputs; None where there is not exactly one.
+fn content_of_entry(message: &Rope<'_>, start: usize, end: usize) -> Option<Content> {
+    const KEY: u64 = 1;
+    const VALUE: u64 = 2;
+    const TENSOR_CONTENT: u64 = 4;
+    let mut entry = Reader { message, at: start, end };
+    let (mut name, mut value) = (None, None);
+    while let Some((number, range)) = entry.field()? {
+        let place = match number {
+            KEY => &mut name,
+            VALUE => &mut value,
+            _ => continue,
+        };
+        if place.replace(range).is_some() {
+            return None;
+        }
+    }
+    let (name, (start, end)) = (name?, value?);
+    let mut tensor = Reader { message, at: start, end };
+    let mut content = None;
+    while let Some((number, range)) = tensor.field()? {
+        if number == TENSOR_CONTENT && content.replace(range).is_some() {
+            return None;
+        }
+    }
+    content.map(|(start, end)| Content { start, size: end - start, name: message.to_vec(name.0, name.1) })
+}
+
+fn finish(message: &Rope<'_>, kept: usize, mut cut: Cut) -> Option<Cut> {
+    message.copy(kept, message.len(), &mut cut.rest);
+    (cut.rest.len() <= MAX_REST).then_some(cut)
+}
+
+// -- answers ---------------------------------------------------------------------------------------
+
+fn varint_size(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+fn put_varint(out: &mut impl BufMut, mut value: u64) {
+    while value >= 0x80 {
+        out.put_u8(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(value as u8);
+}
+
+/// Bytes of a length-delimited field with a number below 16.
+fn field_size(size: usize) -> usize {
+    1 + varint_size(size as u64) + size
+}
+
+fn put_head(out: &mut impl BufMut, number: u8, size: usize) {
+    out.put_u8(number << 3 | LENGTH_DELIMITED as u8);
+    put_varint(out, size as u64);
+}
+
+fn put_field(out: &mut impl BufMut, number: u8, value: &[u8]) {
+    put_head(out, number, value.len());
+    out.put_slice(value);
+}
+
+/// Frame and message of an answer: `head` is the message without tensors and id, serialized.
+pub fn answer(kind: Kind, head: &[u8], id: &[u8], layout: &Layout, body: &[u8]) -> Option<Bytes> {
+    let mut out = BytesMut::with_capacity(5 + head.len() + id.len() + layout.size + 64 * (layout.tensors.len() + 1));
+    out.put_slice(&[0; 5]);
+    out.put_slice(head);
+    match kind {
+        Kind::OpenInference => {
+            if !id.is_empty() {
+                put_field(&mut out, 3, id);
+            }
+            for tensor in &layout.tensors {
+                put_output(&mut out, tensor);
+            }
+            for tensor in &layout.tensors {
+                put_field(&mut out, 6, &body[tensor.start..tensor.start + tensor.size]);
+            }
+        }
+        Kind::TensorFlowServing => {
+            for tensor in &layout.tensors {
+                put_entry(&mut out, tensor, &body[tensor.start..tensor.start + tensor.size])?;
+            }
+        }
+    }
+    let size = u32::try_from(out.len() - 5).ok()?;
+    out[1..5].copy_from_slice(&size.to_be_bytes());
+    Some(out.freeze())
+}
+
+fn packed(shape: &[u64]) -> Vec<u8> {
+    let mut packed = Vec::with_capacity(shape.len() * 2);
+    for length in shape {
+        put_varint(&mut packed, *length);
+    }
+    packed
+}
+
+/// `ModelInferResponse.InferOutputTensor`.
+fn put_output(out: &mut BytesMut, tensor: &crate::layout::Tensor) {
+    let shape = packed(&tensor.shape);
+    let dims = if shape.is_empty() { 0 } else { field_size(shape.len()) };
+    put_head(out, 5, field_size(tensor.name.len()) + field_size(tensor.datatype.len()) + dims);
+    put_field(out, 1, tensor.name.as_bytes());
+    put_field(out, 2, tensor.datatype.as_bytes());
+    if !shape.is_empty() {
+        put_field(out, 3, &shape);
+    }
+}
+
+/// An entry of `PredictResponse.outputs`; None for a datatype that TensorFlow has no number for.
+fn put_entry(out: &mut BytesMut, tensor: &crate::layout::Tensor, content: &[u8]) -> Option<()> {
+    let number = data_type(&tensor.datatype)?;
+    let mut shape = Vec::new();
+    for length in &tensor.shape {
+        let mut dim = Vec::new();
+        if *length != 0 {
+            dim.push(1 << 3);
+            put_varint(&mut dim, *length);
+        }
+        put_field(&mut shape, 2, &dim);
+    }
+    let strings = if tensor.datatype == "BYTES" { Some(elements(content)?) } else { None };
+    let contents = match &strings {
+        Some(strings) => strings.iter().map(|item| field_size(item.len())).sum(),
+        None if content.is_empty() => 0,
+        None => field_size(content.len()),
+    };
+    let size = 1 + varint_size(number) + field_size(shape.len()) + contents;
+    put_head(out, 1, field_size(tensor.name.len()) + field_size(size));
+    put_field(out, 1, tensor.name.as_bytes());
+    put_head(out, 2, size);
+    out.put_u8(1 << 3);
+    put_varint(out, number);
+    put_field(out, 2, &shape);
+    match strings {
+        Some(strings) => strings.iter().for_each(|item| put_field(out, 8, item)),
+        None if content.is_empty() => {}
+        None => put_field(out, 4, content),
+    }
+    Some(())
+}
+
+/// The elements of a BYTES tensor, each behind its length.
+fn elements(mut content: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut found = Vec::new();
+    while !content.is_empty() {
+        let size = u32::from_le_bytes(content.get(..4)?.try_into().ok()?) as usize;
+        found.push(content.get(4..4 + size)?);
+        content = &content[4 + size..];
+    }
+    Some(found)
+}
+
+/// `tensorflow.DataType`, by `types.proto`.
+fn data_type(datatype: &str) -> Option<u64> {
+    Some(match datatype {
+        "FP32" => 1,
+        "FP64" => 2,
+        "INT32" => 3,
+        "UINT8" => 4,
+        "INT16" => 5,
+        "INT8" => 6,
+        "BYTES" => 7,
+        "INT64" => 9,
+        "BOOL" => 10,
+        "BF16" => 14,
+        "UINT16" => 17,
+        "FP16" => 19,
+        "UINT32" => 22,
+        "UINT64" => 23,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(kind: Kind, message: &[u8]) -> Option<Cut> {
+        // In pieces of seven: nothing may depend on where one ends.
+        let chunks: Vec<Bytes> = message.chunks(7).map(Bytes::copy_from_slice).collect();
+        super::cut(kind, &Rope::new(&chunks, 0))
+    }
+
+    fn field(number: u8, value: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_field(&mut out, number, value);
+        out
+    }
+
+    #[test]
+    fn contents_and_id_make_no_difference_and_all_else_does() {
+        let of = |model: &[u8], id: &[u8], content: &[u8]| {
+            let message = [field(1, model), field(3, id), field(5, b"\x0a\x01x"), field(7, content)].concat();
+            (cut(Kind::OpenInference, &message).unwrap(), message)
+        };
+        let (one, message) = of(b"digits", b"1", b"12345678");
+        let (other, _) = of(b"digits", b"a longer one", b"abcdefgh");
+        assert_eq!(one.rest, other.rest);
+        assert_eq!(one.id.as_deref(), Some("1"));
+        assert_eq!(&message[one.contents[0].start..][..one.contents[0].size], b"12345678");
+        assert_ne!(one.rest, of(b"digitz", b"1", b"12345678").0.rest);
+        assert_ne!(one.rest, of(b"digits", b"1", b"1234567").0.rest, "another size is another request");
+    }
+
+    #[test]
+    fn a_tensor_content_is_cut_out_with_its_name() {
+        let tensor = [vec![8, 1], field(4, b"12345678")].concat();
+        let message = [field(1, b"\x0a\x01m"), field(2, &[field(1, b"x"), field(2, &tensor)].concat())].concat();
+        let found = cut(Kind::TensorFlowServing, &message).unwrap();
+        assert_eq!(found.contents.len(), 1);
+        assert_eq!(found.contents[0].name, b"x");
+        assert_eq!(found.rest.len(), message.len() - 8);
+    }
+
+    #[test]
+    fn typed_values_are_left_to_python() {
+        let tensor = [vec![8, 1], field(5, &[0; 8])].concat();
+        let message = field(2, &[field(1, b"x"), field(2, &tensor)].concat());
+        assert!(cut(Kind::TensorFlowServing, &message).is_none());
+    }
+
+    #[test]
+    fn what_protobuf_would_have_to_decide_is_left_to_it() {
+        let twice = [field(3, b"a"), field(3, b"b")].concat();
+        assert!(cut(Kind::OpenInference, &twice).is_none());
+        assert!(cut(Kind::OpenInference, &field(3, b"\xff")).is_none(), "no UTF-8");
+        let tensor = [field(4, b"1"), field(4, b"2")].concat();
+        let message = field(2, &[field(1, b"x"), field(2, &tensor)].concat());
+        assert!(cut(Kind::TensorFlowServing, &message).is_none());
+        for broken in [&b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f"[..], b"\x3a\x05ab", b"\x0b", b"\xff"] {
+            assert!(cut(Kind::OpenInference, broken).is_none(), "{broken:?}");
+            assert!(cut(Kind::TensorFlowServing, broken).is_none(), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_cut_without_harm() {
+        let mut state = 1u64;
+        for _ in 0..20_000 {
+            let mut message = Vec::new();
+            for _ in 0..(state % 40) {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                message.push((state >> 33) as u8);
+            }
+            state = state.wrapping_add(1);
+            for kind in [Kind::OpenInference, Kind::TensorFlowServing] {
+                if let Some(found) = cut(kind, &message) {
+                    let cut_out: usize = found.contents.iter().map(|content| content.size).sum();
+                    assert!(found.rest.len() + cut_out <= message.len());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What Python decided, to be repeated: which callers are known, and what their requests come to.
+//!
+//! Nothing is decided here. A call that is not in the table goes through Python, all of it; when it ends well, Python
+//! says under the call's **ticket** what it came to. Whatever may change an answer of Python's makes it forget all.
+//!
+//! What an entry holds may be the last of a model process, and Python's to end: no entry is dropped under the lock.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pyo3::{Py, PyAny};
+
+use crate::message::{Content, Kind};
+use crate::slots::{monotonic, Inner as SlotsInner};
+use crate::stats::Statistics;
+
+const MAX_CALLERS: usize = 8192;
+const MAX_ENTRIES: usize = 4096;
+/// An answer is repeated for so long at most, whatever Python says.
+const LONGEST_SECONDS: f64 = 60.0;
+
+/// What requests of one caller with one rest come to.
+pub struct Entry {
+    pub until: f64,
+    pub project: String,
+    pub slots: Arc<SlotsInner>,
+    pub statistics: Arc<Py<Statistics>>,
+    pub kind: Kind,
+    /// Layout for the model process.
+    pub layout: Vec<u8>,
+    /// Its tensors, as indices of the request's contents.
+    pub order: Vec<usize>,
+    pub rows: u32,
+    pub priority: u8,
+    pub flow: u32,
+    /// The answer without tensors and id.
+    pub head: Vec<u8>,
+    /// Python's own, for what it says about a call that failed.
+    pub about: Arc<Py<PyAny>>,
+}
+
+struct Caller {
+    number: u64,
+    until: f64,
+}
+
+/// A call that is on its way through Python.
+struct Pending {
+    generation: u64,
+    credential: Vec<u8>,
+    request: Option<(Vec<u8>, Vec<Content>)>,
+}
+
+#[derive(Default)]
+struct State {
+    callers: HashMap<Vec<u8>, Caller>,
+    entries: HashMap<Vec<u8>, Arc<Entry>>,
+    pending: HashMap<u64, Pending>,
+    numbers: u64,
+}
+
+#[derive(Default)]
+pub struct Table {
+    generation: AtomicU64,
+    state: Mutex<State>,
+}
+
+/// Names a request of a known caller in the table.
+pub fn key_of(caller: u64, kind: Kind, rest: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(rest.len() + 9);
+    key.extend(caller.to_le_bytes());
+    key.push(kind as u8);
+    key.extend(rest);
+    key
+}
+
+/// What Python says of a call that ended well.
+pub struct Lesson {
+    pub until: f64,
+    pub entry: Option<NewEntry>,
+}
+
+pub struct NewEntry {
+    pub project: String,
+    pub slots: Arc<SlotsInner>,
+    pub statistics: Arc<Py<Statistics>>,
+    pub kind: Kind,
+    pub layout: Vec<u8>,
+    /// Names of the tensors in the layout's order.
+    pub names: Vec<Vec<u8>>,
+    /// Bytes of each.
+    pub sizes: Vec<usize>,
+    pub rows: u32,
+    pub priority: u8,
+    pub flow: u32,
+    pub head: Vec<u8>,
+    pub about: Arc<Py<PyAny>>,
+}
+
+impl Table {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of a caller whose credential Python has found good.
+    pub fn caller(&self, credential: &[u8]) -> Option<u64> {
+        let state = self.state();
+        state.callers.get(credential).filter(|caller| monotonic() < caller.until).map(|caller| caller.number)
+    }
+
+    pub fn entry(&self, key: &[u8]) -> Option<Arc<Entry>> {
+        let mut state = self.state();
+        let entry = state.entries.get(key)?;
+        if monotonic() < entry.until && !entry.slots.closed() {
+            return Some(Arc::clone(entry));
+        }
+        let over = state.entries.remove(key);
+        drop(state);
+        drop(over);
+        None
+    }
+
+    /// Forget everything; what is on its way through Python teaches nothing any more.
+    pub fn forget(&self) {
+        let mut state = self.state();
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        state.callers.clear();
+        let over = std::mem::take(&mut state.entries);
+        drop(state);
+        drop(over);
+    }
+
+    /// Let a call go through Python.
+    pub fn begin(self: &Arc<Self>, credential: &[u8], request: Option<(Vec<u8>, Vec<Content>)>) -> Ticket {
+        let mut state = self.state();
+        state.numbers += 1;
+        let number = state.numbers;
+        let generation = self.generation.load(Ordering::Acquire);
+        state.pending.insert(number, Pending { generation, credential: credential.to_vec(), request });
+        Ticket { table: Arc::clone(self), number }
+    }
+
+    /// Take in what Python says; false where it came too late, or does not fit the request.
+    pub fn learn(&self, ticket: u64, lesson: Lesson) -> bool {
+        let mut state = self.state();
+        let Some(pending) = state.pending.remove(&ticket) else { return false };
+        if pending.generation != self.generation.load(Ordering::Acquire) {
+            return false;
+        }
+        let until = lesson.until.min(monotonic() + LONGEST_SECONDS);
+        let mut over = HashMap::new();
+        if state.callers.len() >= MAX_CALLERS {
+            state.callers.clear();
+            over = std::mem::take(&mut state.entries);
+        }
+        state.numbers += 1;
+        let number = state.numbers;
+        let caller = state.callers.entry(pending.credential).or_insert(Caller { number, until });
+        caller.until = until;
+        let (Some(new), Some((key, contents))) = (lesson.entry, pending.request) else {
+            drop(state);
+            drop(over);
+            return true;
+        };
+        // Its caller may have been forgotten and learned anew meanwhile: then the key names nobody.
+        let Some(order) = order_of(&new, &contents) else { return false };
+        if state.entries.len() >= MAX_ENTRIES {
+            over = std::mem::take(&mut state.entries);
+        }
+        let entry = Entry {
+            until,
+            project: new.project,
+            slots: new.slots,
+            statistics: new.statistics,
+            kind: new.kind,
+            layout: new.layout,
+            order,
+            rows: new.rows,
+            priority: new.priority,
+            flow: new.flow,
+            head: new.head,
+            about: new.about,
+        };
+        let before = state.entries.insert(key, Arc::new(entry));
+        drop(state);
+        drop((before, over));
+        true
+    }
+}
+
+/// Which content is which tensor; None where they do not correspond one to one.
+fn order_of(new: &NewEntry, contents: &[Content]) -> Option<Vec<usize>> {
+    if contents.len() != new.names.len() || new.names.len() != new.sizes.len() {
+        return None;
+    }
+    let place = |(index, name): (usize, &Vec<u8>)| match new.kind {
+        Kind::OpenInference => Some(index), // the raw contents stand in the order of the tensors
+        Kind::TensorFlowServing => contents.iter().position(|content| content.name == *name),
+    };
+    let order: Vec<usize> = new.names.iter().enumerate().map(place).collect::<Option<_>>()?;
+    let fits = order.iter().zip(&new.sizes).all(|(index, size)| contents[*index].size == *size);
+    fits.then_some(order)
+}
+
+/// A call on its way through Python; when it is dropped, nothing is learned from it any more.
+pub struct Ticket {
+    table: Arc<Table>,
+    pub number: u64,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.table.state().pending.remove(&self.number);
+    }
+}
