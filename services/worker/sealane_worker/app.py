@@ -53,6 +53,7 @@ from sealane_worker.measure_tasks import BenchmarkWork, EvaluateWork
 from sealane_worker.memory import protect_memory, raise_descriptor_limit
 from sealane_worker.metrics import MetricsListener
 from sealane_worker.model import confine
+from sealane_worker.native_server import NativeServer
 from sealane_worker.offer import offered
 from sealane_worker.optimise_task import OptimiseWork
 from sealane_worker.parking import Parking
@@ -178,20 +179,16 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     return Worker(parts, agent), port
 
 
-def _server(
-    dispatcher: Dispatcher, front_: express.Express | None, member: Membership
-) -> grpc.Server | express.NativeServer:
+def _server(dispatcher: Dispatcher, front_: express.Express | None, member: Membership) -> grpc.Server | NativeServer:
     if front_ is None:
         return sync_server.build(dispatcher, threads=THREADS)
-    server = express.NativeServer(dispatcher, front_, threads=THREADS)
+    server = NativeServer(dispatcher, front_, threads=THREADS)
     member.revocations.subscribe(server.forget)
     return server
 
 
-def _bind(
-    server: grpc.Server | express.NativeServer, config: Config, identity: tls.PeerIdentity, telemetry_: Telemetry
-) -> int:
-    if isinstance(server, express.NativeServer):
+def _bind(server: grpc.Server | NativeServer, config: Config, identity: tls.PeerIdentity, telemetry_: Telemetry) -> int:
+    if isinstance(server, NativeServer):
         return server.bind(config.listen, identity, telemetry_.sample_ratio)
     return server.add_secure_port(config.listen, tls.server_credentials(identity, mesh=False))
 

@@ -7,30 +7,20 @@ another model or a revocation, makes the front forget everything.
 
 from __future__ import annotations
 
-import base64
 import secrets
-import shutil
-import tempfile
-import threading
 import time
-import urllib.parse
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sealane.clock import Clock
 from sealane.compat.openinference.v2 import openinference_pb2 as oip
-from sealane.errors import Cancelled, Internal, InvalidArgument, SealaneError, Unavailable
+from sealane.errors import Cancelled, Internal, InvalidArgument, SealaneError
 from sealane.protocols import tfserving
 from sealane.protocols.call import InferenceCall
-from sealane.rpc import sync_server
-from sealane.rpc.call import Call
-from sealane.rpc.dispatch import Dispatcher
+from sealane.rpc.call import Call, Identity
 from sealane.rpc.middleware import log_call
 from sealane.rpc.status import translate
-from sealane.rpc.transport import code_of, outward, trailers_of
-from sealane.security import tls
+from sealane.rpc.transport import headers_of, outward
 from sealane.security.tokens import LEEWAY_SECONDS
 from sealane_worker import slots, wire
 from sealane_worker.box import Box
@@ -103,14 +93,13 @@ class Express:
         self._engine.on_change = front.forget
 
     def learn(self, call: Call, model: Model, asked: Inference, inference: InferenceCall) -> None:
-        """A call ended well; tell what it came to, if that will be so again."""
+        """An inference ended well; tell what it came to, if that will be so again."""
         front = self._front
         if front is None or not call.ticket or not _plain(call) or not _repeatable(asked, inference, model):
             return
         served = self._engine.native(asked.deployment)
         if served is None:
             return
-        until = time.monotonic() + call.caller.expires + LEEWAY_SECONDS - self._clock.now()
         first = next(iter(asked.inputs.values()), None)
         rows = first.shape[0] if first is not None and first.shape else 1
         tfs = call.method.path.startswith(_TFSERVING)
@@ -124,7 +113,15 @@ class Express:
             _head(inference, model, asked.signature, tfs=tfs),
             _About(call.method.path, call.caller.subject, served.box),
         )
-        front.learn(call.ticket, until, repeat)
+        front.learn(call.ticket, self._until(call.caller), repeat)
+
+    def answered(self, call: Call) -> None:
+        """A call ended well: its caller is known, so that what he sends next may be read before it is looked at."""
+        if self._front is not None and call.ticket and call.identity is not None and call.identity.expires:
+            self._front.learn(call.ticket, self._until(call.identity), None)
+
+    def _until(self, caller: Identity) -> float:
+        return time.monotonic() + caller.expires + LEEWAY_SECONDS - self._clock.now()
 
     def fail(self, about: object, kind: str, told: bytes, request_id: str, spent: float) -> list[tuple[str, str]]:
         """Headers of the answer to a call that failed in the front; writes its access line."""
@@ -132,14 +129,7 @@ class Express:
         request_id = request_id[:64] or secrets.token_hex(16)
         failure = outward(translate(_failure(about.box, kind, told), request_id), about.path)
         log_call(about.path, failure, spent, request_id, about.subject)
-        headers = [
-            ("grpc-status", str(code_of(failure).value[0])),
-            ("grpc-message", urllib.parse.quote(failure.message, safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}~")),
-        ]
-        for name, value in trailers_of(failure, request_id):
-            text = value if isinstance(value, str) else base64.b64encode(value).decode().rstrip("=")
-            headers.append((name, text))
-        return headers
+        return headers_of(failure, request_id)
 
 
 def _plain(call: Call) -> bool:
@@ -173,85 +163,3 @@ def _failure(box: Box, kind: str, told: bytes) -> SealaneError:
     if kind == "left":
         return Cancelled("the caller does not wait for the answer any more")
     return Internal("the model process sent an answer that cannot be read")
-
-
-class NativeServer:
-    """The native front and, behind it, the server for all that it passes on.
-
-    Args:
-        dispatcher: what is served.
-        express: tells the front what calls come to.
-        threads: calls that run at the same time behind it.
-    """
-
-    def __init__(self, dispatcher: Dispatcher, express: Express, *, threads: int) -> None:
-        self._express = express
-        self._secret = secrets.token_hex(16)
-        # Nobody else can reach the socket, and it is no longer than a path of a socket may be.
-        self._folder = Path(tempfile.mkdtemp(prefix="sealane-"))
-        self._behind = sync_server.build(dispatcher, threads=threads, front=sync_server.Marks(self._secret))
-        self._front: sealane_native.Front | None = None
-
-    def bind(self, listen: str, identity: tls.PeerIdentity, sample_ratio: float) -> int:
-        """Take the port; gives its number.
-
-        Raises:
-            Unavailable: it cannot be had.
-        """
-        socket = self._folder / "front"
-        self._behind.add_insecure_port(f"unix:{socket}")
-        try:
-            self._front = sealane_native.Front(
-                listen,
-                (str(socket), self._secret),
-                identity.pair(),
-                _renewed(identity),
-                self._express.places,
-                sample_ratio,
-                self._express.fail,
-            )
-        except OSError as error:
-            raise Unavailable(f"{error}; choose another SEALANE_WORKER_LISTEN", reason="PORT_TAKEN") from error
-        self._express.attach(self._front)
-        return self._front.port
-
-    def forget(self) -> None:
-        """Have every call go through the interpreter once more."""
-        if self._front is not None:
-            self._front.forget()
-
-    def start(self) -> None:
-        """Take calls."""
-        self._behind.start()
-        if self._front is not None:
-            self._front.start()
-
-    def stop(self, grace: float | None) -> threading.Event:
-        """Take no more, and give those under way some seconds; the event comes when all have ended."""
-        ended = threading.Event()
-        threading.Thread(target=self._stop, args=(grace or 0.0, ended), name="front-stop", daemon=True).start()
-        return ended
-
-    def _stop(self, grace: float, ended: threading.Event) -> None:
-        until = time.monotonic() + grace
-        if self._front is not None:
-            self._front.stop(grace)
-        self._behind.stop(max(until - time.monotonic(), 0.0)).wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
-        ended.set()
-
-
-def _renewed(identity: tls.PeerIdentity) -> Callable[[], tuple[bytes, bytes] | None]:
-    """Gives key and chain where the file has changed since it was last asked."""
-    chain = identity.directory / tls.CHAIN
-    seen = {"mtime": chain.stat().st_mtime_ns}
-
-    def changed() -> tuple[bytes, bytes] | None:
-        mtime = chain.stat().st_mtime_ns
-        if mtime == seen["mtime"]:
-            return None
-        pair = identity.pair()
-        seen["mtime"] = mtime
-        return pair
-
-    return changed

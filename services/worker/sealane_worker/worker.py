@@ -18,10 +18,10 @@ from sealane_worker.agent import Agent
 from sealane_worker.assignments import Assignments
 from sealane_worker.cache import Cache
 from sealane_worker.engine import Engine
-from sealane_worker.express import NativeServer
 from sealane_worker.introduction import Introduction
 from sealane_worker.lanes import Lanes
 from sealane_worker.metrics import MetricsListener
+from sealane_worker.native_server import NativeServer
 from sealane_worker.parking import Parking
 from sealane_worker.runner import Runner
 from sealane_worker.sealing import SealingKey

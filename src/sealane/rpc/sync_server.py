@@ -64,22 +64,23 @@ class Marks:
 
     Args:
         secret: by which the front is known, without a hyphen.
+        answered: hears of calls that ended well.
     """
 
-    #: ``secret-ticket-sampled``.
+    #: ``secret-ticket``.
     CALL = "x-sealane-express"
     #: Number of the client's connection.
     CONNECTION = "x-sealane-connection"
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: str, answered: Callable[[Call], None]) -> None:
         self._secret = secret
+        self.answered = answered
 
     def read(self, call: Call) -> None:
         """Take the marks off a call."""
-        secret, _, said = call.metadata.get(self.CALL, "").partition("-")
+        secret, _, ticket = call.metadata.get(self.CALL, "").partition("-")
         if hmac.compare_digest(secret.encode(), self._secret.encode()):
-            ticket, _, sampled = said.partition("-")
-            call.ticket, call.sampled = int(ticket), sampled == "1"
+            call.ticket = int(ticket)
         call.metadata = {name: value for name, value in call.metadata.items() if name not in _MARKS}
 
     def connection(self, context: grpc.ServicerContext) -> str:
@@ -160,6 +161,8 @@ class _Entrance:
         call = self.call(route, context, body)
         try:
             answer = self.dispatcher.unary(route, call)
+            if self._front is not None:
+                self._front.answered(call)
             if call.load is not None:
                 context.set_trailing_metadata(load_trailers(call))
             return answer

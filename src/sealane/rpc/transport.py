@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import time
+import urllib.parse
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
@@ -19,6 +21,8 @@ _TFSERVING = "/tensorflow.serving."
 #: What a caller brings upon himself; the same call elsewhere, or a little later, would fare no better.
 OWN_LIMITS = frozenset({"QUOTA_EXCEEDED", "REQUEST_TOO_LARGE"})
 _TRY_AGAIN = 0.1
+#: What stays as it is in a percent-encoded message: printable ASCII but for the percent sign.
+_PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 Trailers = tuple[tuple[str, str | bytes], ...]
 
@@ -68,6 +72,20 @@ def trailers_of(failure: SealaneError, request_id: str) -> Trailers:
     if failure.retry_after is not None:
         details += (("grpc-retry-pushback-ms", str(int(failure.retry_after * 1000))),)
     return details
+
+
+def headers_of(failure: SealaneError, request_id: str) -> list[tuple[str, str]]:
+    """Status, message and :func:`trailers_of` of a refusal as HTTP/2 carries them, where grpcio does not write them.
+
+    "PROTOCOL-HTTP2.md" of gRPC: the message is percent-encoded, binary metadata are base64 without padding.
+    """
+    headers = [
+        ("grpc-status", str(code_of(failure).value[0])),
+        ("grpc-message", urllib.parse.quote(failure.message, safe=_PRINTABLE)),
+    ]
+    for name, value in trailers_of(failure, request_id):
+        headers.append((name, value if isinstance(value, str) else base64.b64encode(value).decode().rstrip("=")))
+    return headers
 
 
 def load_trailers(call: Call) -> Trailers:

@@ -35,8 +35,9 @@ from sealane_worker.app import MAX_IN_FLIGHT, THREADS, services
 from sealane_worker.box import BoxLimits
 from sealane_worker.deployment import Assignment
 from sealane_worker.engine import Engine
-from sealane_worker.express import Express, NativeServer
+from sealane_worker.express import Express
 from sealane_worker.introduction import Introduction
+from sealane_worker.native_server import NativeServer
 from sealane_worker.pool import Host
 from sealane_worker.sealed import RAW, SealedServicer
 from sealane_worker.sealing import SealingKey

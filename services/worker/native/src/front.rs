@@ -1,5 +1,6 @@
 //! The listener: TLS and HTTP/2, and for each call the one question whether Python has answered it before.
 
+use std::collections::HashSet;
 use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::PathBuf;
@@ -18,9 +19,10 @@ use tokio::sync::{watch, Semaphore};
 use tokio::time::{interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use crate::desk::{Desk, Headers, Letter, Reply};
 use crate::failure::{fail, Failed};
 use crate::guard::{Alarm, Guarded};
-use crate::message::{answer, cut, Cut, Kind};
+use crate::message::{answer, cut, Content, Cut, Kind};
 use crate::places::{Counters, Place};
 use crate::relay::{relay, Begun, Reset, Upstream};
 use crate::rope::Rope;
@@ -52,10 +54,12 @@ const PIECES: usize = 1024;
 const FRAME_HEAD: usize = 5;
 /// A call without a deadline gets this one, and none has a longer one.
 const UNARY: Duration = Duration::from_secs(60);
+/// Python says itself when a call's time is over; it is given so much longer to do so.
+const GRACE: Duration = Duration::from_millis(20);
 /// Answers up to this size are handed over whole, whatever the client's window is.
 const SMALL_ANSWER: usize = 64 << 10;
 
-/// Metadata of a call that was looked at here, for Python alone: secret, ticket, whether it is to be traced.
+/// Metadata of a call that is carried to Python, for Python alone: secret and ticket.
 static EXPRESS: HeaderName = HeaderName::from_static("x-sealane-express");
 /// The client's connection, likewise.
 static CONNECTION: HeaderName = HeaderName::from_static("x-sealane-connection");
@@ -98,6 +102,10 @@ pub struct Front {
     pub numbers: AtomicU64,
     pub dice: AtomicU64,
     pub draining: watch::Sender<bool>,
+    /// Calls for Python.
+    pub desk: Desk,
+    /// Paths of the methods with one message each way.
+    pub unary: HashSet<String>,
 }
 
 impl Front {
@@ -222,8 +230,10 @@ impl Front {
         }
         parts.headers.remove(&EXPRESS);
         parts.headers.remove(&CONNECTION);
-        let (mut begun, mut ticket, mut sampled) = (Begun::default(), None, false);
-        if let Some(head) = Head::of(parts.uri.path_and_query().map_or("", |path| path.as_str()), &parts.headers) {
+        let (mut begun, mut ticket) = (Begun::default(), None);
+        if let Some(head) =
+            Head::of(parts.uri.path_and_query().map_or("", |path| path.as_str()), &parts.headers, &self.unary)
+        {
             let credential = head.credential.as_bytes();
             // No byte of a body is read before Python has found its caller good.
             match self.table.caller(credential).and_then(|caller| Some((caller, self.arriving.try_acquire().ok()?))) {
@@ -232,42 +242,20 @@ impl Front {
                     begun = timeout(head.timeout.unwrap_or(UNARY), read(&mut body))
                         .await
                         .unwrap_or(Err(Reset(Reason::CANCEL)))?;
-                    let message = Rope::new(&begun.chunks, FRAME_HEAD);
-                    if let Some(found) = cut_whole(head.kind, &begun, &message) {
-                        let key = key_of(caller, head.kind, &found.rest);
-                        match self.table.entry(&key) {
-                            Some(entry) => {
-                                sampled = head.untraced && self.drawn();
-                                if !sampled {
-                                    let call = Express {
-                                        front: self,
-                                        entry,
-                                        message: &message,
-                                        found: &found,
-                                        head: &head,
-                                        started,
-                                    };
-                                    if call.run(respond).await? {
-                                        return Ok(());
-                                    }
-                                }
-                            }
-                            None => ticket = Some(self.table.begin(credential, Some((key, found.contents)))),
-                        }
+                    if let Some(message) = whole(&begun) {
+                        let call = Known { front: self, head: &head, caller, message: &message, started };
+                        return call.run(&parts.headers, &begun.chunks, respond).await;
                     }
+                    shorten(&mut parts.headers, &head, started);
                 }
             }
-            if !begun.chunks.is_empty() {
-                shorten(&mut parts.headers, &head, started);
-            }
         }
-        self.mark(&mut parts.headers, client, ticket.as_ref(), sampled);
+        self.mark(&mut parts.headers, client, ticket.as_ref());
         relay(&client.upstream, Request::from_parts(parts, ()), begun, body, respond).await
     }
 
-    fn mark(&self, headers: &mut HeaderMap, client: &Client, ticket: Option<&Ticket>, sampled: bool) {
-        let number = ticket.map_or(0, |ticket| ticket.number);
-        let told = format!("{}-{number}-{}", self.secret, u8::from(sampled));
+    fn mark(&self, headers: &mut HeaderMap, client: &Client, ticket: Option<&Ticket>) {
+        let told = format!("{}-{}", self.secret, ticket.map_or(0, |ticket| ticket.number));
         for (name, value) in [(&EXPRESS, told), (&CONNECTION, client.number.to_string())] {
             if let Ok(value) = HeaderValue::from_str(&value) {
                 headers.insert(name, value);
@@ -305,9 +293,11 @@ struct Client {
     calls: AtomicUsize,
 }
 
-/// The head of a call that may have been answered before.
+/// The head of a call with one message each way and one credential.
 struct Head {
-    kind: Kind,
+    path: String,
+    /// Its message, where it may have been answered before: with no metadata that something may depend on, untraced.
+    kind: Option<Kind>,
     credential: HeaderValue,
     timeout: Option<Duration>,
     request_id: Option<HeaderValue>,
@@ -316,18 +306,9 @@ struct Head {
 }
 
 impl Head {
-    /// None where it is not a plain call of one of the two methods: with one credential, untraced, and no metadata that
-    /// something may depend on.
-    fn of(path: &str, headers: &HeaderMap) -> Option<Self> {
-        let kind = match path {
-            "/inference.GRPCInferenceService/ModelInfer" => Kind::OpenInference,
-            "/tensorflow.serving.PredictionService/Predict" => Kind::TensorFlowServing,
-            _ => return None,
-        };
-        if !headers.keys().all(|name| PLAIN.contains(&name.as_str())) {
-            return None;
-        }
-        if !headers.get(CONTENT_TYPE)?.as_bytes().starts_with(b"application/grpc") {
+    /// None where it is anything else, or unusual.
+    fn of(path: &str, headers: &HeaderMap, unary: &HashSet<String>) -> Option<Self> {
+        if !unary.contains(path) || !headers.get(CONTENT_TYPE)?.as_bytes().starts_with(b"application/grpc") {
             return None;
         }
         let mut credentials = headers.get_all(AUTHORIZATION).iter();
@@ -337,11 +318,28 @@ impl Head {
             None => None,
         };
         let traceparent = headers.get(&TRACEPARENT).map(HeaderValue::as_bytes);
-        if traceparent.is_some_and(|value| !is_unsampled(value)) {
-            return None;
-        }
-        let request_id = headers.get(&REQUEST_ID).cloned();
-        Some(Self { kind, credential, timeout, request_id, untraced: traceparent.is_none() })
+        let plain = headers.keys().all(|name| PLAIN.contains(&name.as_str())) && traceparent.is_none_or(is_unsampled);
+        Some(Self {
+            path: path.to_owned(),
+            kind: if plain { kind_of(path) } else { None },
+            credential,
+            timeout,
+            request_id: headers.get(&REQUEST_ID).cloned(),
+            untraced: traceparent.is_none(),
+        })
+    }
+
+    /// What is left of the time that its caller gives it.
+    fn left(&self, started: Instant) -> Duration {
+        self.timeout.unwrap_or(UNARY).min(UNARY).saturating_sub(started.elapsed())
+    }
+}
+
+fn kind_of(path: &str) -> Option<Kind> {
+    match path {
+        "/inference.GRPCInferenceService/ModelInfer" => Some(Kind::OpenInference),
+        "/tensorflow.serving.PredictionService/Predict" => Some(Kind::TensorFlowServing),
+        _ => None,
     }
 }
 
@@ -407,33 +405,116 @@ async fn read(body: &mut RecvStream) -> Result<Begun, Reset> {
     Ok(begun)
 }
 
-/// The one message of a body that was read whole, uncompressed, and how it is cut.
-fn cut_whole(kind: Kind, begun: &Begun, message: &Rope<'_>) -> Option<Cut> {
+/// The one message of a body that was read whole, and is not compressed.
+fn whole(begun: &Begun) -> Option<Rope<'_>> {
     let frame = Rope::new(&begun.chunks, 0);
     let head: Vec<u8> = (0..FRAME_HEAD).map_while(|at| frame.get(at)).collect();
     let size = u32::from_be_bytes(head.get(1..FRAME_HEAD)?.try_into().ok()?) as usize;
-    if begun.ended && head[0] == 0 && message.len() == size {
-        cut(kind, message)
-    } else {
-        None
+    let message = Rope::new(&begun.chunks, FRAME_HEAD);
+    (begun.ended && head[0] == 0 && message.len() == size).then_some(message)
+}
+
+/// A call of a known caller, read whole.
+struct Known<'a> {
+    front: &'a Arc<Front>,
+    head: &'a Head,
+    caller: u64,
+    message: &'a Rope<'a>,
+    started: Instant,
+}
+
+impl Known<'_> {
+    /// Answer it as it was answered before, or have Python answer it.
+    async fn run(&self, headers: &HeaderMap, chunks: &[Bytes], respond: &mut SendResponse<Bytes>) -> Result<(), Reset> {
+        let (mut ticket, mut sampled) = (None, false);
+        if let Some((kind, found)) = self.head.kind.and_then(|kind| Some((kind, cut(kind, self.message)?))) {
+            let key = key_of(self.caller, kind, &found.rest);
+            match self.front.table.entry(&key) {
+                Some(entry) => {
+                    sampled = self.head.untraced && self.front.drawn();
+                    if !sampled && (Express { known: self, entry, found: &found }).run(respond).await? {
+                        return Ok(());
+                    }
+                }
+                None => ticket = Some(self.begin(Some((key, found.contents)))),
+            }
+        }
+        let ticket = ticket.unwrap_or_else(|| self.begin(None));
+        self.ask(headers, chunks, respond, (ticket, sampled)).await
     }
+
+    fn begin(&self, request: Option<(Vec<u8>, Vec<Content>)>) -> Ticket {
+        self.front.table.begin(self.head.credential.as_bytes(), request)
+    }
+
+    async fn ask(
+        &self,
+        headers: &HeaderMap,
+        chunks: &[Bytes],
+        respond: &mut SendResponse<Bytes>,
+        (ticket, sampled): (Ticket, bool),
+    ) -> Result<(), Reset> {
+        let left = self.head.left(self.started);
+        let mut waiting = self.front.desk.ask(Letter {
+            path: self.head.path.clone(),
+            metadata: metadata(headers),
+            deadline: monotonic() + left.as_secs_f64(),
+            ticket: ticket.number,
+            sampled,
+            chunks: chunks.to_vec(),
+            without: FRAME_HEAD,
+        });
+        let reply = tokio::select! {
+            reply = &mut waiting.reply => reply,
+            () = sleep(left + GRACE) => {
+                waiting.leave();
+                return refuse(respond, "4", "no answer by the deadline; allow more time");
+            }
+            reset = poll_fn(|context| respond.poll_reset(context)) => {
+                waiting.leave();
+                return Err(Reset(reset.unwrap_or(Reason::CANCEL)));
+            }
+        };
+        match reply {
+            Ok(Reply::Answer { message, trailers }) => send(respond, message, trailers, left + GRACE).await,
+            Ok(Reply::Refusal(told)) => {
+                let mut response = head();
+                told.into_iter().for_each(|(name, value)| {
+                    response.headers_mut().append(name, value);
+                });
+                respond.send_response(response, true)?;
+                Ok(())
+            }
+            Err(_) => refuse(respond, "14", "the worker is being stopped, or failed; try again"),
+        }
+    }
+}
+
+/// Metadata as Python's server gives them: none of the transport's own, and no bytes.
+fn metadata(headers: &HeaderMap) -> Vec<(String, String)> {
+    let transports =
+        |name: &str| name.starts_with("grpc-") || matches!(name, "te" | "content-type" | "accept-encoding");
+    let told = headers.iter().filter(|(name, _)| !transports(name.as_str()));
+    told.map(|(name, value)| {
+        let binary = name.as_str().ends_with("-bin");
+        let text = if binary { String::new() } else { String::from_utf8_lossy(value.as_bytes()).into_owned() };
+        (name.as_str().to_owned(), text)
+    })
+    .collect()
 }
 
 /// A call that Python has answered before.
 struct Express<'a> {
-    front: &'a Arc<Front>,
+    known: &'a Known<'a>,
     entry: Arc<Entry>,
-    message: &'a Rope<'a>,
     found: &'a Cut,
-    head: &'a Head,
-    started: Instant,
 }
 
 impl Express<'_> {
     /// Answer it; false where nothing ran and Python is to say why, or to help.
     async fn run(&self, respond: &mut SendResponse<Bytes>) -> Result<bool, Reset> {
-        let Some(place) = self.front.places.enter(&self.entry.project) else { return Ok(false) };
-        let left = self.head.timeout.unwrap_or(UNARY).min(UNARY).saturating_sub(self.started.elapsed());
+        let Some(place) = self.known.front.places.enter(&self.entry.project) else { return Ok(false) };
+        let left = self.known.head.left(self.known.started);
         if left.is_zero() {
             return Ok(false);
         }
@@ -467,8 +548,8 @@ impl Express<'_> {
                     drop(counted);
                     return self.refuse(respond, place, Failed::Lied).await;
                 };
-                counted.ran(&ran, self.entry.rows, self.started);
-                self.send(respond, place, frame).await.map(|()| true)
+                counted.ran(&ran, self.entry.rows);
+                self.send(respond, place, frame).await
             }
             Some(Outcome::Failed(told)) => {
                 drop(counted);
@@ -491,33 +572,23 @@ impl Express<'_> {
 
     fn content(&self, index: usize) -> Part<'_> {
         let content = &self.found.contents[index];
-        let slices = self.message.slices(content.start, content.start + content.size).collect();
+        let slices = self.known.message.slices(content.start, content.start + content.size).collect();
         Part { size: content.size, slices }
     }
 
     fn load(&self) -> Option<HeaderValue> {
-        HeaderValue::from_str(&self.entry.statistics.get().load_text(self.started.elapsed().as_secs_f64())).ok()
+        let spent = self.known.started.elapsed().as_secs_f64();
+        HeaderValue::from_str(&self.entry.statistics.get().load_text(spent)).ok()
     }
 
-    async fn send(&self, respond: &mut SendResponse<Bytes>, place: Place, frame: Bytes) -> Result<(), Reset> {
-        let mut trailers = HeaderMap::with_capacity(2);
-        trailers.insert(&STATUS, HeaderValue::from_static("0"));
-        if let Some(load) = self.load() {
-            trailers.insert(&LOAD, load);
-        }
-        let mut stream = respond.send_response(head(), false)?;
-        if frame.len() <= SMALL_ANSWER {
-            drop(place);
-            stream.send_data(frame, false)?;
-        } else {
-            // A large one keeps its call's place until the client has taken it.
-            let left = self.head.timeout.unwrap_or(UNARY).min(UNARY).saturating_sub(self.started.elapsed());
-            let sent = timeout(left, send_all(&mut stream, frame)).await.unwrap_or(Err(Reset(Reason::CANCEL)));
-            drop(place);
-            sent?;
-        }
-        stream.send_trailers(trailers)?;
-        Ok(())
+    async fn send(&self, respond: &mut SendResponse<Bytes>, place: Place, frame: Bytes) -> Result<bool, Reset> {
+        let large = frame.len() > SMALL_ANSWER;
+        // A large one keeps its call's place until the client has taken it.
+        let held = large.then_some(place);
+        let trailers = self.load().map(|load| (LOAD.clone(), load)).into_iter().collect();
+        send(respond, frame, trailers, self.known.head.left(self.known.started)).await?;
+        drop(held);
+        Ok(true)
     }
 
     async fn refuse(&self, respond: &mut SendResponse<Bytes>, place: Place, failed: Failed) -> Result<bool, Reset> {
@@ -540,9 +611,25 @@ impl Express<'_> {
     }
 
     async fn fail(&self, failed: Failed) -> Option<Vec<(HeaderName, HeaderValue)>> {
-        let request_id = self.head.request_id.as_ref().and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
-        fail(Arc::clone(self.front), Arc::clone(&self.entry), failed, request_id, self.started.elapsed()).await
+        let Known { front, head, started, .. } = self.known;
+        let request_id = head.request_id.as_ref().and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
+        fail(Arc::clone(front), Arc::clone(&self.entry), failed, request_id, started.elapsed()).await
     }
+}
+
+/// Send an answer; a large one as the client takes it, for so long at most.
+async fn send(respond: &mut SendResponse<Bytes>, frame: Bytes, told: Headers, left: Duration) -> Result<(), Reset> {
+    let mut trailers = HeaderMap::with_capacity(1 + told.len());
+    trailers.insert(&STATUS, HeaderValue::from_static("0"));
+    trailers.extend(told);
+    let mut stream = respond.send_response(head(), false)?;
+    if frame.len() <= SMALL_ANSWER {
+        stream.send_data(frame, false)?;
+    } else {
+        timeout(left, send_all(&mut stream, frame)).await.unwrap_or(Err(Reset(Reason::CANCEL)))?;
+    }
+    stream.send_trailers(trailers)?;
+    Ok(())
 }
 
 async fn send_all(stream: &mut h2::SendStream<Bytes>, mut frame: Bytes) -> Result<(), Reset> {
@@ -574,7 +661,7 @@ impl<'a> Counted<'a> {
         Self { entry, begun: Instant::now(), before: entry.statistics.get().begin(), open: true }
     }
 
-    fn ran(mut self, answer: &Answer, rows: u32, _started: Instant) {
+    fn ran(mut self, answer: &Answer, rows: u32) {
         self.open = false;
         let waited = (self.begun.elapsed().as_secs_f64() - answer.seconds).max(0.0);
         self.entry.statistics.get().succeeded(&Ran {
@@ -612,40 +699,64 @@ pub fn bind(listen: &str) -> std::io::Result<(StdListener, SocketAddr)> {
 mod tests {
     use super::*;
 
-    fn headers(more: &[(&'static str, &str)]) -> HeaderMap {
+    const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
+    const READY: &str = "/inference.GRPCInferenceService/ModelReady";
+    const TOKEN: (&str, &str) = ("authorization", "Bearer x");
+
+    fn of(path: &str, more: &[(&'static str, &str)]) -> Option<Head> {
         let mut headers = HeaderMap::new();
         for (name, value) in [("te", "trailers"), ("content-type", "application/grpc")].iter().chain(more) {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
         }
-        headers
+        Head::of(path, &headers, &HashSet::from([INFER.to_owned(), READY.to_owned()]))
     }
 
-    const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
+    fn kind(path: &str, more: &[(&'static str, &str)]) -> Option<Kind> {
+        of(path, more).and_then(|head| head.kind)
+    }
 
     #[test]
-    fn only_plain_calls_with_one_credential_are_looked_up() {
-        let token = ("authorization", "Bearer x");
-        assert!(Head::of(INFER, &headers(&[token])).is_some());
-        assert!(Head::of("/inference.GRPCInferenceService/ModelReady", &headers(&[token])).is_none());
-        assert!(Head::of(INFER, &headers(&[])).is_none());
-        assert!(Head::of(INFER, &headers(&[token, token])).is_none());
-        assert!(Head::of(INFER, &headers(&[token, ("dpop", "proof")])).is_none());
-        assert!(Head::of(INFER, &headers(&[token, ("x-sealane-deployment", "other")])).is_none());
-        assert!(Head::of(INFER, &headers(&[token, ("grpc-encoding", "gzip")])).is_none());
-        assert!(Head::of(INFER, &headers(&[token, ("grpc-timeout", "1x")])).is_none());
+    fn only_calls_with_one_credential_are_read_here() {
+        assert!(of(INFER, &[TOKEN]).is_some());
+        assert!(of(READY, &[TOKEN]).is_some());
+        assert!(of("/inference.GRPCInferenceService/ModelStreamInfer", &[TOKEN]).is_none());
+        assert!(of(INFER, &[]).is_none());
+        assert!(of(INFER, &[TOKEN, TOKEN]).is_none());
+        assert!(of(INFER, &[TOKEN, ("grpc-timeout", "1x")]).is_none());
+    }
+
+    #[test]
+    fn only_plain_calls_are_looked_up() {
+        assert_eq!(kind(INFER, &[TOKEN]), Some(Kind::OpenInference));
+        assert_eq!(kind(READY, &[TOKEN]), None);
+        for odd in [("dpop", "proof"), ("x-sealane-deployment", "other"), ("grpc-encoding", "gzip")] {
+            assert_eq!(kind(INFER, &[TOKEN, odd]), None, "{odd:?}");
+        }
     }
 
     #[test]
     fn a_trace_that_is_recorded_is_pythons() {
-        let token = ("authorization", "Bearer x");
         let with = |flags: &str| {
             let value = format!("00-{}-{}-{flags}", "a".repeat(32), "b".repeat(16));
-            Head::of(INFER, &headers(&[token, ("traceparent", &value)])).map(|head| head.untraced)
+            let head = of(INFER, &[TOKEN, ("traceparent", &value)]).unwrap();
+            (head.kind.is_some(), head.untraced)
         };
-        assert_eq!(with("00"), Some(false), "somebody has decided: no lot is drawn");
-        assert_eq!(with("01"), None);
-        assert_eq!(with("03"), None);
-        assert_eq!(with("0"), None, "malformed");
+        assert_eq!(with("00"), (true, false), "somebody has decided: no lot is drawn");
+        assert_eq!(with("01"), (false, false));
+        assert_eq!(with("03"), (false, false));
+        assert_eq!(with("0"), (false, false), "malformed");
+        assert!(of(INFER, &[TOKEN]).unwrap().untraced);
+    }
+
+    #[test]
+    fn the_transports_metadata_are_not_told() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("te", "trailers"), ("grpc-timeout", "1S"), ("x-a", "1"), ("x-a", "2"), ("x-bin", "AA")] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        let told = metadata(&headers);
+        let told: Vec<_> = told.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(told, [("x-a", "1"), ("x-a", "2"), ("x-bin", "")]);
     }
 
     #[test]

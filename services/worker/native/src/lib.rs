@@ -5,6 +5,7 @@
 //! `message`, `slots`). Every other call is carried to Python's own server as it is (`relay`). See
 //! `docs/adr/0025-native-front.md`.
 
+mod desk;
 mod failure;
 mod front;
 mod guard;
@@ -30,6 +31,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use crate::desk::{Asked, Desk};
 use crate::message::Kind;
 use crate::places::Places;
 use crate::slots::Slots;
@@ -130,6 +132,7 @@ impl Front {
     ///     listen: host and port.
     ///     upstream: Unix socket of Python's server, and the secret by which it knows this front.
     ///     identity: key and certificate chain (PEM); `renewed` gives new ones, or None where they are as they were.
+    ///     unary: paths of the methods with one message each way.
     ///     places: the worker's admission.
     ///     ratio: share of calls without a trace that begin one.
     ///     fail: gets `about`, what happened, what the model said (JSON), the request id and the seconds spent; gives
@@ -139,11 +142,13 @@ impl Front {
     ///     OSError: the port cannot be had.
     ///     ValueError: the certificate cannot be used.
     #[new]
+    #[allow(clippy::too_many_arguments)] // keyword arguments in Python
     fn new(
         listen: &str,
         upstream: (String, String),
         identity: (Vec<u8>, Vec<u8>),
         renewed: Py<PyAny>,
+        unary: Vec<String>,
         places: &Places,
         ratio: f64,
         fail: Py<PyAny>,
@@ -171,6 +176,8 @@ impl Front {
             numbers: AtomicU64::new(1),
             dice: AtomicU64::new(seed),
             draining: watch::Sender::new(false),
+            desk: Desk::default(),
+            unary: unary.into_iter().collect(),
         };
         Ok(Self { front: Arc::new(front), listener: Mutex::new(Some(listener)), port: address.port() })
     }
@@ -193,6 +200,16 @@ impl Front {
                 std::thread::sleep(Duration::from_millis(5));
             }
         });
+    }
+
+    /// The next call for Python, and whether no other thread waits for one; None when there will be none.
+    fn take(&self, py: Python<'_>) -> Option<(Asked, bool)> {
+        py.detach(|| self.front.desk.take())
+    }
+
+    /// Have the threads that take calls end.
+    fn close(&self) {
+        self.front.desk.close();
     }
 
     /// Repeat nothing any more until it is learned anew.
@@ -227,6 +244,7 @@ fn sealane_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Slots>()?;
     module.add_class::<Statistics>()?;
     module.add_class::<Repeat>()?;
+    module.add_class::<Asked>()?;
     module.add_class::<Front>()?;
     Ok(())
 }
