@@ -34,6 +34,9 @@ HAS_CARGO = command -v cargo >/dev/null
 	else echo "no cargo: the native front of the worker is not built"; fi
 	touch $@
 
+.PHONY: native
+native: .venv/.native
+
 # tritonclient wants protobuf < 7, the code generator another one: environments of their own.
 .venv-triton/.ready: .venv/.uv requirements/triton.lock
 	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-triton

@@ -68,6 +68,15 @@ class BoxState(enum.Enum):
     CLOSED = "closed"
 
 
+def crashed(retry_after: float) -> Unavailable:
+    """For a caller whose request was in a process when it ended."""
+    return Unavailable(
+        "the model's process crashed while it ran this request; it is being restarted, try again",
+        reason=MODEL_CRASHED,
+        retry_after=retry_after,
+    )
+
+
 class Box:
     """One loaded model. `run` may be called from any thread, many at a time."""
 
@@ -163,11 +172,7 @@ class Box:
 
     def crashed(self) -> Unavailable:
         """For a caller whose request was in the process when it ended."""
-        return Unavailable(
-            "the model's process crashed while it ran this request; it is being restarted, try again",
-            reason=MODEL_CRASHED,
-            retry_after=self._backoff(),
-        )
+        return crashed(self._backoff())
 
     def close(self) -> None:
         """Let the running inferences finish, then end the process. Later calls get Unavailable."""

@@ -205,13 +205,14 @@ class Engine:
         entry = self._chains.get(deployment) or self._loaded.get(deployment)
         return None if entry is None else entry.recorder.load()
 
-    def native(self, deployment: str) -> NativeModel | None:
-        """The native front's own way to the process of a deployment; None where there is none, or each request matters.
+    def native(self, model: Model) -> NativeModel | None:
+        """The native front's own way to the process of a model; None where there is none, or each request matters.
 
-        It matters in a sequence, in a chain, and where equal requests share a run.
+        It matters in a sequence, in a chain, and where equal requests share a run. A model that was replaced has none.
         """
-        entry = self._loaded.get(deployment)
-        return None if entry is None or deployment in self._chains else entry.native()
+        entry = self._loaded.get(model.assignment.deployment)
+        replaced = entry is None or entry.model is not model or model.assignment.deployment in self._chains
+        return None if entry is None or replaced else entry.native()
 
     def infer(self, inference: Inference) -> Ran:
         """Check the inputs against the signature and run.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from sealane.rpc.status import translate
 from sealane.rpc.transport import headers_of, outward
 from sealane.security.tokens import LEEWAY_SECONDS
 from sealane_worker import slots, wire
-from sealane_worker.box import Box
+from sealane_worker.box import Box, crashed
 from sealane_worker.deployment import Inference, Model
 from sealane_worker.engine import Engine
 
@@ -35,6 +36,7 @@ else:
     except ImportError:
         sealane_native = None
 
+_TRY_AGAIN = 0.1
 #: Values of SEALANE_WORKER_FRONT.
 AUTO, NATIVE, PYTHON = "auto", "native", "python"
 _TFSERVING = "/tensorflow.serving."
@@ -67,7 +69,8 @@ class _About:
 
     path: str
     subject: str
-    box: Box
+    box: weakref.ref[Box]
+    """Not kept: a model that has left memory leaves all of it."""
 
 
 class Express:
@@ -97,7 +100,7 @@ class Express:
         front = self._front
         if front is None or not call.ticket or not _plain(call) or not _repeatable(asked, inference, model):
             return
-        served = self._engine.native(asked.deployment)
+        served = self._engine.native(model)
         if served is None:
             return
         first = next(iter(asked.inputs.values()), None)
@@ -111,7 +114,7 @@ class Express:
             [(name, array.nbytes) for name, array in asked.inputs.items()],
             (rows, asked.priority, asked.flow),
             _head(inference, model, asked.signature, tfs=tfs),
-            _About(call.method.path, call.caller.subject, served.box),
+            _About(call.method.path, call.caller.subject, weakref.ref(served.box)),
         )
         front.learn(call.ticket, self._until(call.caller), repeat)
 
@@ -127,7 +130,7 @@ class Express:
         """Headers of the answer to a call that failed in the front; writes its access line."""
         assert isinstance(about, _About)
         request_id = request_id[:64] or secrets.token_hex(16)
-        failure = outward(translate(_failure(about.box, kind, told), request_id), about.path)
+        failure = outward(translate(_failure(about.box(), kind, told), request_id), about.path)
         log_call(about.path, failure, spent, request_id, about.subject)
         return headers_of(failure, request_id)
 
@@ -153,11 +156,11 @@ def _head(inference: InferenceCall, model: Model, signature: str, *, tfs: bool) 
     return oip.ModelInferResponse(model_name=name, model_version=version).SerializeToString()
 
 
-def _failure(box: Box, kind: str, told: bytes) -> SealaneError:
+def _failure(box: Box | None, kind: str, told: bytes) -> SealaneError:
     if kind == "told":
         return slots.told(told)
     if kind == "crashed":
-        return box.crashed()
+        return box.crashed() if box is not None else crashed(_TRY_AGAIN)
     if kind == "late":
         return slots.late()
     if kind == "left":

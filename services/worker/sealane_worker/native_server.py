@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: A socket's path has 107 bytes at most.
+_LONGEST_FOLDER = 80
 #: Who has no certificate, over the TLS that the front makes.
 _STRANGER = Peer(tls_version="TLSv1.3")
 
@@ -57,7 +59,7 @@ class _Threads:
                 threading.Thread(target=self._run, name="native-call", daemon=True).start()
             try:
                 self._answer(asked)
-            except Exception:  # supervisor: a thread outlives whatever one call does to it
+            except BaseException:  # supervisor: a thread outlives whatever one call does to it
                 log.exception("answering a call failed")
                 asked.refuse(headers_of(Internal("internal error"), ""))
 
@@ -105,7 +107,7 @@ class NativeServer:
         self._count = threads
         self._secret = secrets.token_hex(16)
         # Nobody else can reach the socket, and it is no longer than a path of a socket may be.
-        self._folder = Path(tempfile.mkdtemp(prefix="sealane-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="sealane-", dir=_short(tempfile.gettempdir())))
         marks = sync_server.Marks(self._secret, express.answered)
         self._behind = sync_server.build(dispatcher, threads=threads, front=marks)
         self._front: sealane_native.Front | None = None
@@ -167,6 +169,10 @@ class NativeServer:
     def _unary(self) -> Sequence[str]:
         methods = (route.method for route in self._dispatcher.routes.values())
         return [method.path for method in methods if not method.client_streaming and not method.server_streaming]
+
+
+def _short(folder: str) -> str:
+    return folder if len(folder) <= _LONGEST_FOLDER else "/tmp"  # noqa: S108  # a folder for its owner alone is made in it
 
 
 def _renewed(identity: tls.PeerIdentity) -> Callable[[], tuple[bytes, bytes] | None]:

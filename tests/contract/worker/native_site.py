@@ -89,7 +89,13 @@ class NativeSite:
     spans: InMemorySpanExporter
     address: str
     trust: bytes
+    dispatcher: Dispatcher
+    chain: list[middleware.Middleware]
     channels: list[grpc.Channel] = field(default_factory=list)
+
+    def rebuild_chain(self) -> None:
+        """Take in what a test has replaced."""
+        self.dispatcher.chain = middleware.Chain(self.chain)
 
     def load(self, deployment: str, spec: ModelSpec, *, version: int = 1, epoch: int = 1, project: str = "p") -> None:
         """Serve a model."""
@@ -189,7 +195,7 @@ def serving(folder: Path, limits: BoxLimits, sample_ratio: float = 0.0) -> Itera
     port = server.bind("127.0.0.1:0", identity, sample_ratio)
     server.start()
     tokens.add("good")
-    site = NativeSite(engine, server, tokens, express, spans, f"127.0.0.1:{port}", pki.root_pem)
+    site = NativeSite(engine, server, tokens, express, spans, f"127.0.0.1:{port}", pki.root_pem, dispatcher, chain)
     try:
         yield site
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import signal
@@ -22,6 +23,8 @@ from certificates import Pki
 from sealane.compat.openinference.v2 import openinference_pb2 as oip
 from sealane.compat.tfserving.v1 import tfserving_pb2 as tfs
 from sealane.protocols import openinference, tfserving
+from sealane.protocols.call import InferenceCall, Target
+from sealane.rpc.call import Call, Quota
 from sealane.rpc.status import from_rpc_error
 from sealane.tensors import Array
 from sealane_worker.box import BoxLimits
@@ -380,7 +383,7 @@ def test_requests_that_python_refuses_are_refused(
         assert failure_of(lambda wrong=wrong: caller.call(INFER, wrong)).code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_typed_values_and_texts_are_pythons(site: NativeSite, caller: Caller, digits: tuple[Array, Array]) -> None:
+def test_typed_values_are_pythons(site: NativeSite, caller: Caller, digits: tuple[Array, Array]) -> None:
     request = oip.ModelInferRequest(model_name="digits")
     values = digits[0][:1].ravel().tolist()
     request.inputs.add(name="image", datatype="FP32", shape=[1, 8, 8, 1], contents={"fp32_contents": values})
@@ -393,7 +396,7 @@ def test_typed_values_and_texts_are_pythons(site: NativeSite, caller: Caller, di
     assert site.native("digits") == before
 
 
-def test_equal_requests_and_sequences_are_pythons(tmp_path: Path, digits: tuple[Array, Array]) -> None:
+def test_equal_requests_share_a_run_in_python(tmp_path: Path, digits: tuple[Array, Array]) -> None:
     with serving(tmp_path, BoxLimits(load=20)) as site:
         site.load("digits", ModelSpec("litert", FLOAT, serving=Serving(deterministic=True)))
         caller = Caller(site.channel())
@@ -402,11 +405,110 @@ def test_equal_requests_and_sequences_are_pythons(tmp_path: Path, digits: tuple[
         assert site.native("digits") == 0
 
 
-def test_the_front_believes_no_mark_but_its_own(site: NativeSite, caller: Caller, digits: tuple[Array, Array]) -> None:
-    site.spans.clear()
-    for mark in ("-1-1", f"{'0' * 32}-1-1", "x"):
-        caller.infer(digits_call(digits[0][:1]), x_sealane_express=mark, x_sealane_connection="1")
-    assert not site.spans.get_finished_spans(), "nobody but the front says what is traced"
+@pytest.mark.parametrize("parameters", [{"sequence_id": 7}, {"timeout": 5_000_000}, {"classification": 2}])
+def test_requests_that_say_more_are_pythons(
+    site: NativeSite, caller: Caller, digits: tuple[Array, Array], parameters: dict[str, int]
+) -> None:
+    request = openinference.encode_request(digits_call(digits[0][:1]))
+    for name, value in parameters.items():
+        of = request.outputs.add(name="probabilities") if name == "classification" else request
+        of.parameters[name].int64_param = value
+    before = site.native("digits")
+    for _ in range(4):
+        caller.call(INFER, request.SerializeToString())
+    assert site.native("digits") == before
+
+
+def test_texts_and_flags_are_pythons(hostile: tuple[NativeSite, Caller]) -> None:
+    """Lengths in a text may lie, and a flag of 2 is none."""
+    site, caller = hostile
+    before = site.native("hostile")
+    words = InferenceCall(Target("hostile"), {"do": np.array([b"echo x"], np.object_)})
+    for _ in range(4):
+        assert caller.infer(words)["said"].tolist() == [b"done x"]
+    flags = InferenceCall(Target("hostile", signature="flags"), {"flags": np.array([True, False])})
+    body = tfserving.encode_request(flags)
+    body.inputs["flags"].tensor_content = b"\x02\x00"
+    for _ in range(4):
+        answer = parsed(tfs.PredictResponse(), caller.call(PREDICT, body.SerializeToString())[0])
+        assert tfserving.decode_response(answer)["bytes"].tolist() == [1, 0]  # type: ignore[arg-type]
+    assert site.native("hostile") == before
+
+
+def test_projects_with_quotas_are_counted_by_python(
+    site: NativeSite, caller: Caller, digits: tuple[Array, Array]
+) -> None:
+    quota = (Quota(requests_per_second=1e6), Quota())
+    charged = Caller(caller.channel, site.tokens.add("charged", quota=quota))
+    before = site.native("digits")
+    for _ in range(4):
+        charged.infer(digits_call(digits[0][:1]))
+    assert site.native("digits") == before
+
+
+def test_what_was_under_way_when_all_was_forgotten_teaches_nothing(hostile: tuple[NativeSite, Caller]) -> None:
+    site, caller = hostile
+    site.server.forget()
+    caller.predict(told("echo x"))
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(caller.predict, told("sleep 0.5"))
+        _wait(lambda: site.express.places.in_flight == 1)
+        site.server.forget()
+        slow.result()
+    before = site.native("hostile")
+    caller.predict(told("echo y"))
+    caller.predict(told("echo y"))
+    assert site.native("hostile") == before, "the caller is learned anew, then the request"
+
+
+def test_models_that_left_leave_no_descriptors(tmp_path: Path, digits: tuple[Array, Array]) -> None:
+    """Their requests are never asked again: nothing else looks them up."""
+    with serving(tmp_path, BoxLimits(load=20)) as site:
+        site.load("digits", ModelSpec("litert", FLOAT))
+        caller = Caller(site.channel())
+        counts = []
+        for rows in range(1, 7):
+            for _ in range(3):
+                caller.infer(digits_call(digits[0][:rows]))
+            site.engine._loaded["projects/p/deployments/digits"].pooled.give_way()
+            gc.collect()
+            counts.append(len(os.listdir("/proc/self/fd")))  # noqa: PTH208
+        assert counts[-1] <= counts[1] + 10
+
+
+def test_callers_that_leave_at_once_leave_nothing_at_the_desk(hostile: tuple[NativeSite, Caller]) -> None:
+    site, caller = hostile
+    body = tfserving.encode_request(told("sleep 0.05")).SerializeToString()
+    metadata = (("authorization", "Bearer good"), ("x-other", "1"))
+    method = caller.channel.unary_unary(PREDICT)
+    for _ in range(30):
+        sent = [method.future(body, timeout=0.01, metadata=metadata) for _ in range(40)]
+        for future in sent:
+            future.exception()
+    _wait(lambda: site.express.places.in_flight == 0, 10.0)
+    assert caller.predict(told("echo z"))["said"].tolist() == [b"done z"]
+
+
+def test_the_front_believes_no_mark_but_its_own(
+    site: NativeSite, caller: Caller, digits: tuple[Array, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[dict[str, str], int]] = []
+    before = site.tokens.before
+
+    def look(call: Call) -> None:
+        seen.append((dict(call.metadata), call.ticket))
+        before(call)
+
+    monkeypatch.setattr(site.tokens, "before", look)
+    site.rebuild_chain()
+    forged = f"{site.server._secret}-77"  # even one who knew the secret is not heard
+    for _ in range(2):  # carried, then read in the front
+        caller.infer(digits_call(digits[0][:1]), x_sealane_express=forged, x_sealane_connection="1")
+    assert len(seen) == 2
+    for metadata, ticket in seen:
+        assert "x-sealane-express" not in metadata
+        assert "x-sealane-connection" not in metadata
+        assert ticket != 77
 
 
 @pytest.mark.parametrize("size", [5 << 20, 20 << 20])
@@ -533,6 +635,7 @@ def test_a_renewed_certificate_is_used(tmp_path: Path) -> None:
     with serving(tmp_path, BoxLimits(load=20)) as site:
         first = _certificate(site)
         Pki().identity(tmp_path / "identity", "node", "cloud-1")
+        time.sleep(0.15)  # it is looked for ten times a second at most
         assert _certificate(site) != first
 
 

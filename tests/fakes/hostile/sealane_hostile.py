@@ -2,7 +2,7 @@
 
 One module and one entry point, as any runtime of somebody else's would be. A request is a BYTES tensor ``do`` of one
 element, ``verb argument``; the answer says how it went: ``done ...``, or ``refused ERRNO``. The signature ``code``
-takes the same as :data:`CODE_BYTES` bytes with zeros behind it.
+takes the same as :data:`CODE_BYTES` bytes with zeros behind it; ``flags`` gives the bytes of BOOLs.
 """
 
 from __future__ import annotations
@@ -161,10 +161,17 @@ class Hostile:
         said_spec = TensorSpec("said", "BYTES", (-1,))
         rows = TensorSpec("rows", "INT64", (-1,))
         code = TensorSpec("code", "UINT8", (-1, CODE_BYTES))
-        return Signature((do,), (said_spec, rows)), Signature((code,), (said_spec, rows), name="code")
+        flags, number = TensorSpec("flags", "BOOL", (-1,)), TensorSpec("bytes", "UINT8", (-1,))
+        return (
+            Signature((do,), (said_spec, rows)),
+            Signature((code,), (said_spec, rows), name="code"),
+            Signature((flags,), (number,), name="flags"),
+        )
 
     def run(self, inputs: Mapping[str, Array], signature_name: str) -> dict[str, Array]:
         """Each row is done in turn; `rows` tells how many came together."""
+        if "flags" in inputs:
+            return {"bytes": inputs["flags"].view(np.uint8)}
         texts = [bytes(item).decode() for item in inputs["do"]] if "do" in inputs else _texts(inputs["code"])
         said = np.array([self._do(text) for text in texts], np.object_)
         return {"said": said, "rows": np.full(len(said), len(said), np.int64)}

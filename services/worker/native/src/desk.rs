@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use tokio::sync::oneshot;
 
+use crate::arrivals::Arrival;
 use crate::rope::Rope;
 
 pub type Headers = Vec<(HeaderName, HeaderValue)>;
@@ -48,6 +49,8 @@ pub struct Asked {
     without: usize,
     watchers: Arc<Watchers>,
     reply: Mutex<Option<oneshot::Sender<Reply>>>,
+    /// For the memory of its body, as long as Python has it.
+    _arrival: Arrival,
 }
 
 #[pymethods]
@@ -118,6 +121,7 @@ pub struct Letter {
     pub sampled: bool,
     pub chunks: Vec<Bytes>,
     pub without: usize,
+    pub arrival: Arrival,
 }
 
 /// The caller's end of a call at the desk.
@@ -127,8 +131,13 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// Nobody waits any more; tells those who want to hear of it.
-    pub fn leave(self) {
+    /// Nobody waits any more: the call leaves the desk, and if it was taken those who want to hear of it are told.
+    pub fn leave(self, desk: &Desk) {
+        let mut state = desk.state();
+        let at = state.waiting.iter().position(|asked| Arc::ptr_eq(&asked.watchers, &self.watchers));
+        let left = at.and_then(|at| state.waiting.remove(at));
+        drop(state);
+        drop(left);
         let watchers = locked(&self.watchers).take().unwrap_or_default();
         if !watchers.is_empty() {
             tokio::task::spawn_blocking(move || {
@@ -174,6 +183,7 @@ impl Desk {
             without: letter.without,
             watchers: Arc::clone(&watchers),
             reply: Mutex::new(Some(sender)),
+            _arrival: letter.arrival,
         };
         let mut state = self.state();
         if !state.closed {

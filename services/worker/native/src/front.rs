@@ -12,13 +12,14 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::header::{HeaderName, HeaderValue, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use pyo3::{Py, PyAny};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{watch, Semaphore};
-use tokio::time::{interval, sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::{interval, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use crate::arrivals::{Arrival, Arrivals};
 use crate::desk::{Desk, Headers, Letter, Reply};
 use crate::failure::{fail, Failed};
 use crate::guard::{Alarm, Guarded};
@@ -35,7 +36,10 @@ use crate::{runtime, STREAMS};
 const HANDSHAKE: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(300);
 const AGE: Duration = Duration::from_secs(1800);
+/// A connection that was told that it is over is closed so much later.
+const PARTING: Duration = Duration::from_secs(1);
 const AGE_GRACE: Duration = Duration::from_secs(30);
+const LOOK_MILLISECONDS: u64 = 100;
 const LOOK: Duration = Duration::from_secs(5);
 const MAX_CONNECTIONS: usize = 1000;
 /// Metadata of a call, as HPACK counts them; more is refused. What is far more ends the connection.
@@ -48,11 +52,13 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 const KNOWN_STREAM_WINDOW: u32 = 1 << 20;
 const KNOWN_CONNECTION_WINDOW: u32 = 4 << 20;
 const FRAME_BYTES: u32 = 64 << 10;
-/// Bodies that are read in here at the same time, and how large they are at most; others go to Python as they come.
-const ARRIVING: usize = 128;
+/// How large bodies are at most that are read in here; others go to Python as they come.
 const BODY_BYTES: usize = 4 << 20;
 /// Pieces of a body that are kept: who sends more of them sends nothing but overhead.
 const PIECES: usize = 1024;
+const SMALL_PIECE: usize = 4096;
+/// A longer credential is no token of ours.
+const MAX_CREDENTIAL: usize = 4096 + 16;
 /// Flag and length of a message.
 const FRAME_HEAD: usize = 5;
 /// A call without a deadline gets this one, and none has a longer one.
@@ -100,10 +106,12 @@ pub struct Front {
     pub ratio: f64,
     /// Puts a failure in the words of the protocol, and into the log.
     pub fail: Py<PyAny>,
-    pub arriving: Semaphore,
+    pub arrivals: Arc<Arrivals>,
     pub connections: AtomicUsize,
     pub numbers: AtomicU64,
     pub dice: AtomicU64,
+    /// When the certificate was last looked at, in milliseconds.
+    pub looked: AtomicU64,
     pub draining: watch::Sender<bool>,
     /// Calls for Python.
     pub desk: Desk,
@@ -112,10 +120,6 @@ pub struct Front {
 }
 
 impl Front {
-    pub fn arrivals() -> Semaphore {
-        Semaphore::new(ARRIVING)
-    }
-
     /// Take connections until draining begins.
     pub async fn run(self: Arc<Self>, listener: StdListener) {
         let mut draining = self.draining.subscribe();
@@ -139,21 +143,22 @@ impl Front {
     }
 
     async fn connection(self: Arc<Self>, socket: TcpStream) {
+        let _counted = CountedOut(&self.connections);
         let _ = self.serve(socket).await; // a client that breaks off harms nobody else
-        self.connections.fetch_sub(1, Ordering::AcqRel);
     }
 
     async fn serve(self: &Arc<Self>, socket: TcpStream) -> Option<()> {
         socket.set_nodelay(true).ok()?;
-        let this = Arc::clone(self);
-        // Looks at the disk, and where something has changed asks Python.
-        tokio::task::spawn_blocking(move || {
-            if let Some((key, chain)) = (this.renewed)() {
-                let _ = this.identity.replace(&key, &chain); // the one before goes on
-            }
-        })
-        .await
-        .ok()?;
+        if self.looks_again() {
+            let this = Arc::clone(self);
+            // Looks at the disk, and where something has changed asks Python.
+            let looked = tokio::task::spawn_blocking(move || {
+                if let Some((key, chain)) = (this.renewed)() {
+                    let _ = this.identity.replace(&key, &chain); // the one before goes on
+                }
+            });
+            looked.await.ok()?;
+        }
         let alarm = Arc::new(Alarm::default());
         let handshake = async {
             let stream = self.acceptor.accept(socket).await.ok()?;
@@ -183,7 +188,7 @@ impl Front {
         let (born, mut last_busy, mut closing) = (Instant::now(), Instant::now(), None);
         let mut look = interval(LOOK);
         let mut draining = self.draining.subscribe();
-        let mut trusted = false;
+        let (mut trusted, mut over) = (false, None);
         loop {
             tokio::select! {
                 call = connection.accept() => {
@@ -205,11 +210,17 @@ impl Front {
                         connection.graceful_shutdown();
                         closing = Some(Instant::now());
                     }
-                    if closing.is_some_and(|since| since.elapsed() > AGE_GRACE) {
+                    if over.is_none() && closing.is_some_and(|since| since.elapsed() > AGE_GRACE) {
                         connection.abrupt_shutdown(Reason::NO_ERROR);
+                        over = Some(Instant::now() + PARTING);
                     }
                 }
-                () = alarm.wait() => connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM),
+                () = alarm.wait() => {
+                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    over = Some(Instant::now() + PARTING);
+                }
+                // One that reads nothing hears of no end.
+                () = sleep_until(over.unwrap_or(born).into()), if over.is_some() => return None,
                 _ = draining.wait_for(|draining| *draining), if closing.is_none() => {
                     connection.graceful_shutdown();
                     closing = Some(Instant::now());
@@ -224,10 +235,10 @@ impl Front {
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
     ) {
+        let _counted = CountedOut(&client.calls);
         if let Err(Reset(reason)) = self.answer(&client, request, &mut respond).await {
             respond.send_reset(reason);
         }
-        client.calls.fetch_sub(1, Ordering::AcqRel);
     }
 
     async fn answer(
@@ -244,21 +255,21 @@ impl Front {
         parts.headers.remove(&EXPRESS);
         parts.headers.remove(&CONNECTION);
         let (mut begun, mut ticket) = (Begun::default(), None);
-        if let Some(head) =
-            Head::of(parts.uri.path_and_query().map_or("", |path| path.as_str()), &parts.headers, &self.unary)
-        {
+        let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
+        if let Some(head) = Head::of(path, &parts.headers, &self.unary).filter(|_| parts.method == Method::POST) {
             let credential = head.credential.as_bytes();
             // No byte of a body is read before Python has found its caller good.
-            match self.table.caller(credential).and_then(|caller| Some((caller, self.arriving.try_acquire().ok()?))) {
+            match self.table.caller(credential).and_then(|caller| Some((caller, self.arrivals.enter(caller)?))) {
                 None => ticket = Some(self.table.begin(credential, None)),
-                Some((caller, _arriving)) => {
+                Some((caller, arrival)) => {
                     client.known.store(true, Ordering::Release);
-                    begun = timeout(head.timeout.unwrap_or(UNARY), read(&mut body))
-                        .await
-                        .unwrap_or(Err(Reset(Reason::CANCEL)))?;
+                    begun = match timeout(head.left(started), read(&mut body)).await {
+                        Ok(read) => read?,
+                        Err(_) => return refuse(respond, "4", "the request was not here by the deadline"),
+                    };
                     if let Some(message) = whole(&begun) {
                         let call = Known { front: self, head: &head, caller, message: &message, started };
-                        return call.run(&parts.headers, &begun.chunks, respond).await;
+                        return call.run(&parts.headers, &begun.chunks, arrival, respond).await;
                     }
                     shorten(&mut parts.headers, &head, started);
                 }
@@ -275,6 +286,14 @@ impl Front {
                 headers.insert(name, value);
             }
         }
+    }
+
+    /// Whether it is time to look for a renewed certificate: connections that come at once look once.
+    fn looks_again(&self) -> bool {
+        let now = (monotonic() * 1000.0) as u64;
+        let before = self.looked.load(Ordering::Acquire);
+        now >= before + LOOK_MILLISECONDS
+            && self.looked.compare_exchange(before, now, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Whether the lot falls on this call to be traced (splitmix64, Steele et al. 2014).
@@ -299,6 +318,15 @@ fn refuse(respond: &mut SendResponse<Bytes>, status: &'static str, message: &'st
     response.headers_mut().insert("grpc-message", HeaderValue::from_static(message));
     respond.send_response(response, true)?;
     Ok(())
+}
+
+/// Counts one out, whatever happens.
+struct CountedOut<'a>(&'a AtomicUsize);
+
+impl Drop for CountedOut<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 struct Client {
@@ -329,6 +357,9 @@ impl Head {
         }
         let mut credentials = headers.get_all(AUTHORIZATION).iter();
         let (credential, None) = (credentials.next()?.clone(), credentials.next()) else { return None };
+        if credential.len() > MAX_CREDENTIAL {
+            return None; // Python does not look at it either
+        }
         let timeout = match headers.get(&TIMEOUT) {
             Some(value) => Some(duration(value.as_bytes())?),
             None => None,
@@ -415,7 +446,8 @@ async fn read(body: &mut RecvStream) -> Result<Begun, Reset> {
         begun.ended = body.is_end_stream();
         size += chunk.len();
         if !chunk.is_empty() {
-            begun.chunks.push(chunk);
+            // A small piece would keep the whole buffer that it came in.
+            begun.chunks.push(if chunk.len() < SMALL_PIECE { Bytes::copy_from_slice(&chunk) } else { chunk });
         }
     }
     Ok(begun)
@@ -441,7 +473,13 @@ struct Known<'a> {
 
 impl Known<'_> {
     /// Answer it as it was answered before, or have Python answer it.
-    async fn run(&self, headers: &HeaderMap, chunks: &[Bytes], respond: &mut SendResponse<Bytes>) -> Result<(), Reset> {
+    async fn run(
+        &self,
+        headers: &HeaderMap,
+        chunks: &[Bytes],
+        arrival: Arrival,
+        respond: &mut SendResponse<Bytes>,
+    ) -> Result<(), Reset> {
         let (mut ticket, mut sampled) = (None, false);
         if let Some((kind, found)) = self.head.kind.and_then(|kind| Some((kind, cut(kind, self.message)?))) {
             let key = key_of(self.caller, kind, &found.rest);
@@ -456,43 +494,40 @@ impl Known<'_> {
             }
         }
         let ticket = ticket.unwrap_or_else(|| self.begin(None));
-        self.ask(headers, chunks, respond, (ticket, sampled)).await
+        let letter = Letter {
+            path: self.head.path.clone(),
+            metadata: metadata(headers),
+            deadline: monotonic() + self.head.left(self.started).as_secs_f64(),
+            ticket: ticket.number,
+            sampled,
+            chunks: chunks.to_vec(),
+            without: FRAME_HEAD,
+            arrival,
+        };
+        self.ask(letter, respond).await
     }
 
     fn begin(&self, request: Option<(Vec<u8>, Vec<Content>)>) -> Ticket {
         self.front.table.begin(self.head.credential.as_bytes(), request)
     }
 
-    async fn ask(
-        &self,
-        headers: &HeaderMap,
-        chunks: &[Bytes],
-        respond: &mut SendResponse<Bytes>,
-        (ticket, sampled): (Ticket, bool),
-    ) -> Result<(), Reset> {
-        let left = self.head.left(self.started);
-        let mut waiting = self.front.desk.ask(Letter {
-            path: self.head.path.clone(),
-            metadata: metadata(headers),
-            deadline: monotonic() + left.as_secs_f64(),
-            ticket: ticket.number,
-            sampled,
-            chunks: chunks.to_vec(),
-            without: FRAME_HEAD,
-        });
+    async fn ask(&self, letter: Letter, respond: &mut SendResponse<Bytes>) -> Result<(), Reset> {
+        let mut waiting = self.front.desk.ask(letter);
         let reply = tokio::select! {
             reply = &mut waiting.reply => reply,
-            () = sleep(left + GRACE) => {
-                waiting.leave();
+            () = sleep(self.head.left(self.started) + GRACE) => {
+                waiting.leave(&self.front.desk);
                 return refuse(respond, "4", "no answer by the deadline; allow more time");
             }
             reset = poll_fn(|context| respond.poll_reset(context)) => {
-                waiting.leave();
+                waiting.leave(&self.front.desk);
                 return Err(Reset(reset.unwrap_or(Reason::CANCEL)));
             }
         };
         match reply {
-            Ok(Reply::Answer { message, trailers }) => send(respond, message, trailers, left + GRACE).await,
+            Ok(Reply::Answer { message, trailers }) => {
+                send(respond, message, trailers, self.head.left(self.started) + GRACE).await
+            }
             Ok(Reply::Refusal(told)) => {
                 let mut response = head();
                 told.into_iter().for_each(|(name, value)| {
@@ -529,6 +564,7 @@ struct Express<'a> {
 impl Express<'_> {
     /// Answer it; false where nothing ran and Python is to say why, or to help.
     async fn run(&self, respond: &mut SendResponse<Bytes>) -> Result<bool, Reset> {
+        let Some(slots) = self.entry.slots.upgrade() else { return Ok(false) };
         let Some(place) = self.known.front.places.enter(&self.entry.project) else { return Ok(false) };
         let left = self.known.head.left(self.known.started);
         if left.is_zero() {
@@ -544,7 +580,7 @@ impl Express<'_> {
             parts: &parts,
         };
         let outcome = tokio::select! {
-            outcome = self.entry.slots.run(&ask) => Some(outcome),
+            outcome = slots.run(&ask) => Some(outcome),
             () = sleep(left) => None,
             reset = poll_fn(|context| respond.poll_reset(context)) => {
                 drop((counted, place));

@@ -21,6 +21,8 @@ const HEADERS: u8 = 1;
 const ALLOWANCE: f64 = 1000.0;
 const BY_WORK: f64 = 4.0;
 const BY_SECOND: f64 = 50.0;
+/// Bytes sent that allow one more: no client takes more WINDOW_UPDATEs than two for the smallest frame that is usual.
+const BYTES_BY_FRAME: f64 = 4096.0;
 
 /// What the count says, for the task that has the connection.
 #[derive(Default)]
@@ -51,6 +53,13 @@ struct Count {
 }
 
 impl Count {
+    /// Who is sent much has to say that he has read it.
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(size)) = written {
+            self.left = (self.left + *size as f64 / BYTES_BY_FRAME).min(ALLOWANCE);
+        }
+    }
+
     fn new(now: Instant) -> Self {
         Self { skip: PREFACE_BYTES, head: Vec::with_capacity(HEAD_BYTES), left: ALLOWANCE, filled: now }
     }
@@ -108,7 +117,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, bytes)
+        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
+        self.count.wrote(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -116,7 +127,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, parts)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(context, parts);
+        self.count.wrote(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -163,5 +176,16 @@ mod tests {
         let call = [frame(HEADERS, 40), frame(DATA, 300), frame(6, 8), frame(8, 4)].concat();
         assert!(survives(&vec![call; 5000], 1000));
         assert!(!survives(&vec![frame(DATA, 0); 2000], 1000), "empty frames are no work");
+    }
+
+    #[test]
+    fn who_reads_much_says_so() {
+        let now = Instant::now();
+        let mut count = Count::new(now);
+        count.read(&[0; PREFACE_BYTES], now);
+        for _ in 0..5000 {
+            count.wrote(&Poll::Ready(Ok(16 << 10)));
+            assert!(count.read(&[frame(8, 4), frame(8, 4)].concat(), now), "both windows, for each frame");
+        }
     }
 }

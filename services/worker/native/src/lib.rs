@@ -5,6 +5,7 @@
 //! `message`, `slots`). Every other call is carried to Python's own server as it is (`relay`). See
 //! `docs/adr/0025-native-front.md`.
 
+mod arrivals;
 mod desk;
 mod failure;
 mod front;
@@ -171,10 +172,11 @@ impl Front {
             secret: upstream.1,
             ratio,
             fail,
-            arriving: front::Front::arrivals(),
+            arrivals: Arc::default(),
             connections: AtomicUsize::new(0),
             numbers: AtomicU64::new(1),
             dice: AtomicU64::new(seed),
+            looked: AtomicU64::new(0),
             draining: watch::Sender::new(false),
             desk: Desk::default(),
             unary: unary.into_iter().collect(),

@@ -38,6 +38,8 @@ pub struct Cut {
 const LENGTH_DELIMITED: u64 = 2;
 /// Requests whose rest is larger are nobody's daily call.
 pub const MAX_REST: usize = 4096;
+/// A TensorProto has fewer fields, and typed values are left to Python.
+const MAX_FIELDS: usize = 16;
 
 struct Reader<'a> {
     message: &'a Rope<'a>,
@@ -141,7 +143,11 @@ fn cut_tensorflow_serving(message: &Rope<'_>) -> Option<Cut> {
     let mut reader = Reader { message, at: 0, end: message.len() };
     let mut cut = Cut::default();
     let mut kept = 0;
-    while let Some((number, (start, end))) = reader.field()? {
+    loop {
+        if reader.at - kept + cut.rest.len() > MAX_REST {
+            return None; // before more of it is looked at
+        }
+        let Some((number, (start, end))) = reader.field()? else { break };
         if number != INPUTS {
             continue;
         }
@@ -152,9 +158,6 @@ fn cut_tensorflow_serving(message: &Rope<'_>) -> Option<Cut> {
         message.copy(kept, content.start, &mut cut.rest);
         kept = content.start + content.size;
         cut.contents.push(content);
-        if cut.rest.len() > MAX_REST {
-            return None;
-        }
     }
     finish(message, kept, cut)
 }
@@ -166,11 +169,12 @@ fn content_of_entry(message: &Rope<'_>, start: usize, end: usize) -> Option<Cont
     const TENSOR_CONTENT: u64 = 4;
     let mut entry = Reader { message, at: start, end };
     let (mut name, mut value) = (None, None);
+    let mut fields = 0;
     while let Some((number, range)) = entry.field()? {
         let place = match number {
             KEY => &mut name,
             VALUE => &mut value,
-            _ => continue,
+            _ => return None,
         };
         if place.replace(range).is_some() {
             return None;
@@ -180,7 +184,8 @@ fn content_of_entry(message: &Rope<'_>, start: usize, end: usize) -> Option<Cont
     let mut tensor = Reader { message, at: start, end };
     let mut content = None;
     while let Some((number, range)) = tensor.field()? {
-        if number == TENSOR_CONTENT && content.replace(range).is_some() {
+        fields += 1;
+        if (number == TENSOR_CONTENT && content.replace(range).is_some()) || fields > MAX_FIELDS {
             return None;
         }
     }
@@ -235,7 +240,11 @@ pub fn answer(kind: Kind, head: &[u8], id: &[u8], layout: &Layout, body: &[u8]) 
                 put_output(&mut out, tensor);
             }
             for tensor in &layout.tensors {
-                put_field(&mut out, 6, &body[tensor.start..tensor.start + tensor.size]);
+                let content = &body[tensor.start..tensor.start + tensor.size];
+                if tensor.datatype == "BYTES" {
+                    elements(content, tensor)?;
+                }
+                put_field(&mut out, 6, content);
             }
         }
         Kind::TensorFlowServing => {
@@ -281,7 +290,7 @@ fn put_entry(out: &mut BytesMut, tensor: &crate::layout::Tensor, content: &[u8])
         }
         put_field(&mut shape, 2, &dim);
     }
-    let strings = if tensor.datatype == "BYTES" { Some(elements(content)?) } else { None };
+    let strings = if tensor.datatype == "BYTES" { Some(elements(content, tensor)?) } else { None };
     let contents = match &strings {
         Some(strings) => strings.iter().map(|item| field_size(item.len())).sum(),
         None if content.is_empty() => 0,
@@ -302,15 +311,16 @@ fn put_entry(out: &mut BytesMut, tensor: &crate::layout::Tensor, content: &[u8])
     Some(())
 }
 
-/// The elements of a BYTES tensor, each behind its length.
-fn elements(mut content: &[u8]) -> Option<Vec<&[u8]>> {
+/// The elements of a BYTES tensor, each behind its length; None where they are not as many as the shape says.
+fn elements<'a>(mut content: &'a [u8], tensor: &crate::layout::Tensor) -> Option<Vec<&'a [u8]>> {
     let mut found = Vec::new();
     while !content.is_empty() {
         let size = u32::from_le_bytes(content.get(..4)?.try_into().ok()?) as usize;
         found.push(content.get(4..4 + size)?);
         content = &content[4 + size..];
     }
-    Some(found)
+    let wanted = tensor.shape.iter().try_fold(1u64, |product, length| product.checked_mul(*length))?;
+    (found.len() as u64 == wanted).then_some(found)
 }
 
 /// `tensorflow.DataType`, by `types.proto`.
@@ -393,6 +403,20 @@ mod tests {
         for broken in [&b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f"[..], b"\x3a\x05ab", b"\x0b", b"\xff"] {
             assert!(cut(Kind::OpenInference, broken).is_none(), "{broken:?}");
             assert!(cut(Kind::TensorFlowServing, broken).is_none(), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_endless_is_given_up_early() {
+        let many = [0x78, 0].repeat(2 << 20);
+        let tensor = field(2, &[field(1, b"x"), field(2, &many)].concat());
+        let entry = field(2, &[field(1, b"x"), field(2, b""), many.clone()].concat());
+        for message in [many, tensor, entry] {
+            let begun = std::time::Instant::now();
+            let chunks = [Bytes::from(message)];
+            assert!(super::cut(Kind::OpenInference, &Rope::new(&chunks, 0)).is_none());
+            assert!(super::cut(Kind::TensorFlowServing, &Rope::new(&chunks, 0)).is_none());
+            assert!(begun.elapsed().as_millis() < 100, "two millions of fields are not looked at");
         }
     }
 

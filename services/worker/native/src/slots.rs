@@ -53,6 +53,8 @@ pub struct Inner {
     rings: Rings,
     layouts: Mutex<HashMap<Vec<u8>, Arc<Layout>>>,
     closed: AtomicBool,
+    /// Whether the process is being ended on purpose.
+    planned: AtomicBool,
     lied: AtomicBool,
     last_used: AtomicU64,
 }
@@ -108,19 +110,25 @@ impl Inner {
     pub async fn run(self: &Arc<Self>, ask: &Ask<'_>) -> Outcome {
         let sizes = ask.parts.iter().map(|part| part.size + padding(part.size)).sum::<usize>();
         let Some(mut held) = Held::take(self, sizes) else { return Outcome::Busy };
-        if !held.send(ask, sizes) {
-            return Outcome::Gone { closing: self.closed() };
+        match held.send(ask, sizes) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Outcome::Busy,
+            Err(_) => return self.gone(),
         }
         let packet = match held.receive().await {
-            Ok(packet) if packet.is_empty() => return Outcome::Gone { closing: self.closed() },
+            Ok(packet) if packet.is_empty() => return self.gone(),
             Ok(packet) => packet,
-            Err(_) => return Outcome::Gone { closing: self.closed() },
+            Err(_) => return self.gone(),
         };
         held.answered = true;
         held.read(&packet).unwrap_or_else(|| {
             self.lied.store(true, Ordering::Release);
             Outcome::Lied
         })
+    }
+
+    fn gone(&self) -> Outcome {
+        Outcome::Gone { closing: self.planned.load(Ordering::Acquire) }
     }
 
     fn layout(&self, encoded: &[u8]) -> Option<Arc<Layout>> {
@@ -167,7 +175,7 @@ impl Held {
         &self.inner.slots[self.index]
     }
 
-    fn send(&mut self, ask: &Ask<'_>, size: usize) -> bool {
+    fn send(&mut self, ask: &Ask<'_>, size: usize) -> io::Result<()> {
         let mut packet =
             Vec::with_capacity(REQUEST_BYTES + ask.layout.len() + if self.offset.is_none() { size } else { 0 });
         packet.extend([RUN, ask.priority]);
@@ -195,8 +203,9 @@ impl Held {
         }
         self.inner.last_used.store(monotonic().to_bits(), Ordering::Relaxed);
         self.slot().due.store(ask.deadline.to_bits(), Ordering::Release);
-        self.sent = send(self.slot().socket.as_raw_fd(), &packet).is_ok();
-        self.sent
+        let sent = send(self.slot().socket.as_raw_fd(), &packet);
+        self.sent = sent.is_ok();
+        sent
     }
 
     async fn receive(&self) -> io::Result<Vec<u8>> {
@@ -327,15 +336,16 @@ impl Slots {
         replies: &Bound<'_, PyAny>,
         start: usize,
     ) -> PyResult<Self> {
+        // SAFETY: the caller gave the descriptors away.
+        let sockets: Vec<_> =
+            sockets.into_iter().map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) }).collect();
         let rings = Rings::new(requests, replies)?;
         if start > rings.request_bytes() {
             return Err(PyValueError::new_err("the part of the ring begins behind its end"));
         }
         let _context = runtime().enter();
         let mut slots = Vec::with_capacity(sockets.len());
-        for (index, descriptor) in sockets.into_iter().enumerate() {
-            // SAFETY: the caller gave the descriptor away.
-            let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        for (index, owned) in sockets.into_iter().enumerate() {
             slots.push(Slot {
                 number: first + index,
                 // SAFETY: the descriptor is owned, and stays open as long as this is.
@@ -354,20 +364,22 @@ impl Slots {
             rings,
             layouts: Mutex::default(),
             closed: AtomicBool::new(false),
+            planned: AtomicBool::new(false),
             lied: AtomicBool::new(false),
             last_used: AtomicU64::new(monotonic().to_bits()),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Take no more requests; those under way go on.
+    /// The process is about to be ended on purpose: take no more requests; those under way go on.
     fn shut(&self) {
+        self.inner.planned.store(true, Ordering::Release);
         self.inner.closed.store(true, Ordering::Release);
     }
 
     /// Hang up: those who wait for an answer hear that the process is gone.
     fn close(&self) {
-        self.shut();
+        self.inner.closed.store(true, Ordering::Release);
         for slot in &self.inner.slots {
             // SAFETY: the descriptor is open as long as the slot is.
             unsafe { libc::shutdown(slot.socket.as_raw_fd(), libc::SHUT_RDWR) };

@@ -14,7 +14,7 @@ const WINDOW: usize = 512;
 const MAX_BATCHES: usize = 64;
 const WEIGHT: f64 = 0.2;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     calls: usize,
     service: f64,
@@ -139,7 +139,9 @@ impl Statistics {
 
     /// What came through the native front alone, by the names of `RunStatistics`.
     fn counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let state = self.state();
+        // Copied first: to make an object of Python's may run its garbage collector, and that anybody's code. Under the
+        // lock it would stop all who come next, who wait for the lock and let nobody else compute.
+        let state = self.state().clone();
         let counts = PyDict::new(py);
         counts.set_item("succeeded", state.succeeded)?;
         counts.set_item("failed", state.failed)?;
@@ -148,9 +150,9 @@ impl Statistics {
         counts.set_item("failed_seconds", state.failed_seconds)?;
         counts.set_item("queue_seconds", state.queue_seconds)?;
         counts.set_item("run_seconds", state.run_seconds)?;
-        counts.set_item("seconds", state.seconds.iter().copied().collect::<Vec<f64>>())?;
-        counts.set_item("buckets", state.buckets.clone())?;
-        counts.set_item("batches", state.batches.clone())?;
+        counts.set_item("seconds", Vec::from(state.seconds))?;
+        counts.set_item("buckets", state.buckets)?;
+        counts.set_item("batches", state.batches)?;
         Ok(counts)
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pyo3::{Py, PyAny};
 
@@ -17,6 +17,7 @@ use crate::stats::Statistics;
 
 const MAX_CALLERS: usize = 8192;
 const MAX_ENTRIES: usize = 4096;
+const MAX_OF_CALLER: usize = 512;
 /// An answer is repeated for so long at most, whatever Python says.
 const LONGEST_SECONDS: f64 = 60.0;
 
@@ -24,7 +25,8 @@ const LONGEST_SECONDS: f64 = 60.0;
 pub struct Entry {
     pub until: f64,
     pub project: String,
-    pub slots: Arc<SlotsInner>,
+    /// Whoever ends the process has the last word: what is repeated keeps none of its memory.
+    pub slots: Weak<SlotsInner>,
     pub statistics: Arc<Py<Statistics>>,
     pub kind: Kind,
     /// Layout for the model process.
@@ -40,9 +42,16 @@ pub struct Entry {
     pub about: Arc<Py<PyAny>>,
 }
 
+impl Entry {
+    fn good(&self, now: f64) -> bool {
+        now < self.until && self.slots.upgrade().is_some_and(|slots| !slots.closed())
+    }
+}
+
 struct Caller {
     number: u64,
     until: f64,
+    entries: usize,
 }
 
 /// A call that is on its way through Python.
@@ -112,7 +121,7 @@ impl Table {
     pub fn entry(&self, key: &[u8]) -> Option<Arc<Entry>> {
         let mut state = self.state();
         let entry = state.entries.get(key)?;
-        if monotonic() < entry.until && !entry.slots.closed() {
+        if entry.good(monotonic()) {
             return Some(Arc::clone(entry));
         }
         let over = state.entries.remove(key);
@@ -149,14 +158,17 @@ impl Table {
             return false;
         }
         let until = lesson.until.min(monotonic() + LONGEST_SECONDS);
-        let mut over = HashMap::new();
+        let mut over = Vec::new();
         if state.callers.len() >= MAX_CALLERS {
-            state.callers.clear();
-            over = std::mem::take(&mut state.entries);
+            let now = monotonic();
+            state.callers.retain(|_, caller| now < caller.until);
+            if state.callers.len() >= MAX_CALLERS {
+                state.callers.clear(); // and with them all their entries: their numbers are no more
+            }
         }
         state.numbers += 1;
         let number = state.numbers;
-        let caller = state.callers.entry(pending.credential).or_insert(Caller { number, until });
+        let caller = state.callers.entry(pending.credential).or_insert(Caller { number, until, entries: 0 });
         caller.until = until;
         let (Some(new), Some((key, contents))) = (lesson.entry, pending.request) else {
             drop(state);
@@ -164,14 +176,28 @@ impl Table {
             return true;
         };
         // Its caller may have been forgotten and learned anew meanwhile: then the key names nobody.
-        let Some(order) = order_of(&new, &contents) else { return false };
+        let Some(order) = order_of(&new, &contents) else {
+            drop(state);
+            return false;
+        };
+        caller.entries += 1;
+        if caller.entries > MAX_OF_CALLER {
+            // Who asks for something else each time loses his own, and nobody else's.
+            caller.entries = 1;
+            let mine = key[..8].to_vec();
+            over.extend(state.entries.extract_if(|key, _| key.starts_with(&mine)));
+        }
         if state.entries.len() >= MAX_ENTRIES {
-            over = std::mem::take(&mut state.entries);
+            let now = monotonic();
+            over.extend(state.entries.extract_if(|_, entry| !entry.good(now)));
+            if state.entries.len() >= MAX_ENTRIES {
+                over.extend(state.entries.drain());
+            }
         }
         let entry = Entry {
             until,
             project: new.project,
-            slots: new.slots,
+            slots: Arc::downgrade(&new.slots),
             statistics: new.statistics,
             kind: new.kind,
             layout: new.layout,
