@@ -8,6 +8,8 @@ import os
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -629,6 +631,12 @@ def test_a_killed_process_leaves_no_call_hanging(tmp_path: Path, digits: tuple[A
         assert set(codes) <= {"OK", "UNAVAILABLE MODEL_CRASHED", "UNAVAILABLE MODEL_RESTARTING"}
         assert codes[-1] == "OK"
         assert site.express.places.in_flight == 0
+
+
+def test_telling_statistics_stops_nobody() -> None:
+    """With a lock held meanwhile this hangs within a second, all of its threads."""
+    program = Path(__file__).parents[2] / "fakes" / "statistics_and_garbage.py"
+    assert subprocess.run([sys.executable, str(program)], timeout=30, check=False).returncode == 0
 
 
 def test_a_renewed_certificate_is_used(tmp_path: Path) -> None:
