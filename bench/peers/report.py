@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.peers.models import MODELS
-from bench.peers.rounds import IN_PROCESS, Cell, Plan, Row
+from bench.peers.rounds import Cell, Plan, Row
 
 #: Measured for the design on another run of two Zen 5 cores (plaintext, no authentication): Triton with its C++ ONNX
 #: Runtime backend, which no package index has. Model -> (callers -> requests a second, p50 of one caller in us).
@@ -62,7 +62,7 @@ class Findings:
 
 
 def promises(found: Findings) -> list[Promise]:
-    """WORK-2, WORK-3 and WORK-4, as far as they were measured."""
+    """WORK-2 and WORK-4, as far as they were measured; WORK-3 wants cores that the client has no part of."""
     kept = []
     laps = {model: found.ratio(SEALANE, "floor", model, 1, "p50_us") for model in ("mean-1k", "mean-150k")}
     cpu = found.ratio(SEALANE, "floor", "mean-1k", 1, "cpu_us")
@@ -70,9 +70,6 @@ def promises(found: Findings) -> list[Promise]:
         text = ", ".join(f"p50 {ratio:.2f} times the floor at {model[5:]}" for model, ratio in laps.items())
         holds = all((ratio or 9) <= 1.5 for ratio in laps.values()) and cpu <= 1.8
         kept.append(Promise("WORK-2", f"{text}, CPU {cpu:.2f} times", holds))
-    int8 = found.ratio(SEALANE, IN_PROCESS, "mobilenetv2-int8", 8)
-    if int8:
-        kept.append(Promise("WORK-3", f"{int8:.0%} of the bare interpreter's throughput, 8 callers", int8 >= 0.85))
     ratios = [
         (peer, model, found.ratio(SEALANE, peer, model, 8), bound)
         for peer, bounds in BOUNDS.items()
@@ -83,7 +80,7 @@ def promises(found: Findings) -> list[Promise]:
         text = ", ".join(f"{peer} {model} {ratio:.2f}" for peer, model, ratio, _ in measured)
         missing = [f"{peer} {model}" for peer, model, ratio, _ in ratios if not ratio]
         text += f"; not measured: {', '.join(missing)}" if missing else ""
-        holds = all(ratio >= bound for _, _, ratio, bound in measured)
+        holds = not missing and all(ratio >= bound for _, _, ratio, bound in measured)
         kept.append(Promise("WORK-4", f"throughput by theirs, 8 callers: {text}", holds))
     return kept
 

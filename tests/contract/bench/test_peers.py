@@ -13,7 +13,7 @@ import pytest
 from bench.peers import processes, report
 from bench.peers.foreign import peers
 from bench.peers.models import MODELS
-from bench.peers.rounds import IN_PROCESS, Cell, Plan, Row
+from bench.peers.rounds import Cell, Plan, Row
 from bench.peers.servers import oip_answer, oip_request
 
 from sealane.compat.openinference.v2 import openinference_pb2 as oip
@@ -55,11 +55,11 @@ def test_work_2_is_latency_and_cpu(p50: float, cpu: float, holds: bool) -> None:
     assert (promise.id, promise.holds) == ("WORK-2", holds)
 
 
-@pytest.mark.parametrize(("rps", "holds"), [(84, False), (86, True)])
-def test_work_3_is_a_share_of_the_bare_interpreter(rps: float, holds: bool) -> None:
-    bare = cell(IN_PROCESS, "mobilenetv2-int8", 100)
-    (promise,) = report.promises(findings(bare, cell("sealane", "mobilenetv2-int8", rps)))
-    assert (promise.id, promise.holds) == ("WORK-3", holds)
+def test_work_4_does_not_hold_where_a_peer_was_not_measured() -> None:
+    slow = [cell(peer, model, 100) for peer in report.BOUNDS for model in ("mlp", "image") if peer != "pytriton"]
+    (promise,) = report.promises(findings(*[cell("sealane", model, 1000) for model in ("mlp", "image")], *slow))
+    assert not promise.holds
+    assert "not measured: pytriton mlp, pytriton image" in promise.figure
 
 
 def test_the_page_tells_who_was_left_out_and_that_the_machine_was_busy() -> None:
