@@ -159,7 +159,9 @@ check: .venv/.dev .venv/.native .venv-codegen/.ready
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	if $(HAS_CARGO); then cd $(NATIVE) && cargo fmt --check \
-	  && $(CARGO) clippy -q --release --all-targets --locked -- -D warnings && $(CARGO) test -q --release --locked; fi
+	  && $(CARGO) clippy -q --release --all-targets --locked -- -D warnings \
+	  && LD_LIBRARY_PATH="$$($(CURDIR)/$(BIN)/python -c 'import sysconfig; print(sysconfig.get_config_var("LIBDIR"))')" \
+	    $(CARGO) test -q --release --locked; fi
 	$(BIN)/python -m pytest tests/unit
 
 protos: .venv-codegen/.ready

@@ -176,7 +176,10 @@ def running(
     `settings` are more of those of its services, `others` more workers, `environments` variables of workers by node.
     """
     workers = tuple(
-        replace(item, environment={**FRONTS.get(item.node, {}), **(environments or {}).get(item.node, {})})
+        replace(
+            item,
+            environment={**item.environment, **FRONTS.get(item.node, {}), **(environments or {}).get(item.node, {})},
+        )
         for item in (plan.CLOUD, replace(plan.EDGE, linked=linked), *others)
     )
     options = plan.Options(

@@ -164,7 +164,7 @@ class Hostile:
         flags, number = TensorSpec("flags", "BOOL", (-1,)), TensorSpec("bytes", "UINT8", (-1,))
         return (
             Signature((do,), (said_spec, rows)),
-            Signature((code,), (said_spec, rows), name="code"),
+            Signature((code,), (said_spec,), name="code"),
             Signature((flags,), (number,), name="flags"),
         )
 
@@ -174,7 +174,8 @@ class Hostile:
             return {"bytes": inputs["flags"].view(np.uint8)}
         texts = [bytes(item).decode() for item in inputs["do"]] if "do" in inputs else _texts(inputs["code"])
         said = np.array([self._do(text) for text in texts], np.object_)
-        return {"said": said, "rows": np.full(len(said), len(said), np.int64)}
+        # How many came together is no row's own: a signature that tells it never runs several together unasked.
+        return {"said": said} | ({"rows": np.full(len(said), len(said), np.int64)} if "do" in inputs else {})
 
     def close(self) -> None:
         """Nothing to let go of."""
