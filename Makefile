@@ -135,7 +135,7 @@ conformance: .venv/.tensorflow conformance-clients
 	$(BIN)/python -m pytest tests/contract/conformance
 	$(BIN)/python tools/conformance.py
 
-up: .venv/.dev .venv/.native
+up: .venv/.dev
 	$(BIN)/sealane up --data var/local
 
 bench: .venv/.tensorflow .venv/.native

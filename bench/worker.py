@@ -1,14 +1,16 @@
 """What the worker promises of speed and memory: `python -m bench.worker overhead|mobilenet|memory|restart`.
 
+`--front python` measures the first two with the front in Python.
+
 Ratios of one run, servers interleaved, medians; one C++ client for both sides (`bench/peers/grpcload.cc`).
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -46,12 +48,12 @@ def started(server: Server) -> Iterator[Server]:
             server.stop()
 
 
-def overhead() -> bool:
+def overhead(front: str) -> bool:
     """WORK-2: everything on, one caller, against the floor of the same run."""
     client = Client(CACHE)
     client.prepare()
     ratios: dict[str, tuple[float, float]] = {}
-    with started(Floor()) as floor, started(Sealane()) as ours:
+    with started(Floor()) as floor, started(Sealane(front=front)) as ours:
         for name in ("mean-1k", "mean-150k"):
             laps: dict[str, list[tuple[float, float]]] = {"floor": [], "ours": []}
             client.run(ours.endpoint(MODELS[name]), 1, SECONDS)  # the first calls find everything cold
@@ -78,7 +80,7 @@ def overhead() -> bool:
     return small[0] <= 1.5 and large[0] <= 1.5 and small[1] <= 1.8
 
 
-def mobilenet() -> bool:
+def mobilenet(front: str) -> bool:
     """WORK-3: MobileNetV2 int8 through the worker against the bare interpreter on the same cores.
 
     The cores are all but one, which the client and the suite's other services have: what it costs to ask is not the
@@ -88,17 +90,17 @@ def mobilenet() -> bool:
     client.prepare()
     everything = sorted(os.sched_getaffinity(0))
     assert len(everything) > 1, "needs a core for the client"
-    apart = _share(client, everything[:-1], everything[-1:])
-    together = _share(client, everything, everything)
+    apart = _share(client, front, everything[:-1], everything[-1:])
+    together = _share(client, front, everything, everything)
     print(f"figure: {apart[0]}; with the client on the same cores too {together[0]}")
     return apart[1] >= 0.85
 
 
-def _share(client: Client, cores: list[int], clients: list[int]) -> tuple[str, float]:
+def _share(client: Client, front: str, cores: list[int], clients: list[int]) -> tuple[str, float]:
     """Throughput of the worker by that of the interpreter, both on `cores`; told, and as a number."""
     model = MODELS["mobilenetv2-int8"]
     bare, ours = [], []
-    with pinned(cores), started(Sealane()) as server:
+    with pinned(cores), started(Sealane(front=front)) as server:
         site = Site(CACHE / "environments", CACHE / "models", CACHE)
         client.run(server.endpoint(model), 2 * len(cores), SECONDS)  # the first calls find everything cold
         for pid in {*processes.tree([os.getpid()])} - {os.getpid(), *processes.tree(server.pids())}:
@@ -195,7 +197,12 @@ def restart() -> bool:
 def main() -> int:
     """Run one of them; exits with 1 where the promise falls short."""
     wanted = {"overhead": overhead, "mobilenet": mobilenet, "memory": memory, "restart": restart}
-    return 0 if wanted[sys.argv[1]]() else 1
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=wanted)
+    parser.add_argument("--front", choices=("native", "python"), default="native", help="of overhead and mobilenet")
+    asked = parser.parse_args()
+    front = {"front": asked.front} if asked.what in ("overhead", "mobilenet") else {}
+    return 0 if wanted[asked.what](**front) else 1
 
 
 if __name__ == "__main__":

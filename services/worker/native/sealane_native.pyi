@@ -1,6 +1,7 @@
 """What `src/lib.rs` gives to Python."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypedDict
 
 class Places:
     def __init__(self, capacity: int) -> None: ...
@@ -26,13 +27,25 @@ class Slots:
     def shut(self) -> None: ...
     def close(self) -> None: ...
 
+class Counts(TypedDict):
+    succeeded: int
+    failed: int
+    rows: int
+    last_time: float
+    failed_seconds: float
+    queue_seconds: float
+    run_seconds: float
+    seconds: list[float]
+    buckets: list[int]
+    batches: dict[int, tuple[float, float]]
+
 class Statistics:
     def __init__(self, bounds: Sequence[float]) -> None: ...
     def begin(self) -> int: ...
     def took(self, seconds: float, waited: float, before: int) -> None: ...
     def end(self) -> None: ...
     def load(self) -> tuple[int, float, float]: ...
-    def counts(self) -> dict[str, object]: ...
+    def counts(self) -> Counts: ...
 
 class Repeat:
     def __init__(
@@ -71,6 +84,7 @@ class Front:
         identity: tuple[bytes, bytes],
         renewed: Callable[[], tuple[bytes, bytes] | None],
         unary: Sequence[str],
+        limits: Mapping[str, float],
         places: Places,
         ratio: float,
         fail: Callable[[object, str, bytes, str, float], list[tuple[str, str]]],

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sealane.errors import Internal, SealaneError, Unavailable
-from sealane.rpc import sync_server
+from sealane.rpc import limits, sync_server
 from sealane.rpc.call import Call, Peer
 from sealane.rpc.dispatch import Dispatcher
 from sealane.rpc.transport import headers_of, load_trailers, outward
@@ -129,6 +129,7 @@ class NativeServer:
                 identity.pair(),
                 _renewed(identity),
                 self._unary(),
+                limits.of_front(),
                 self._express.places,
                 sample_ratio,
                 self._express.fail,

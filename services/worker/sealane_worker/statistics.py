@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from sealane.rpc.call_metrics import BOUNDS, Series
 from sealane.rpc.loads import Load
@@ -23,8 +23,6 @@ WINDOW = 512
 MAX_BATCHES = 64
 #: Of what callers are told of the load, so much is the last answer's.
 _WEIGHT = 0.2
-#: Of :class:`RunStatistics`, what adds up.
-_SUMS = ("succeeded", "failed", "rows", "failed_seconds", "queue_seconds", "run_seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +214,7 @@ class StatisticsRecorder:
             )
         if self.native is not None:
             told = self.native.counts()
-            seconds += cast(list[float], told["seconds"])
+            seconds += told["seconds"]
             taken = _together(taken, told)
         ordered = sorted(seconds)
         return replace(taken, p50_us=percentile(ordered, 0.5) * 1e6, p99_us=percentile(ordered, 0.99) * 1e6)
@@ -228,25 +226,26 @@ def _of_native() -> sealane_native.Statistics:
     return sealane_native.Statistics(BOUNDS)
 
 
-def _together(taken: RunStatistics, told: Mapping[str, object]) -> RunStatistics:
+def _together(taken: RunStatistics, told: sealane_native.Counts) -> RunStatistics:
     """What came through Python and what went past it."""
-    native = RunStatistics(
-        **{name: told[name] for name in _SUMS},  # type: ignore[arg-type]  # numbers, by the stubs of the front
-        batches=cast(Mapping[int, tuple[float, float]], told["batches"]),
-    )
     batches = dict(taken.batches)
-    for size, (count, seconds) in native.batches.items():
+    for size, (count, seconds) in told["batches"].items():
         had = batches.get(size, (0.0, 0.0))
         batches[size] = (had[0] + count, had[1] + seconds)
-    sums = {name: getattr(taken, name) + getattr(native, name) for name in _SUMS}
-    buckets = [a + b for a, b in zip(taken.series.buckets, cast(list[int], told["buckets"]), strict=True)]
+    succeeded, run_seconds = taken.succeeded + told["succeeded"], taken.run_seconds + told["run_seconds"]
+    buckets = [one + other for one, other in zip(taken.series.buckets, told["buckets"], strict=True)]
     return replace(
         taken,
-        **sums,
-        native=native.succeeded,
-        last_time=max(taken.last_time, cast(float, told["last_time"])),
+        succeeded=succeeded,
+        failed=taken.failed + told["failed"],
+        rows=taken.rows + told["rows"],
+        failed_seconds=taken.failed_seconds + told["failed_seconds"],
+        queue_seconds=taken.queue_seconds + told["queue_seconds"],
+        run_seconds=run_seconds,
+        last_time=max(taken.last_time, told["last_time"]),
+        native=told["succeeded"],
         batches=batches,
-        series=Series(int(sums["succeeded"]), float(sums["run_seconds"]), buckets),
+        series=Series(succeeded, run_seconds, buckets),
     )
 
 

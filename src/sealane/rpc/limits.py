@@ -15,6 +15,9 @@ STREAM_SECONDS = 24 * 3600.0
 READ_BYTES = 64 * 1024
 #: Streams of one connection at the same time.
 STREAMS = 100
+#: Connections of a port that strangers can reach, and milliseconds: for a handshake, until an idle one is ended, until
+#: any is, and for the calls that it has then.
+CONNECTIONS, HANDSHAKE_MS, IDLE_MS, AGE_MS, AGE_GRACE_MS = 1000, 5_000, 300_000, 1_800_000, 30_000
 
 Option = tuple[str, int | str]
 
@@ -27,11 +30,25 @@ def client_port(message_bytes: int = CONTROL_MESSAGE_BYTES) -> list[Option]:
         # Streams that ended count until their memory is free. Without room for them a busy client with more than 100
         # calls has every fourth refused (measured); with much room, resets fill the server with them.
         ("grpc.http2.max_deallocating_streams", STREAMS),
-        ("grpc.max_allowed_incoming_connections", 1000),
-        ("grpc.max_connection_idle_ms", 300_000),
-        ("grpc.max_connection_age_ms", 1_800_000),
-        ("grpc.max_connection_age_grace_ms", 30_000),
+        ("grpc.max_allowed_incoming_connections", CONNECTIONS),
+        ("grpc.max_connection_idle_ms", IDLE_MS),
+        ("grpc.max_connection_age_ms", AGE_MS),
+        ("grpc.max_connection_age_grace_ms", AGE_GRACE_MS),
     ]
+
+
+def of_front() -> dict[str, float]:
+    """The same for a front that is not grpcio's."""
+    return {
+        "connections": CONNECTIONS,
+        "streams": STREAMS,
+        "head_bytes": HEAD_BYTES,
+        "handshake_seconds": HANDSHAKE_MS / 1000,
+        "idle_seconds": IDLE_MS / 1000,
+        "age_seconds": AGE_MS / 1000,
+        "age_grace_seconds": AGE_GRACE_MS / 1000,
+        "unary_seconds": UNARY_SECONDS,
+    }
 
 
 def behind_front(message_bytes: int = DATA_MESSAGE_BYTES) -> list[Option]:
@@ -41,7 +58,7 @@ def behind_front(message_bytes: int = DATA_MESSAGE_BYTES) -> list[Option]:
         *[(name, head if value == HEAD_BYTES else value) for name, value in _common(message_bytes)],
         ("grpc.max_concurrent_streams", STREAMS),
         ("grpc.http2.max_deallocating_streams", STREAMS),
-        ("grpc.max_allowed_incoming_connections", 1000),
+        ("grpc.max_allowed_incoming_connections", CONNECTIONS),
     ]
 
 
@@ -63,7 +80,7 @@ def _common(message_bytes: int) -> list[Option]:
         ("grpc.max_send_message_length", message_bytes),
         ("grpc.max_metadata_size", HEAD_BYTES),
         ("grpc.absolute_max_metadata_size", HEAD_BYTES),
-        ("grpc.server_handshake_timeout_ms", 5_000),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.so_reuseport", 0),
         ("grpc.experimental.tcp_max_read_chunk_size", READ_BYTES),

@@ -93,10 +93,6 @@ class NativeSite:
     chain: list[middleware.Middleware]
     channels: list[grpc.Channel] = field(default_factory=list)
 
-    def rebuild_chain(self) -> None:
-        """Take in what a test has replaced."""
-        self.dispatcher.chain = middleware.Chain(self.chain)
-
     def load(self, deployment: str, spec: ModelSpec, *, version: int = 1, epoch: int = 1, project: str = "p") -> None:
         """Serve a model."""
         name = f"projects/{project}/deployments/{deployment}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import os
+import random
 import signal
 import socket
 import ssl
@@ -27,10 +28,13 @@ from sealane.compat.tfserving.v1 import tfserving_pb2 as tfs
 from sealane.protocols import openinference, tfserving
 from sealane.protocols.call import InferenceCall, Target
 from sealane.rpc.call import Call, Quota
+from sealane.rpc.middleware import Chain
+from sealane.rpc.places import Places
 from sealane.rpc.status import from_rpc_error
 from sealane.tensors import Array
 from sealane_worker.box import BoxLimits
-from sealane_worker.spec import ModelSpec, Serving
+from sealane_worker.spec import ModelSpec, Ran, Serving
+from sealane_worker.statistics import Begun, StatisticsRecorder
 
 pytest.importorskip("sealane_native", reason="the native front is not built: make .venv/.native needs cargo")
 
@@ -502,7 +506,7 @@ def test_the_front_believes_no_mark_but_its_own(
         before(call)
 
     monkeypatch.setattr(site.tokens, "before", look)
-    site.rebuild_chain()
+    monkeypatch.setattr(site.dispatcher, "chain", Chain(site.chain))
     forged = f"{site.server._secret}-77"  # even one who knew the secret is not heard
     for _ in range(2):  # carried, then read in the front
         caller.infer(digits_call(digits[0][:1]), x_sealane_express=forged, x_sealane_connection="1")
@@ -631,6 +635,54 @@ def test_a_killed_process_leaves_no_call_hanging(tmp_path: Path, digits: tuple[A
         assert set(codes) <= {"OK", "UNAVAILABLE MODEL_CRASHED", "UNAVAILABLE MODEL_RESTARTING"}
         assert codes[-1] == "OK"
         assert site.express.places.in_flight == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_places_are_given_as_in_python(seed: int) -> None:
+    """The same calls come and go at both."""
+    import sealane_native
+
+    chance = random.Random(seed)
+    both = (Places(12), sealane_native.Places(12))
+    inside: list[str] = []
+    for _ in range(400):
+        if inside and chance.random() < 0.4:
+            project = inside.pop(chance.randrange(len(inside)))
+            for places in both:
+                places.part(project)
+                places.leave()
+        else:
+            project, force = chance.choice("abcd"), chance.random() < 0.05
+            entered = {places.enter(force) for places in both}
+            assert len(entered) == 1
+            if entered == {True}:
+                joined = {places.join(project) for places in both}
+                assert len(joined) == 1
+                if joined == {-1}:
+                    inside.append(project)
+                else:
+                    for places in both:
+                        places.leave()
+        assert both[0].in_flight == both[1].in_flight == len(inside)
+        if chance.random() < 0.1:
+            assert both[0].take_counts() == both[1].take_counts()
+
+
+def test_load_is_told_as_in_python() -> None:
+    chance = random.Random(1)
+    recorders = (StatisticsRecorder(), StatisticsRecorder(native=True))
+    begun: list[tuple[Begun, Begun]] = []
+    for _ in range(300):
+        if begun and chance.random() < 0.5:
+            pair, ran = begun.pop(0), Ran({}, chance.uniform(0.01, 0.02), 0.001, chance.choice((1, 4)))
+            for recorder, one in zip(recorders, pair, strict=True):
+                recorder.succeeded(one, ran, 1)
+        else:
+            begun.append((recorders[0].begun(), recorders[1].begun()))
+        one, other = (recorder.load() for recorder in recorders)
+        assert one.calls == other.calls
+        assert one.service == pytest.approx(other.service)
+        assert one.queue == pytest.approx(other.queue, rel=0.05, abs=1e-3)  # each has its own clock
 
 
 def test_telling_statistics_stops_nobody() -> None:

@@ -1,7 +1,9 @@
 //! Bodies that are in memory here before Python has looked at their call: so many in all, and of one caller.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use crate::locked;
 
 const MOST: usize = 128;
 /// As many as a worker takes calls: a caller within his limits never waits, and one who sends no bodies leaves room.
@@ -15,7 +17,7 @@ pub struct Arrivals {
 impl Arrivals {
     /// Count one in; none where there are too many: such a call is carried to Python, which counts for itself.
     pub fn enter(self: &Arc<Self>, caller: u64) -> Option<Arrival> {
-        let mut counted = self.of_callers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counted = locked(&self.of_callers);
         let (all, of_callers) = &mut *counted;
         let mine = of_callers.entry(caller).or_default();
         if *all >= MOST || *mine >= MOST_OF_ONE {
@@ -35,7 +37,7 @@ pub struct Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        let mut counted = self.arrivals.of_callers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counted = locked(&self.arrivals.of_callers);
         counted.0 -= 1;
         if let Some(mine) = counted.1.get_mut(&self.caller) {
             *mine -= 1;

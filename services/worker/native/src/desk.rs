@@ -7,15 +7,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use tokio::sync::oneshot;
 
 use crate::arrivals::Arrival;
+use crate::locked;
+use crate::reply::{headers, Headers};
 use crate::rope::Rope;
-
-pub type Headers = Vec<(HeaderName, HeaderValue)>;
 
 /// What Python says.
 pub enum Reply {
@@ -106,10 +105,6 @@ fn frame(message: &[u8]) -> Bytes {
     frame.extend((message.len() as u32).to_be_bytes());
     frame.extend_from_slice(message);
     frame.into()
-}
-
-fn headers(told: Vec<(String, String)>) -> Headers {
-    told.into_iter().filter_map(|(name, value)| Some((name.parse().ok()?, value.parse().ok()?))).collect()
 }
 
 /// What is known of a call before its body.
@@ -214,8 +209,4 @@ impl Desk {
         drop(left);
         self.come.notify_all();
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

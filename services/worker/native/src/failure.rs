@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::front::Front;
+use crate::reply::{headers, Headers};
 use crate::table::Entry;
 
 pub enum Failed {
@@ -30,7 +30,7 @@ pub async fn fail(
     failed: Failed,
     request_id: String,
     spent: Duration,
-) -> Option<Vec<(HeaderName, HeaderValue)>> {
+) -> Option<Headers> {
     let asked = move || {
         Python::attach(|py| {
             let (kind, told) = match failed {
@@ -40,11 +40,10 @@ pub async fn fail(
                 Failed::Late => ("late", Vec::new()),
                 Failed::Left => ("left", Vec::new()),
             };
-            let about = entry.about.clone_ref(py);
+            let about = entry.told.about.clone_ref(py);
             let arguments = (about, kind, PyBytes::new(py, &told), request_id, spent.as_secs_f64());
             front.fail.call1(py, arguments)?.extract::<Vec<(String, String)>>(py)
         })
     };
-    let told = tokio::task::spawn_blocking(asked).await.ok()?.ok()?;
-    told.into_iter().map(|(name, value)| Some((name.parse().ok()?, value.parse().ok()?))).collect()
+    Some(headers(tokio::task::spawn_blocking(asked).await.ok()?.ok()?))
 }

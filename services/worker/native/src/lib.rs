@@ -2,20 +2,26 @@
 //!
 //! It holds the client port. A call that Python has answered before, for the same caller and the same request but for
 //! the contents of its tensors, goes from the socket to the model process and back in here (`front`, `table`,
-//! `message`, `slots`). Every other call is carried to Python's own server as it is (`relay`). See
-//! `docs/adr/0025-native-front.md`.
+//! `message`, `slots`). Every other call is Python's: threads of it take what was read of callers that are known (`desk`),
+//! and the rest is carried to its own server as it comes (`relay`). See `docs/adr/0025-native-front.md`.
 
+mod answer;
 mod arrivals;
+mod call;
 mod desk;
+mod express;
 mod failure;
 mod front;
 mod guard;
+mod head;
 mod layout;
 mod message;
 mod places;
 mod relay;
+mod reply;
 mod rings;
 mod rope;
+mod slot;
 mod slots;
 mod stats;
 mod table;
@@ -23,7 +29,7 @@ mod tls;
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
@@ -37,10 +43,20 @@ use crate::message::Kind;
 use crate::places::Places;
 use crate::slots::Slots;
 use crate::stats::Statistics;
-use crate::table::{Lesson, NewEntry, Table};
+use crate::table::{Lesson, Table, Told};
 
-/// Streams of one connection at the same time.
-const STREAMS: usize = 100;
+/// What a mutex guards; one that was held in a panic as well, for no state here is left half changed.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Seconds of `CLOCK_MONOTONIC`, the clock of `time.monotonic()` and of the model process.
+pub fn monotonic() -> f64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes the one struct.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
+}
 
 /// The threads of this module; they live as long as the process.
 fn runtime() -> &'static Runtime {
@@ -61,18 +77,7 @@ fn runtime() -> &'static Runtime {
 /// What Python says that a call came to, to be repeated.
 #[pyclass(frozen, module = "sealane_native")]
 struct Repeat {
-    project: String,
-    slots: Py<Slots>,
-    statistics: Arc<Py<Statistics>>,
-    kind: Kind,
-    layout: Vec<u8>,
-    names: Vec<Vec<u8>>,
-    sizes: Vec<usize>,
-    rows: u32,
-    priority: u8,
-    flow: u32,
-    head: Vec<u8>,
-    about: Arc<Py<PyAny>>,
+    lesson: Lesson,
 }
 
 #[pymethods]
@@ -89,6 +94,7 @@ impl Repeat {
     #[new]
     #[allow(clippy::too_many_arguments)] // keyword arguments in Python
     fn new(
+        py: Python<'_>,
         project: String,
         model: (Py<Slots>, Py<Statistics>),
         tfserving: bool,
@@ -98,21 +104,12 @@ impl Repeat {
         head: Vec<u8>,
         about: Py<PyAny>,
     ) -> Self {
-        let (names, sizes) = tensors.into_iter().map(|(name, size)| (name.into_bytes(), size)).unzip();
-        Self {
-            project,
-            slots: model.0,
-            statistics: Arc::new(model.1),
-            kind: if tfserving { Kind::TensorFlowServing } else { Kind::OpenInference },
-            layout,
-            names,
-            sizes,
-            rows: how.0,
-            priority: how.1,
-            flow: how.2,
-            head,
-            about: Arc::new(about),
-        }
+        let kind = if tfserving { Kind::TensorFlowServing } else { Kind::OpenInference };
+        let ((slots, statistics), (rows, priority, flow)) = (model, how);
+        let told = Told { project, statistics, kind, layout, rows, priority, flow, head, about };
+        let tensors = tensors.into_iter().map(|(name, size)| (name.into_bytes(), size)).collect();
+        let slots = Arc::clone(&slots.borrow(py).inner);
+        Self { lesson: Lesson { told: Arc::new(told), slots, tensors } }
     }
 }
 
@@ -134,6 +131,7 @@ impl Front {
     ///     upstream: Unix socket of Python's server, and the secret by which it knows this front.
     ///     identity: key and certificate chain (PEM); `renewed` gives new ones, or None where they are as they were.
     ///     unary: paths of the methods with one message each way.
+    ///     limits: of the listener, by the names of `front::Limits`.
     ///     places: the worker's admission.
     ///     ratio: share of calls without a trace that begin one.
     ///     fail: gets `about`, what happened, what the model said (JSON), the request id and the seconds spent; gives
@@ -150,6 +148,7 @@ impl Front {
         identity: (Vec<u8>, Vec<u8>),
         renewed: Py<PyAny>,
         unary: Vec<String>,
+        limits: front::Limits,
         places: &Places,
         ratio: f64,
         fail: Py<PyAny>,
@@ -158,7 +157,7 @@ impl Front {
         let config = tls::config(Arc::clone(&identity)).map_err(PyValueError::new_err)?;
         let (listener, address) =
             front::bind(listen).map_err(|error| PyOSError::new_err(format!("{listen} cannot be bound: {error}")))?;
-        let seed = Instant::now().elapsed().as_nanos() as u64 ^ slots::monotonic().to_bits();
+        let seed = Instant::now().elapsed().as_nanos() as u64 ^ monotonic().to_bits();
         let renewed = Box::new(move || {
             Python::attach(|py| renewed.call0(py)?.extract::<Option<(Vec<u8>, Vec<u8>)>>(py)).unwrap_or(None)
         });
@@ -180,13 +179,14 @@ impl Front {
             draining: watch::Sender::new(false),
             desk: Desk::default(),
             unary: unary.into_iter().collect(),
+            limits,
         };
         Ok(Self { front: Arc::new(front), listener: Mutex::new(Some(listener)), port: address.port() })
     }
 
     /// Take connections.
     fn start(&self) -> PyResult<()> {
-        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let listener = locked(&self.listener).take();
         let listener = listener.ok_or_else(|| PyRuntimeError::new_err("it was started already"))?;
         runtime().spawn(Arc::clone(&self.front).run(listener));
         Ok(())
@@ -194,7 +194,7 @@ impl Front {
 
     /// Take no more, and wait so many seconds for the connections to end.
     fn stop(&self, py: Python<'_>, grace: f64) {
-        self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        locked(&self.listener).take();
         self.front.draining.send_replace(true);
         let until = Instant::now() + Duration::from_secs_f64(grace);
         py.detach(|| {
@@ -221,22 +221,8 @@ impl Front {
 
     /// What the call of a ticket came to: its caller is good until then (monotonic seconds), and so is `repeat`.
     /// False where that came too late, or does not fit what was asked.
-    fn learn(&self, py: Python<'_>, ticket: u64, until: f64, repeat: Option<&Repeat>) -> bool {
-        let entry = repeat.map(|told| NewEntry {
-            project: told.project.clone(),
-            slots: Arc::clone(&told.slots.borrow(py).inner),
-            statistics: Arc::clone(&told.statistics),
-            kind: told.kind,
-            layout: told.layout.clone(),
-            names: told.names.clone(),
-            sizes: told.sizes.clone(),
-            rows: told.rows,
-            priority: told.priority,
-            flow: told.flow,
-            head: told.head.clone(),
-            about: Arc::clone(&told.about),
-        });
-        self.front.table.learn(ticket, Lesson { until, entry })
+    fn learn(&self, ticket: u64, until: f64, repeat: Option<&Repeat>) -> bool {
+        self.front.table.learn(ticket, until, repeat.map(|repeat| &repeat.lesson))
     }
 }
 

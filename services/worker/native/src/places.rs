@@ -4,9 +4,11 @@
 //! `sealane.rpc.fairness.FairShare`), so both ways into the worker share one limit.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use pyo3::prelude::*;
+
+use crate::locked;
 
 #[derive(Default)]
 struct State {
@@ -27,7 +29,7 @@ impl Counters {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// Count a call in for the worker and for its project, or in neither.

@@ -13,8 +13,6 @@ use http::{HeaderMap, Request, Response};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
-use crate::STREAMS;
-
 const WINDOW_BYTES: u32 = 1 << 20;
 
 /// A call ends early with this towards the client.
@@ -29,12 +27,13 @@ impl From<h2::Error> for Reset {
 /// The connection to Python behind one client's; made with the first call that needs it.
 pub struct Upstream {
     path: PathBuf,
+    streams: u32,
     sender: Mutex<Option<SendRequest<Bytes>>>,
 }
 
 impl Upstream {
-    pub fn new(path: PathBuf) -> Self {
-        Self { path, sender: Mutex::new(None) }
+    pub fn new(path: PathBuf, streams: u32) -> Self {
+        Self { path, streams, sender: Mutex::new(None) }
     }
 
     async fn sender(&self) -> Result<SendRequest<Bytes>, Reset> {
@@ -48,7 +47,7 @@ impl Upstream {
         let (sender, connection) = h2::client::Builder::new()
             .initial_window_size(WINDOW_BYTES)
             .initial_connection_window_size(4 * WINDOW_BYTES)
-            .max_concurrent_streams(STREAMS as u32)
+            .max_concurrent_streams(self.streams)
             .enable_push(false)
             .handshake::<_, Bytes>(socket)
             .await?;

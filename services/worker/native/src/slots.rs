@@ -4,19 +4,18 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use tokio::io::unix::AsyncFd;
-use tokio::io::Interest;
 
 use crate::layout::{padding, Layout};
 use crate::rings::{Regions, Rings};
-use crate::runtime;
+use crate::slot::{Slot, INLINE_BYTES};
+use crate::{locked, monotonic, runtime};
 
 const RUN: u8 = 1;
 const CANCEL: u8 = 2;
@@ -24,27 +23,7 @@ const OK: u8 = 1;
 const REQUEST_BYTES: usize = 40;
 const REPLY_BYTES: usize = 48;
 const INLINE: u64 = u64::MAX;
-const INLINE_BYTES: usize = 16 << 10;
-const PACKET_BYTES: usize = 64 + (16 << 10) + INLINE_BYTES;
 const KEPT_LAYOUTS: usize = 256;
-
-/// Seconds of `CLOCK_MONOTONIC`, the clock of `time.monotonic()` and of the model process.
-pub fn monotonic() -> f64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes the one struct.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
-}
-
-struct Slot {
-    /// Number of the slot in the process: its counter in the request ring.
-    number: usize,
-    socket: AsyncFd<OwnedFd>,
-    last_id: AtomicU64,
-    /// Deadline of the request that the process owes an answer to, as the bits of an f64; infinite without one.
-    due: AtomicU64,
-    packet: Mutex<Vec<u8>>,
-}
 
 pub struct Inner {
     slots: Vec<Slot>,
@@ -97,10 +76,6 @@ pub enum Outcome {
     Lied,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Inner {
     pub fn closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
@@ -115,7 +90,7 @@ impl Inner {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Outcome::Busy,
             Err(_) => return self.gone(),
         }
-        let packet = match held.receive().await {
+        let packet = match held.slot().receive().await {
             Ok(packet) if packet.is_empty() => return self.gone(),
             Ok(packet) => packet,
             Err(_) => return self.gone(),
@@ -203,16 +178,12 @@ impl Held {
         }
         self.inner.last_used.store(monotonic().to_bits(), Ordering::Relaxed);
         self.slot().due.store(ask.deadline.to_bits(), Ordering::Release);
-        let sent = send(self.slot().socket.as_raw_fd(), &packet);
+        let sent = self.slot().send(&packet);
         self.sent = sent.is_ok();
         sent
     }
 
-    async fn receive(&self) -> io::Result<Vec<u8>> {
-        receive(self.slot()).await
-    }
-
-    fn read(&self, packet: &[u8]) -> Option<Outcome> {
+    fn read(&self, packet: &Bytes) -> Option<Outcome> {
         let head = packet.get(..REPLY_BYTES)?;
         let number = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
         let float = |at: usize| f64::from_bits(number(at));
@@ -231,7 +202,7 @@ impl Held {
             return None;
         }
         let body = if offset == INLINE {
-            Bytes::copy_from_slice(packet.get(start..start + layout.size)?)
+            (packet.len() >= start + layout.size).then(|| packet.slice(start..start + layout.size))?
         } else {
             let body = self.inner.rings.read(usize::try_from(offset).ok()?, layout.size)?;
             self.inner.rings.mark_read(self.slot().number, self.id);
@@ -262,7 +233,7 @@ impl Drop for Held {
         head[8..16].copy_from_slice(&self.id.to_le_bytes());
         head[24..32].copy_from_slice(&INLINE.to_le_bytes());
         // Gone, or closed by now: nothing is left to cancel.
-        let _ = send(self.slot().socket.as_raw_fd(), &head);
+        let _ = self.slot().send(&head);
         let left = Held {
             inner: Arc::clone(&self.inner),
             index: self.index,
@@ -272,7 +243,7 @@ impl Drop for Held {
             answered: true,
         };
         runtime().spawn(async move {
-            match left.receive().await {
+            match left.slot().receive().await {
                 Ok(packet) if !packet.is_empty() => {
                     if packet.get(8..16).is_some_and(|id| id == left.id.to_le_bytes()) {
                         left.inner.rings.mark_read(left.slot().number, left.id);
@@ -284,37 +255,6 @@ impl Drop for Held {
             }
             // Dropped here: where the process is gone its memory may as well be given back.
         });
-    }
-}
-
-fn send(socket: RawFd, packet: &[u8]) -> io::Result<()> {
-    // SAFETY: the buffer is as long as is said.
-    let sent =
-        unsafe { libc::send(socket, packet.as_ptr().cast(), packet.len(), libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) };
-    if sent == packet.len() as isize {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
-/// The next packet, without its unused end; empty where the other side is gone.
-async fn receive(slot: &Slot) -> io::Result<Vec<u8>> {
-    loop {
-        let mut ready = slot.socket.readable().await?;
-        let got = ready.try_io(|socket| {
-            let mut packet = locked(&slot.packet);
-            // SAFETY: the buffer is as long as is said.
-            let got =
-                unsafe { libc::recv(socket.as_raw_fd(), packet.as_mut_ptr().cast(), packet.len(), libc::MSG_DONTWAIT) };
-            if got < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            Ok(packet[..got as usize].to_vec())
-        });
-        if let Ok(packet) = got {
-            return packet;
-        }
     }
 }
 
@@ -346,15 +286,7 @@ impl Slots {
         let _context = runtime().enter();
         let mut slots = Vec::with_capacity(sockets.len());
         for (index, owned) in sockets.into_iter().enumerate() {
-            slots.push(Slot {
-                number: first + index,
-                // SAFETY: the descriptor is owned, and stays open as long as this is.
-                socket: unsafe { AsyncFd::register_with_interest(owned, Interest::READABLE) }
-                    .map_err(std::io::Error::from)?,
-                last_id: AtomicU64::new(0),
-                due: AtomicU64::new(f64::INFINITY.to_bits()),
-                packet: Mutex::new(vec![0; PACKET_BYTES]),
-            });
+            slots.push(Slot::new(first + index, owned)?);
         }
         let inner = Inner {
             // The last one given back is taken first: its memory is warm.
@@ -381,8 +313,7 @@ impl Slots {
     fn close(&self) {
         self.inner.closed.store(true, Ordering::Release);
         for slot in &self.inner.slots {
-            // SAFETY: the descriptor is open as long as the slot is.
-            unsafe { libc::shutdown(slot.socket.as_raw_fd(), libc::SHUT_RDWR) };
+            slot.close();
         }
     }
 

@@ -4,11 +4,13 @@
 //! everybody (`sealane_worker/statistics.py`, whose names these are).
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+
+use crate::locked;
 
 const WINDOW: usize = 512;
 const MAX_BATCHES: usize = 64;
@@ -65,7 +67,7 @@ pub struct Statistics {
 
 impl Statistics {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     pub fn succeeded(&self, ran: &Ran) {

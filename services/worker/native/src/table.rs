@@ -7,12 +7,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use pyo3::{Py, PyAny};
 
+use crate::locked;
 use crate::message::{Content, Kind};
-use crate::slots::{monotonic, Inner as SlotsInner};
+use crate::monotonic;
+use crate::slots::Inner as SlotsInner;
 use crate::stats::Statistics;
 
 const MAX_CALLERS: usize = 8192;
@@ -21,25 +23,38 @@ const MAX_OF_CALLER: usize = 512;
 /// An answer is repeated for so long at most, whatever Python says.
 const LONGEST_SECONDS: f64 = 60.0;
 
-/// What requests of one caller with one rest come to.
-pub struct Entry {
-    pub until: f64,
+/// What Python says that a request comes to.
+pub struct Told {
     pub project: String,
-    /// Whoever ends the process has the last word: what is repeated keeps none of its memory.
-    pub slots: Weak<SlotsInner>,
-    pub statistics: Arc<Py<Statistics>>,
+    pub statistics: Py<Statistics>,
     pub kind: Kind,
     /// Layout for the model process.
     pub layout: Vec<u8>,
-    /// Its tensors, as indices of the request's contents.
-    pub order: Vec<usize>,
     pub rows: u32,
     pub priority: u8,
     pub flow: u32,
     /// The answer without tensors and id.
     pub head: Vec<u8>,
     /// Python's own, for what it says about a call that failed.
-    pub about: Arc<Py<PyAny>>,
+    pub about: Py<PyAny>,
+}
+
+/// The same with what it is called, and what has to fit the request.
+pub struct Lesson {
+    pub told: Arc<Told>,
+    pub slots: Arc<SlotsInner>,
+    /// Name and bytes of each tensor, in the layout's order.
+    pub tensors: Vec<(Vec<u8>, usize)>,
+}
+
+/// What requests of one caller with one rest come to.
+pub struct Entry {
+    until: f64,
+    pub told: Arc<Told>,
+    /// Whoever ends the process has the last word: what is repeated keeps none of its memory.
+    pub slots: Weak<SlotsInner>,
+    /// The tensors of the layout, as indices of the request's contents.
+    pub order: Vec<usize>,
 }
 
 impl Entry {
@@ -84,32 +99,9 @@ pub fn key_of(caller: u64, kind: Kind, rest: &[u8]) -> Vec<u8> {
     key
 }
 
-/// What Python says of a call that ended well.
-pub struct Lesson {
-    pub until: f64,
-    pub entry: Option<NewEntry>,
-}
-
-pub struct NewEntry {
-    pub project: String,
-    pub slots: Arc<SlotsInner>,
-    pub statistics: Arc<Py<Statistics>>,
-    pub kind: Kind,
-    pub layout: Vec<u8>,
-    /// Names of the tensors in the layout's order.
-    pub names: Vec<Vec<u8>>,
-    /// Bytes of each.
-    pub sizes: Vec<usize>,
-    pub rows: u32,
-    pub priority: u8,
-    pub flow: u32,
-    pub head: Vec<u8>,
-    pub about: Arc<Py<PyAny>>,
-}
-
 impl Table {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// The number of a caller whose credential Python has found good.
@@ -119,25 +111,23 @@ impl Table {
     }
 
     pub fn entry(&self, key: &[u8]) -> Option<Arc<Entry>> {
+        let _over; // declared first, so that it is dropped behind the lock
         let mut state = self.state();
         let entry = state.entries.get(key)?;
         if entry.good(monotonic()) {
             return Some(Arc::clone(entry));
         }
-        let over = state.entries.remove(key);
-        drop(state);
-        drop(over);
+        _over = state.entries.remove(key);
         None
     }
 
     /// Forget everything; what is on its way through Python teaches nothing any more.
     pub fn forget(&self) {
+        let _over; // declared first, so that it is dropped behind the lock
         let mut state = self.state();
         self.generation.fetch_add(1, Ordering::AcqRel);
         state.callers.clear();
-        let over = std::mem::take(&mut state.entries);
-        drop(state);
-        drop(over);
+        _over = std::mem::take(&mut state.entries);
     }
 
     /// Let a call go through Python.
@@ -150,36 +140,21 @@ impl Table {
         Ticket { table: Arc::clone(self), number }
     }
 
-    /// Take in what Python says; false where it came too late, or does not fit the request.
-    pub fn learn(&self, ticket: u64, lesson: Lesson) -> bool {
+    /// Take in what Python says: the caller is good until then, and so is the lesson, if there is one. False where that
+    /// comes too late, or does not fit the request.
+    pub fn learn(&self, ticket: u64, until: f64, lesson: Option<&Lesson>) -> bool {
+        let mut over = Vec::new(); // declared first, so that it is dropped behind the lock
         let mut state = self.state();
         let Some(pending) = state.pending.remove(&ticket) else { return false };
         if pending.generation != self.generation.load(Ordering::Acquire) {
             return false;
         }
-        let until = lesson.until.min(monotonic() + LONGEST_SECONDS);
-        let mut over = Vec::new();
-        if state.callers.len() >= MAX_CALLERS {
-            let now = monotonic();
-            state.callers.retain(|_, caller| now < caller.until);
-            if state.callers.len() >= MAX_CALLERS {
-                state.callers.clear(); // and with them all their entries: their numbers are no more
-            }
-        }
-        state.numbers += 1;
-        let number = state.numbers;
-        let caller = state.callers.entry(pending.credential).or_insert(Caller { number, until, entries: 0 });
-        caller.until = until;
-        let (Some(new), Some((key, contents))) = (lesson.entry, pending.request) else {
-            drop(state);
-            drop(over);
-            return true;
-        };
+        let now = monotonic();
+        let until = until.min(now + LONGEST_SECONDS);
+        let caller = state.caller(pending.credential, until, now);
+        let (Some(lesson), Some((key, contents))) = (lesson, pending.request) else { return true };
         // Its caller may have been forgotten and learned anew meanwhile: then the key names nobody.
-        let Some(order) = order_of(&new, &contents) else {
-            drop(state);
-            return false;
-        };
+        let Some(order) = lesson.order(&contents) else { return false };
         caller.entries += 1;
         if caller.entries > MAX_OF_CALLER {
             // Who asks for something else each time loses his own, and nobody else's.
@@ -188,45 +163,51 @@ impl Table {
             over.extend(state.entries.extract_if(|key, _| key.starts_with(&mine)));
         }
         if state.entries.len() >= MAX_ENTRIES {
-            let now = monotonic();
             over.extend(state.entries.extract_if(|_, entry| !entry.good(now)));
             if state.entries.len() >= MAX_ENTRIES {
                 over.extend(state.entries.drain());
             }
         }
-        let entry = Entry {
-            until,
-            project: new.project,
-            slots: Arc::downgrade(&new.slots),
-            statistics: new.statistics,
-            kind: new.kind,
-            layout: new.layout,
-            order,
-            rows: new.rows,
-            priority: new.priority,
-            flow: new.flow,
-            head: new.head,
-            about: new.about,
-        };
-        let before = state.entries.insert(key, Arc::new(entry));
-        drop(state);
-        drop((before, over));
+        let entry = Entry { until, told: Arc::clone(&lesson.told), slots: Arc::downgrade(&lesson.slots), order };
+        if let Some(before) = state.entries.insert(key.clone(), Arc::new(entry)) {
+            over.push((key, before));
+        }
         true
     }
 }
 
-/// Which content is which tensor; None where they do not correspond one to one.
-fn order_of(new: &NewEntry, contents: &[Content]) -> Option<Vec<usize>> {
-    if contents.len() != new.names.len() || new.names.len() != new.sizes.len() {
-        return None;
+impl State {
+    /// The caller with a credential, who is good until then.
+    fn caller(&mut self, credential: Vec<u8>, until: f64, now: f64) -> &mut Caller {
+        if self.callers.len() >= MAX_CALLERS {
+            self.callers.retain(|_, caller| now < caller.until);
+            if self.callers.len() >= MAX_CALLERS {
+                self.callers.clear(); // and with them all their entries: their numbers are no more
+            }
+        }
+        self.numbers += 1;
+        let number = self.numbers;
+        let caller = self.callers.entry(credential).or_insert(Caller { number, until, entries: 0 });
+        caller.until = until;
+        caller
     }
-    let place = |(index, name): (usize, &Vec<u8>)| match new.kind {
-        Kind::OpenInference => Some(index), // the raw contents stand in the order of the tensors
-        Kind::TensorFlowServing => contents.iter().position(|content| content.name == *name),
-    };
-    let order: Vec<usize> = new.names.iter().enumerate().map(place).collect::<Option<_>>()?;
-    let fits = order.iter().zip(&new.sizes).all(|(index, size)| contents[*index].size == *size);
-    fits.then_some(order)
+}
+
+impl Lesson {
+    /// Which content is which tensor; None where they do not correspond one to one.
+    fn order(&self, contents: &[Content]) -> Option<Vec<usize>> {
+        if contents.len() != self.tensors.len() {
+            return None;
+        }
+        let place = |(index, (name, size)): (usize, &(Vec<u8>, usize))| {
+            let place = match self.told.kind {
+                Kind::OpenInference => index, // the raw contents stand in the order of the tensors
+                Kind::TensorFlowServing => contents.iter().position(|content| content.name == *name)?,
+            };
+            (contents[place].size == *size).then_some(place)
+        };
+        self.tensors.iter().enumerate().map(place).collect()
+    }
 }
 
 /// A call on its way through Python; when it is dropped, nothing is learned from it any more.

@@ -1,7 +1,7 @@
 //! The listener's TLS: version 1.3 alone, and the certificate that is on disk.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
@@ -9,6 +9,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{version, ServerConfig};
+
+use crate::locked;
 
 /// The certificate of the moment.
 pub struct Identity {
@@ -21,7 +23,7 @@ impl Identity {
     }
 
     pub fn replace(&self, key: &[u8], chain: &[u8]) -> Result<(), String> {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = certified(key, chain)?;
+        *locked(&self.current) = certified(key, chain)?;
         Ok(())
     }
 }
@@ -43,7 +45,7 @@ impl fmt::Debug for Identity {
 
 impl ResolvesServerCert for Identity {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner)))
+        Some(Arc::clone(&locked(&self.current)))
     }
 }
 
