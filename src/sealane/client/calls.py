@@ -284,6 +284,8 @@ def repeat(attempt: Callable[[], T], deadline: float, budget: RetryBudget) -> T:
                 raise
             crashed = crashed or again
             time.sleep(max(pause, earned))
+            if time.monotonic() >= deadline:  # a busy machine woke it too late: what failed is known, and why
+                raise
             backoff = min(2 * backoff, _LAST_BACKOFF)
 
 
