@@ -27,7 +27,7 @@ SYNC = $(UV) pip sync -q --require-hashes --compile-bytecode
 NATIVE = services/worker/native
 CARGO = CARGO_TARGET_DIR=$(CURDIR)/build/native PYO3_PYTHON=$(CURDIR)/$(BIN)/python cargo
 HAS_CARGO = command -v cargo >/dev/null
-.venv/.native: .venv/.dev $(NATIVE)/Cargo.toml $(NATIVE)/Cargo.lock $(wildcard $(NATIVE)/src/*.rs)
+.venv/.native: .venv/.dev $(NATIVE)/Cargo.toml $(NATIVE)/Cargo.lock $(wildcard $(NATIVE)/src/*.rs $(NATIVE)/src/*/*.rs)
 	@if $(HAS_CARGO); then cd $(NATIVE) && PYO3_BUILD_EXTENSION_MODULE=1 $(CARGO) build -q --release --locked \
 	  && install $(CURDIR)/build/native/release/libsealane_native.so \
 	    "$$($(CURDIR)/$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/sealane_native.abi3.so"; \

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives import hashes, hpke
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -26,6 +26,7 @@ from sealane.protocols import sealed
 from sealane.rpc.call import Identity
 from sealane.security import envelope, jws, suites
 from sealane.security.envelope import ANSWER, STATUS, Bound, Sealed, Target
+from sealane.security.length_prefixed import lp
 from sealane.security.opener import Opened, Opener
 from sealane.security.sealed_session import ClientSession
 
@@ -44,13 +45,10 @@ Json = dict[str, Any]
 def pair_of(suite: int, private: bytes) -> suites.KeyPair:
     """The key pair of 32 bytes: an X25519 key, or the seed that X-Wing expands by SHAKE256."""
     if suite == suites.X25519:
-        exchange = X25519PrivateKey.from_private_bytes(private)
-        return suites.KeyPair(suite, exchange, exchange.public_key().public_bytes_raw())
+        return suites.pair_of(X25519PrivateKey.from_private_bytes(private))
     both = hashlib.shake_256(private).digest(96)
     lattice = MLKEM768PrivateKey.from_seed_bytes(both[:64])
-    exchange = X25519PrivateKey.from_private_bytes(both[64:])
-    public = lattice.public_key().public_bytes_raw() + exchange.public_key().public_bytes_raw()
-    return suites.KeyPair(suite, hpke.MLKEM768X25519PrivateKey(lattice, exchange), public)
+    return suites.pair_of(X25519PrivateKey.from_private_bytes(both[64:]), lattice)
 
 
 def by_rule(length: int) -> bytes:
@@ -145,7 +143,7 @@ class Maker:
         opening["answers"] = [self._answer_by(opening, 0, opened, answer)]
         opening["session_secret"] = opening.pop("data_key")
         secret = bytes.fromhex(opening["session_secret"])
-        info = envelope.lp("sealane/session/v1", self._pairs[0].key_id, bound.request_id)
+        info = lp("sealane/session/v1", self._pairs[0].key_id, bound.request_id)
         keys = HKDFExpand(hashes.SHA256(), 64, info).derive(secret)
         return {
             "opening": opening,

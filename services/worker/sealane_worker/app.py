@@ -126,8 +126,8 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     native = express.wanted(config.front)
     models_host, cache = _host(config, native=native), _cache(config)
     engine = Engine(host=models_host)
-    front_ = express.Express(engine, clock, MAX_IN_FLIGHT) if native else None
     sealing = SealingKey(_key_pair(config), dial("auth", config.auth_mesh), clock)
+    front_ = express.Express(engine, clock, MAX_IN_FLIGHT, sealing) if native else None
     member.revocations.subscribe(sealing.again)  # the key that signed the statement may be the one revoked
     to_scheduler = member.channel("scheduler", config.scheduler_mesh)
     quotas = QuotaLimits(clock, shares := SharedQuotas(to_scheduler, clock))
@@ -135,7 +135,8 @@ def build(config: Config, member: Membership) -> tuple[Worker, int]:
     introduction = _introduction(config, identity, sealing, chain)
     health = Health(tuple(FOREIGN_SERVICES.values()))
     serving = Serving(engine, telemetry_, introduction.node, front_.learn if front_ is not None else None)
-    sealed_ = sealed.SealedServicer(serving, Opener(sealing.pair, clock), introduction, telemetry_)
+    opener = front_.opener if front_ is not None else Opener(sealing.pair, clock)
+    sealed_ = sealed.SealedServicer(serving, opener, introduction, telemetry_, front_)
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lane-call")
     dispatcher = _dispatcher(serving, sealed_, health, middleware.Chain(chain))
     work = LaneWork(dispatcher, engine, pool, MAX_IN_FLIGHT, introduction.meter)

@@ -132,7 +132,8 @@ class NativeServer:
                 limits.of_front(),
                 self._express.places,
                 sample_ratio,
-                self._express.fail,
+                (self._express.fail, self._express.fail_inside),
+                self._express.opener.memory.opening,
             )
         except OSError as error:
             raise Unavailable(f"{error}; choose another SEALANE_WORKER_LISTEN", reason="PORT_TAKEN") from error

@@ -6,9 +6,9 @@ import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TypeVar, cast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
 
@@ -20,16 +20,23 @@ from sealane.inference.v1 import sealed_inference_service_pb2 as pb
 from sealane.protocols import sealed
 from sealane.rpc.call import Call
 from sealane.rpc.dispatch import Dispatcher, carried
+from sealane.rpc.loads import Load
 from sealane.rpc.status import to_status, translate
-from sealane.security import envelope, sealed_session
+from sealane.security import sealed_session
 from sealane.security.envelope import ANSWER, STATUS
 from sealane.security.opener import Opened, Opener
 from sealane.telemetry import Telemetry
+from sealane_worker.deployment import Model
 from sealane_worker.front import infer
 from sealane_worker.front_tfserving import PredictionServicer
 from sealane_worker.introduction import Introduction
 from sealane_worker.preparation import check_sealing
 from sealane_worker.serving import BoundServing, Serving
+
+if TYPE_CHECKING:
+    import sealane_native
+
+    from sealane_worker.express import Express
 
 log = logging.getLogger("sealane.worker.sealed")
 
@@ -75,16 +82,25 @@ class _Shares:
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
-    """The deployment of an envelope, and the digest of what it serves; neither where it serves nothing here."""
+    """The deployment of an envelope, what runs when it is called, and its digest; none where it serves nothing here."""
 
-    serving: BoundServing | None = None
+    model: Model | None = None
+    variants: Mapping[str, str] = field(default_factory=dict)
     digest: str = ""
 
 
 class SealedServicer:
     """``sealane.inference.v1.SealedInferenceService``."""
 
-    def __init__(self, serving: Serving, opener: Opener, introduction: Introduction, telemetry_: Telemetry) -> None:
+    def __init__(
+        self,
+        serving: Serving,
+        opener: Opener,
+        introduction: Introduction,
+        telemetry_: Telemetry,
+        express: Express | None = None,
+    ) -> None:
+        self._express = express
         self._serving = serving
         self._opener = opener
         self._introduction = introduction
@@ -110,20 +126,45 @@ class SealedServicer:
             candidates=[self._introduction.candidate(self._serving.digest(model), self._serving.policies(model))],
         )
 
-    def SealedInfer(self, request: None, call: Call) -> pb.SealedInferResponse:
+    def SealedInfer(self, request: None, call: Call) -> bytes:
         """One sealed inference; what goes wrong after opening is sealed too."""
-        head, chunks = envelope.parsed(call.body or b"")
-        found = self._bound_to(head, call)
+        known = self._express.carried(call) if self._express is not None else None
+        if known is not None:
+            answer = self._repeated(known, call)
+            if answer is not None:
+                return answer
+            call.ticket = known.ticket  # as long as `known` is there
+        return self._decided(call)
+
+    def _repeated(self, known: sealane_native.Carried, call: Call) -> bytes | None:
+        """The answer to a call that the native front has heard before."""
+        call.on_cancel(known.leave)
+        answered = known.answer(call.body or b"", call.deadline, call.request_id)
+        if answered is None:
+            return None
+        answer, load = answered
+        call.load = Load(*load)
+        return answer
+
+    def _decided(self, call: Call) -> bytes:
+        found = _Bound()
+
+        def variant_of(deployment: str) -> str:
+            nonlocal found
+            found = self._bound_to(deployment, call)
+            return found.digest
+
         with self._telemetry.span(telemetry.SPAN_OPEN):
-            opened = self._opener.open(head, call.caller, found.digest, chunks)
-        assert found.serving is not None  # an envelope for a deployment that is not served never opens
-        plaintext = ANSWER if opened.end else self._run(opened, found.serving, call)
+            opened = self._opener.open_body(call.body or b"", call.caller, variant_of)
+        assert found.model is not None  # an envelope for a deployment that is not served never opens
+        serving = BoundServing(self._serving, found.model, found.variants, opened)
+        plaintext = ANSWER if opened.end else self._run(opened, serving, call)
         with self._telemetry.span(telemetry.SPAN_SEAL):
-            return opened.seal(plaintext)
+            return opened.answer(plaintext)
 
     def OpenSealedSession(self, request: pb.OpenSealedSessionRequest, call: Call) -> pb.OpenSealedSessionResponse:
         """Keep a session from now on."""
-        found = self._bound_to(request.envelope, call)
+        found = self._bound_to(request.envelope.deployment, call)
         opened = self._opener.open_session(request.envelope, call.caller, found.digest)
         told = pb.SealedSession(
             lifetime_seconds=int(sealed_session.LIFETIME_SECONDS), max_requests=sealed_session.MAX_REQUESTS
@@ -153,32 +194,25 @@ class SealedServicer:
                 patience.cancel()
                 self._opener.end_session(session_id)
 
-    def _bound_to(self, request: pb.SealedInferRequest, call: Call) -> _Bound:
-        """What the envelope's deployment serves here.
+    def _bound_to(self, deployment: str, call: Call) -> _Bound:
+        """What an envelope's deployment serves here.
 
         Raises:
             FailedPrecondition: its owner forbids this worker to open what is sealed to it (SEALING_POLICY).
         """
-        model = self._serving.by_deployment(call, request.deployment)
+        model = self._serving.by_deployment(call, deployment)
         if model is None:
             return _Bound()
         # By the statement of this moment: the model may be here since another one.
         check_sealing(self._serving.policies(model), self._introduction.sealing.facts)
         variants = self._serving.variants(model)
-        return _Bound(BoundServing(self._serving, model, variants), self._serving.digest(model, variants))
+        return _Bound(model, variants, self._serving.digest(model, variants))
 
     def _run(self, opened: Opened, serving: BoundServing, call: Call) -> bytes:
         try:
             return ANSWER + self._infer(opened, serving, call)
         except Exception as error:  # the translator of what is said inside the seal
-            told = translate(error, call.request_id)
-            if told.kind == "INTERNAL":
-                # Not its text and not its frames: they may hold what was sealed.
-                log.error(
-                    "unexpected failure in a sealed call", extra={"kind": type(error).__name__, "id": call.request_id}
-                )
-            status: bytes = to_status(told, call.request_id).SerializeToString()
-            return STATUS + status
+            return STATUS + told_inside(error, call.request_id)
 
     def _infer(self, opened: Opened, serving: BoundServing, call: Call) -> bytes:
         if not opened.method.startswith(_PREDICTION):
@@ -195,6 +229,16 @@ class SealedServicer:
             case _:
                 answer = prediction.MultiInference(_parse(tfs.MultiInferenceRequest(), opened.plaintext), call)
         return answer.SerializeToString()
+
+
+def told_inside(error: Exception, request_id: str) -> bytes:
+    """What is said of a failure inside the seal: a serialized ``google.rpc.Status``."""
+    told = translate(error, request_id)
+    if told.kind == "INTERNAL":
+        # Not its text and not its frames: they may hold what was sealed.
+        log.error("unexpected failure in a sealed call", extra={"kind": type(error).__name__, "id": request_id})
+    status: bytes = to_status(told, request_id).SerializeToString()
+    return status
 
 
 def _parse(message: M, content: bytes | bytearray) -> M:

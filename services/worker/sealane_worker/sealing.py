@@ -6,6 +6,7 @@ The key pair is made at process start and lives in memory only: a restart makes 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 
@@ -26,6 +27,10 @@ RETRY_SECONDS = 2.0
 Dial = Callable[[], grpc.Channel]
 
 
+def _nothing() -> None:
+    """Nobody wants to hear."""
+
+
 class SealingKey:
     """The key pair and its present statement; renewed at half of its life in a thread of its own.
 
@@ -42,6 +47,8 @@ class SealingKey:
         self._statement = ""
         self._expires = 0.0
         self._stopped = False
+        self.on_change: Callable[[], None] = _nothing
+        """Called where a new statement says something else of this worker."""
         self._wake = threading.Event()
         self._published = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sealing", daemon=True)
@@ -50,6 +57,11 @@ class SealingKey:
     def statement(self) -> str:
         """The signed statement; empty while auth has not vouched for this process, or no longer does."""
         return self._statement if self._clock.now() < self._expires else ""
+
+    @property
+    def ends(self) -> float:
+        """Time at which the statement ends; endless while there is none."""
+        return self._expires if self.statement else math.inf
 
     def facts(self) -> dict[str, str]:
         """What the statement says of this worker; empty while there is none."""
@@ -65,7 +77,10 @@ class SealingKey:
         request = pb.PublishSealingKeyRequest(suite=name, public_key=self.pair.public_key)
         with self._dial() as channel:
             answer = SealingKeyServiceStub(channel).PublishSealingKey(request, timeout=PUBLISH_SECONDS)
+        before = self.facts()
         self._statement, self._expires = answer.jws, answer.expire_time.ToNanoseconds() / 1e9
+        if self.facts() != before:
+            self.on_change()
         self._published.set()
 
     def start(self) -> None:

@@ -12,6 +12,7 @@ from sealane.protocols import naming, tfserving
 from sealane.protocols.call import DEFAULT_SIGNATURE, InferenceAnswer, InferenceCall, ModelDescription, Target
 from sealane.protocols.sealed import sealed_required
 from sealane.rpc.call import Call
+from sealane.security.opener import Opened
 from sealane.security.sealing_policy import SealingPolicy
 from sealane.telemetry import Telemetry
 from sealane.tensors import Array, Signature
@@ -29,7 +30,7 @@ _PLATFORMS = {"tensorflow": "tensorflow_savedmodel", "litert": "litert_tflite", 
 
 
 #: Hears of calls that ended well; see :meth:`sealane_worker.express.Express.learn`.
-Learn = Callable[[Call, Model, Inference, InferenceCall], None]
+Learn = Callable[[Call, Model, Inference, InferenceCall, Opened | None], None]
 
 
 class Serving:
@@ -164,13 +165,14 @@ class Serving:
         outputs: tuple[str, ...],
         *,
         variants: Mapping[str, str],
+        opened: Opened,
     ) -> InferenceAnswer:
         """As :meth:`run`, for what came sealed to these variants: nothing else is run.
 
         What the model keeps from one request to the next, a sequence, is the sender's key's and not the token's: with
         a captured token nobody goes on with it.
         """
-        return self._run(model, call, inference, outputs, variants)
+        return self._run(model, call, inference, outputs, (variants, opened))
 
     def _run(
         self,
@@ -178,8 +180,9 @@ class Serving:
         call: Call,
         inference: InferenceCall,
         outputs: tuple[str, ...],
-        bound: Mapping[str, str] | None = None,
+        sealed: tuple[Mapping[str, str], Opened] | None = None,
     ) -> InferenceAnswer:
+        bound, opened = sealed or (None, None)
         assignment = model.assignment
         signature = signature_of(model, inference.target.signature)
         everything = len(outputs) == len(signature.outputs)
@@ -202,7 +205,7 @@ class Serving:
         finally:
             call.load = self._engine.load_of(assignment.deployment)
         if call.ticket and self._learn is not None:
-            self._learn(call, model, asked, inference)
+            self._learn(call, model, asked, inference, opened)
         return InferenceAnswer(inference, str(assignment.version), signature.name, answer)
 
     def _traced(self, assignment: Assignment, asked: Inference) -> dict[str, Array]:
@@ -238,10 +241,11 @@ class BoundServing:
     he named gets nothing run.
     """
 
-    def __init__(self, serving: Serving, model: Model, variants: Mapping[str, str]) -> None:
+    def __init__(self, serving: Serving, model: Model, variants: Mapping[str, str], opened: Opened) -> None:
         self._serving = serving
         self._model = model
         self._variants = variants
+        self._opened = opened
 
     def find(self, call: Call, wanted: Target) -> Model | None:
         """The deployment, where that is what is wanted."""
@@ -249,7 +253,7 @@ class BoundServing:
 
     def run(self, model: Model, call: Call, inference: InferenceCall, outputs: tuple[str, ...]) -> InferenceAnswer:
         """Run once; see :meth:`Serving.run_opened`."""
-        return self._serving.run_opened(model, call, inference, outputs, variants=self._variants)
+        return self._serving.run_opened(model, call, inference, outputs, variants=self._variants, opened=self._opened)
 
 
 def _deadline(call: Call, inference: InferenceCall) -> float:

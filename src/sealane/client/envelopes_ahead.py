@@ -1,8 +1,9 @@
 """Envelopes made ahead: while a caller waits for one answer, the envelope of the next call is wrapped and signed.
 
 A caller that is alone waits for less then, and its client works a little more in all: ``python -m bench.sealed cost``
-prints both. What a prepared envelope is bound to is known before the plaintext is; where it turns out to be something
-else, or too old, it is thrown away unused.
+prints both. The native library makes them in a thread of its own; without it a thread of Python does. What a prepared
+envelope is bound to is known before the plaintext is; where it turns out to be something else, or too old, it is thrown
+away unused.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from sealane.security.envelope import Prepared
+from sealane.security.native_envelope import NativePrepared
 
 #: An envelope is good for 60 s from when it was made; one that waited so long is not used any more.
 FRESH_SECONDS = 5.0
@@ -41,19 +43,28 @@ class EnvelopesAhead:
     """At most one envelope for each kind of call. May be used from any thread."""
 
     def __init__(self) -> None:
-        self._kept: dict[Hashable, tuple[_Made, Prepared]] = {}
+        self._kept: dict[Hashable, tuple[_Made, Prepared | NativePrepared]] = {}
         self._making: set[Hashable] = set()
         self._pool: ThreadPoolExecutor | None = None
         self._process = os.getpid()
 
-    def take(self, kind: Hashable) -> Prepared | None:
+    def take(self, kind: Hashable) -> Prepared | NativePrepared | None:
         """The envelope that was made for such a call; None where there is none, or none that is fresh."""
         made, prepared = self._kept.pop(kind, (None, None))
         return prepared if made is not None and made.fresh() else None
 
-    def make(self, kind: Hashable, make: Callable[[], Prepared]) -> None:
-        """Have one made for the next such call, unless there is one."""
+    def make(self, kind: Hashable, make: Callable[[], Prepared | NativePrepared], *, at_once: bool = False) -> None:
+        """Have one made for the next such call, unless there is one.
+
+        Args:
+            kind: of the call.
+            make: makes it.
+            at_once: `make` takes hardly any time, because the work is done elsewhere.
+        """
         if kind in self._kept or kind in self._making or len(self._making) >= KINDS:
+            return
+        if at_once:
+            self._keep(kind, make)
             return
         if self._pool is None or self._process != os.getpid():
             self._process = os.getpid()
@@ -62,12 +73,15 @@ class EnvelopesAhead:
         self._making.add(kind)
         self._pool.submit(self._make, kind, make)
 
-    def _make(self, kind: Hashable, make: Callable[[], Prepared]) -> None:
+    def _make(self, kind: Hashable, make: Callable[[], Prepared | NativePrepared]) -> None:
         try:
             time.sleep(_LATER_SECONDS)
-            for old in [each for each, (made, _) in list(self._kept.items()) if not made.fresh()]:
-                self._kept.pop(old, None)  # its secrets are of no use to anybody
-            made = _Made(time.monotonic(), time.time(), os.getpid())
-            self._kept[kind] = (made, make())
+            self._keep(kind, make)
         finally:
             self._making.discard(kind)
+
+    def _keep(self, kind: Hashable, make: Callable[[], Prepared | NativePrepared]) -> None:
+        for old in [each for each, (made, _) in list(self._kept.items()) if not made.fresh()]:
+            self._kept.pop(old, None)  # its secrets are of no use to anybody
+        made = _Made(time.monotonic(), time.time(), os.getpid())
+        self._kept[kind] = (made, make())

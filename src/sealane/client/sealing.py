@@ -28,8 +28,10 @@ from sealane.inference.v1 import sealed_inference_service_pb2 as pb
 from sealane.protocols import sealed
 from sealane.rpc.channel import Target
 from sealane.rpc.status import from_status
-from sealane.security import envelope, sealed_session
+from sealane.security import envelope, native_envelope, sealed_session
 from sealane.security.envelope import ANSWER, STATUS, Bound, Prepared, Sealed
+from sealane.security.native_envelope import NativePrepared
+from sealane.security.sealed_chunks import chunk_count
 from sealane.security.sealed_session import ClientSession
 
 _STALE_KEY, _CANNOT_OPEN = "STALE_SEALING_KEY", "CANNOT_OPEN"
@@ -82,7 +84,7 @@ class _Session:
 
     def good_for(self, candidate: Candidate) -> bool:
         """Whether a request to `candidate`, as the present context has it, may go under this session."""
-        same = self.candidate.recipient == candidate.recipient
+        same = self.candidate is candidate or self.candidate.recipient == candidate.recipient
         # A process that was forked off would use the same numbers for other requests.
         mine = self.process == os.getpid()
         return same and mine and time.monotonic() < self.until and self.keys.used < _SESSION_REQUESTS
@@ -209,21 +211,21 @@ class Sealing:
     def _exchange(self, call: SealedCall, ready: _Ready, deadline: float) -> bytes | bytearray:
         answer = self._send(call, ready, deadline)
         with self.session.telemetry.span(telemetry.SPAN_OPEN):
-            return ready.made.open(parsed(pb.SealedInferResponse.FromString, answer))
+            return ready.made.read(answer)
 
     def _seal(self, call: SealedCall, context: Context, chosen: Sequence[Candidate], token: Token) -> Sealed:
-        chunks, recipients = envelope.chunk_count(call.plaintext), tuple(item.recipient for item in chosen)
+        chunks, recipients = chunk_count(call.plaintext), tuple(item.recipient for item in chosen)
 
-        def prepare() -> Prepared:
+        def prepare(ahead: bool) -> Prepared | NativePrepared:
             bound = self.bound(context, call.method, chosen[0].statement.suite, token)
-            return envelope.prepare(chunks, bound, recipients, self.session.tokens.key)
+            return native_envelope.prepare(chunks, bound, recipients, self.session.tokens.key, ahead=ahead)
 
         # All that an envelope is bound to, but its id and time.
         kind = (context.deployment, call.method, token.token_id, chunks, recipients)
-        made = (self._ahead.take(kind) or prepare()).seal(call.plaintext)
+        ready = self._ahead.take(kind) or prepare(ahead=False)
         if self._under_way == 1:  # else there are callers enough for the processor
-            self._ahead.make(kind, prepare)
-        return made
+            self._ahead.make(kind, lambda: prepare(ahead=True), at_once=native_envelope.installed())
+        return ready.seal(call.plaintext)
 
     def _session_of(self, call: SealedCall, context: Context, deadline: float) -> _Session:
         candidate = context.choose(call.asked.require, most=1, keep=call.sequence, affinity=call.affinity)[0]

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from sealane.errors import Unavailable
-from sealane.security.envelope import lp
+from sealane.security.length_prefixed import lp
 from sealane.security.tls import PeerIdentity
 
 _DOMAIN = "sealane/audit-checkpoint/v1"

@@ -3,7 +3,7 @@
 Pure: no database, no service, no clock. Whoever has the rows and the root certificates can run it.
 
 The hash of a row is the SHA-256 of these parts, in this order, each after its length as four bytes, big-endian
-(:func:`sealane.security.envelope.lp`)::
+(:func:`sealane.security.length_prefixed.lp`)::
 
     "sealane/audit-row/v1"
     service                        auth, registry or scheduler
@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from sealane.security.audit_checkpoint import Checkpoint, CheckpointRefused, Notary
-from sealane.security.envelope import lp
+from sealane.security.length_prefixed import lp
 
 GENESIS = bytes(32)
 _DOMAIN = "sealane/audit-row/v1"

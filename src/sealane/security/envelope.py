@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from functools import cached_property
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from google.protobuf.message import DecodeError
 
 from sealane.errors import InvalidArgument
@@ -25,31 +23,32 @@ from sealane.inference.v1 import sealed_inference_service_pb2 as pb
 from sealane.protocols.sealed import OPEN_SESSION, OPEN_STREAM
 from sealane.protocols.wire import length_delimited, split
 from sealane.security import suites
+from sealane.security.length_prefixed import lp
+from sealane.security.sealed_chunks import (
+    ALONE,
+    CHUNK_BYTES,
+    REQUEST,
+    RESPONSE,
+    TAG_BYTES,
+    ChunkCipher,
+    chunk_count,
+)
 
 VERSION = 1
-CHUNK_BYTES = 1 << 20
 WINDOW_SECONDS = 60.0
 MAX_RECIPIENTS = 8
 KEY_BYTES = 32
 NONCE_BYTES = 16
-TAG_BYTES = 16
 #: Field of a SealedInferRequest.
 _CHUNKS = 8
 #: No message that a server takes holds more of them, nor more beside them.
 _MAX_CHUNKS, _HEAD_BYTES = 65, 64 * 1024
-REQUEST, RESPONSE = b"request", b"response"
-#: Prefix of the nonces of a key that seals one thing alone.
-ALONE = bytes(4)
 
 #: First byte of the plaintext of an answer: what follows it.
 ANSWER, STATUS = b"\x00", b"\x01"
 
 #: Methods of envelopes that hold no request but open a session, and whether its requests come one after the other.
 OPENS = {OPEN_SESSION: False, OPEN_STREAM: True}
-
-
-#: A chunk, or the part of a message that it is.
-Chunk = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +71,6 @@ class Target:
     key_id: str
     public_key: bytes
     variant_digest: str
-
-
-def lp(*parts: bytes | str | int) -> bytes:
-    """Length-prefixed concatenation: 4-byte big-endian length, then the part; ints as 8 bytes."""
-    out: list[bytes] = []
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part.to_bytes(8, "big") if isinstance(part, int) else part
-        out += (len(data).to_bytes(4, "big"), data)
-    return b"".join(out)
 
 
 def info_of(bound: Bound, key_id: str, variant_digest: str) -> bytes:
@@ -133,70 +123,16 @@ def parsed(body: bytes) -> tuple[pb.SealedInferRequest, list[memoryview]]:
         raise InvalidArgument("malformed request; send a SealedInferRequest", reason="MALFORMED") from error
 
 
-class ChunkCipher:
-    """AES-256-GCM over chunks of 1 MiB.
+def parsed_answer(body: bytes) -> pb.SealedInferResponse:
+    """A serialized answer.
 
-    Args:
-        key: 32 bytes.
-        direction: of what is sealed with it; bound with each chunk.
+    Raises:
+        InvalidArgument: a body that is no well-formed message.
     """
-
-    def __init__(self, key: bytes, direction: bytes) -> None:
-        self._cipher = AESGCM(key)
-        self._direction = lp(direction)
-
-    def seal(self, digest: bytes, plaintext: bytes, prefix: bytes = ALONE) -> list[bytes]:
-        """The chunks of a plaintext; an empty one has one.
-
-        Args:
-            digest: what they are bound to.
-            plaintext: bytes.
-            prefix: first bytes of each nonce: what tells uses of the key apart.
-        """
-        view, total, bound = memoryview(plaintext), chunk_count(plaintext), self._direction + lp(digest)
-        return [
-            self._cipher.encrypt(
-                _nonce(prefix, index, total), view[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES], bound + lp(index)
-            )
-            for index in range(total)
-        ]
-
-    def seal_into(self, digest: bytes, parts: Sequence[Chunk], places: Sequence[memoryview], prefix: bytes) -> None:
-        """The same into places that are there, each 16 bytes longer than its part."""
-        bound = self._direction + lp(digest)
-        for index, (part, place) in enumerate(zip(parts, places, strict=True)):
-            self._cipher.encrypt_into(_nonce(prefix, index, len(parts)), part, bound + lp(index), place)
-
-    def open(self, digest: bytes, chunks: Sequence[Chunk], prefix: bytes = ALONE) -> bytes | bytearray:
-        """The plaintext of chunks.
-
-        Raises:
-            InvalidTag: anything at all is not as it was sealed.
-        """
-        sizes = [len(chunk) - TAG_BYTES for chunk in chunks]
-        # All but the last are full, and even an empty plaintext has one: without any, nothing would be authentic.
-        if not sizes or set(sizes[:-1]) - {CHUNK_BYTES} or not 0 <= sizes[-1] <= CHUNK_BYTES:
-            raise InvalidTag
-        total, bound = len(chunks), self._direction + lp(digest)
-        if total == 1:
-            return self._cipher.decrypt(_nonce(prefix, 0, 1), chunks[0], bound + lp(0))
-        plaintext = bytearray(sum(sizes))  # in one piece from the start: large ones are not joined by copying
-        view, at = memoryview(plaintext), 0
-        for index, (chunk, size) in enumerate(zip(chunks, sizes, strict=True)):
-            nonce = _nonce(prefix, index, total)
-            self._cipher.decrypt_into(nonce, chunk, bound + lp(index), view[at : at + size])
-            at += size
-        return plaintext
-
-
-def chunk_count(plaintext: bytes) -> int:
-    """Chunks that a plaintext takes; an empty one takes one."""
-    return max(1, -(-len(plaintext) // CHUNK_BYTES))
-
-
-def _nonce(prefix: bytes, index: int, total: int) -> bytes:
-    """Prefix, index and last flag, so that truncation shows: 12 bytes."""
-    return prefix + struct.pack(">II", index, int(index == total - 1))
+    try:
+        return pb.SealedInferResponse.FromString(body)
+    except DecodeError as error:
+        raise InvalidArgument("the answer is malformed; is this a Sealane endpoint?", reason="MALFORMED") from error
 
 
 def response_key(nonce: bytes, secret: bytes, key_id: str, digest: bytes) -> bytes:
@@ -234,6 +170,10 @@ class Sealed:
     def request(self) -> pb.SealedInferRequest:
         """The same as a message."""
         return pb.SealedInferRequest.FromString(self.wire)
+
+    def read(self, answer: bytes) -> bytes | bytearray:
+        """The plaintext of a serialized answer; errors as :meth:`open`."""
+        return self.open(parsed_answer(answer))
 
     def open(self, response: pb.SealedInferResponse) -> bytes | bytearray:
         """The plaintext of the answer.
@@ -320,9 +260,24 @@ class Prepared:
         """
         data_key, self.data_key = self.data_key, b""
         if chunk_count(plaintext) != self.chunks or not data_key:
-            raise ValueError("an envelope is for one plaintext, of as many chunks as were signed")
+            raise used_up()
         cipher = ChunkCipher(data_key, REQUEST)
         return Sealed(on_the_wire(self.head, cipher, self.digest, plaintext), self.digest, self.openers)
+
+
+def used_up() -> ValueError:
+    """For a prepared envelope that is asked for more than it was made for."""
+    return ValueError("an envelope is for one plaintext, of as many chunks as were signed")
+
+
+def check_targets(targets: Sequence[Target]) -> None:
+    """Whether an envelope can be made for them.
+
+    Raises:
+        InvalidArgument: no worker to seal to, or too many.
+    """
+    if not 1 <= len(targets) <= MAX_RECIPIENTS:
+        raise InvalidArgument(f"a request is sealed to 1 to {MAX_RECIPIENTS} workers, not {len(targets)}")
 
 
 def prepare(chunks: int, bound: Bound, targets: Sequence[Target], sender: Ed25519PrivateKey) -> Prepared:
@@ -350,8 +305,7 @@ def open_session(secret: bytes, bound: Bound, target: Target, sender: Ed25519Pri
 def _envelope(
     data_key: bytes, chunks: int, bound: Bound, targets: Sequence[Target], sender: Ed25519PrivateKey
 ) -> tuple[pb.SealedInferRequest, bytes, Mapping[str, Open]]:
-    if not 1 <= len(targets) <= MAX_RECIPIENTS:
-        raise InvalidArgument(f"a request is sealed to 1 to {MAX_RECIPIENTS} workers, not {len(targets)}")
+    check_targets(targets)
     secrets, recipients = {}, []
     for target in targets:
         secret = os.urandom(KEY_BYTES)

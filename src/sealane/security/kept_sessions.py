@@ -6,6 +6,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from sealane.clock import Clock
 from sealane.errors import FailedPrecondition, ResourceExhausted
@@ -30,6 +31,72 @@ class Owner:
     project: str
 
 
+class Numbers(Protocol):
+    """Counts the requests of a session."""
+
+    def take(self, counter: int) -> bool:
+        """Whether request `counter` may run: once."""
+        ...
+
+    @property
+    def used(self) -> float:
+        """Monotonic time at which requests went another way than through :meth:`KeptSessions.find` last."""
+        ...
+
+
+class Keeper(Protocol):
+    """Keeps keys and numbers of sessions for those who open requests elsewhere."""
+
+    def keep(self, session_id: bytes, keys: tuple[bytes, bytes], sender: str, until: float) -> Numbers:
+        """Keep a session whose requests may come in any order."""
+        ...
+
+    def end(self, session_id: bytes) -> None:
+        """Forget a session."""
+        ...
+
+
+class InAnyOrder:
+    """Counts the requests of a session."""
+
+    used = 0.0
+
+    def __init__(self) -> None:
+        self._taken = bytearray()
+        self._lock = threading.Lock()
+
+    def take(self, counter: int) -> bool:
+        """Whether request `counter` may run: once."""
+        if not 0 <= counter < MAX_REQUESTS:
+            return False
+        at, bit = counter >> 3, 1 << (counter & 7)
+        with self._lock:
+            if at >= len(self._taken):
+                self._taken.extend(bytes(at + 1 - len(self._taken)))
+            if self._taken[at] & bit:
+                return False
+            self._taken[at] |= bit
+            return True
+
+
+class InOrder:
+    """The same for a stream: one after the other."""
+
+    used = 0.0
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._lock = threading.Lock()
+
+    def take(self, counter: int) -> bool:
+        """Whether request `counter` may run: after those before it, once."""
+        with self._lock:
+            if counter != self._next or counter >= MAX_REQUESTS:
+                return False
+            self._next += 1
+            return True
+
+
 @dataclass(slots=True)
 class KeptSession:
     """One session.
@@ -40,7 +107,8 @@ class KeptSession:
         project: of the token that opened it.
         ordered: whether its requests must come one after the other, as those of a stream do.
         until: monotonic time at which it ends.
-        used: monotonic time at which it was looked for last.
+        found: monotonic time at which it was looked for last.
+        numbers: counts its requests.
     """
 
     ciphers: SessionCiphers = field(repr=False)
@@ -48,10 +116,8 @@ class KeptSession:
     project: str
     ordered: bool
     until: float
-    used: float
-    _next: int = 0
-    _taken: bytearray = field(default_factory=bytearray, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    found: float
+    numbers: Numbers = field(repr=False)
     _hashes: dict[tuple[str, ...], SessionHash] = field(default_factory=dict, repr=False)
 
     def hash_of(self, bound: tuple[str, ...], make: Callable[[], SessionHash]) -> SessionHash:
@@ -63,29 +129,30 @@ class KeptSession:
             found = self._hashes[bound] = make()
         return found
 
-    def take(self, counter: int) -> bool:
-        """Whether request `counter` may run: once, and where they are ordered, after those before it."""
-        if not 0 <= counter < MAX_REQUESTS:
-            return False
-        with self._lock:
-            if self.ordered:
-                if counter != self._next:
-                    return False
-                self._next += 1
-                return True
-            at, bit = counter >> 3, 1 << (counter & 7)
-            if at >= len(self._taken):
-                self._taken.extend(bytes(at + 1 - len(self._taken)))
-            if self._taken[at] & bit:
-                return False
-            self._taken[at] |= bit
-            return True
+    @property
+    def used(self) -> float:
+        """Monotonic time at which it was used last."""
+        return max(self.found, self.numbers.used)
 
 
 class KeptSessions:
-    """Session id -> session. May be called from any thread."""
+    """Session id -> session. May be called from any thread.
 
-    def __init__(self, clock: Clock, capacity: int = MAX_SESSIONS, of_sender: int = MAX_OF_SENDER) -> None:
+    Args:
+        clock: time.
+        capacity: most sessions that are kept.
+        of_sender: most of them of one sender.
+        keeper: told of those whose requests may come in any order.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        capacity: int = MAX_SESSIONS,
+        of_sender: int = MAX_OF_SENDER,
+        keeper: Keeper | None = None,
+    ) -> None:
+        self._keeper = keeper
         self._clock = clock
         self._capacity = capacity
         self._of_sender = of_sender
@@ -116,9 +183,11 @@ class KeptSessions:
             of_project = int(self._capacity * PROJECT_SHARE)
             if len(self._kept) >= self._capacity or self._projects[owner.project] >= of_project:
                 raise _no_place()
-            self._kept[session_id] = KeptSession(
-                ciphers, owner.sender, owner.project, ordered, now + LIFETIME_SECONDS, now
-            )
+            until = now + LIFETIME_SECONDS
+            numbers: Numbers = InOrder() if ordered else InAnyOrder()
+            if self._keeper is not None and not ordered:
+                numbers = self._keeper.keep(session_id, ciphers.keys, owner.sender, until)
+            self._kept[session_id] = KeptSession(ciphers, owner.sender, owner.project, ordered, until, now, numbers)
             self._senders.setdefault(owner.sender, OrderedDict())[session_id] = None
             self._projects[owner.project] += 1
             return True
@@ -135,7 +204,7 @@ class KeptSessions:
                 "this worker does not keep the sealed session; open another one and seal again",
                 reason="STALE_SEALED_SESSION",
             )
-        session.used = now
+        session.found = now
         return session
 
     def end(self, session_id: bytes) -> None:
@@ -153,6 +222,8 @@ class KeptSessions:
 
     def _drop(self, session_id: bytes) -> None:
         session = self._kept.pop(session_id)
+        if self._keeper is not None:
+            self._keeper.end(session_id)
         own = self._senders[session.sender]
         del own[session_id]
         if not own:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -19,8 +20,9 @@ from sealane.inference.v1 import sealed_inference_service_pb2 as pb
 from sealane.protocols.sealed import RUNS
 from sealane.rpc.call import Identity
 from sealane.security import envelope, jws, suites
-from sealane.security.envelope import KEY_BYTES, NONCE_BYTES, REQUEST, RESPONSE, Bound, Chunk, ChunkCipher
+from sealane.security.envelope import KEY_BYTES, NONCE_BYTES, Bound
 from sealane.security.kept_sessions import KeptSession, KeptSessions, Owner
+from sealane.security.sealed_chunks import REQUEST, RESPONSE, Chunk, ChunkCipher
 from sealane.security.sealed_session import SessionCiphers, SessionHash, prefix_of
 from sealane.security.seen import SeenRequests
 from sealane.security.suites import KeyPair
@@ -47,12 +49,57 @@ class Opened:
         method: method that it is a request of.
         seal: seals the answer; once, for its keys are for one.
         end: whether it ends a stream.
+        deployment: that it was sealed for.
+        variant_digest: of what that serves.
+        sender: key that signed it; empty under a session.
     """
 
     plaintext: bytes | bytearray = field(repr=False)
     method: str
     seal: Callable[[bytes], pb.SealedInferResponse] = field(repr=False)
     end: bool = False
+    deployment: str = ""
+    variant_digest: str = ""
+    sender: bytes = b""
+
+    def answer(self, plaintext: bytes) -> bytes:
+        """The sealed answer, serialized; once."""
+        return self.seal(plaintext).SerializeToString()
+
+
+class Keys(Protocol):
+    """The two slow steps, where a library takes them."""
+
+    def unwrap(self, wrapped: bytes, info: bytes) -> bytes:
+        """As :func:`sealane.security.suites.unwrap` with the opener's key pair."""
+        ...
+
+    def verify(self, key: bytes, signature: bytes, message: bytes) -> None:
+        """Check an Ed25519 signature; raises InvalidSignature."""
+        ...
+
+
+class PlainKeys:
+    """The same by the cryptography that Python has."""
+
+    def __init__(self, pair: KeyPair) -> None:
+        self._pair = pair
+
+    def unwrap(self, wrapped: bytes, info: bytes) -> bytes:
+        """As :func:`sealane.security.suites.unwrap`."""
+        return suites.unwrap(self._pair.suite, self._pair, wrapped, info)
+
+    def verify(self, key: bytes, signature: bytes, message: bytes) -> None:
+        """Check an Ed25519 signature; raises InvalidSignature."""
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+
+
+class Memory(Protocol):
+    """Ids of requests that came before; see :class:`sealane.security.seen.SeenRequests`."""
+
+    def add(self, request_id: bytes, project: str, issued_at_ms: int) -> bool:
+        """Remember one; False where it was there already."""
+        ...
 
 
 class Opener:
@@ -63,15 +110,36 @@ class Opener:
         clock: time.
         seen: ids of requests that came before; default: an empty memory.
         sessions: sessions kept; default: none yet.
+        keys: unwraps and verifies; default: by the cryptography that Python has.
     """
 
     def __init__(
-        self, pair: KeyPair, clock: Clock, seen: SeenRequests | None = None, sessions: KeptSessions | None = None
+        self,
+        pair: KeyPair,
+        clock: Clock,
+        seen: Memory | None = None,
+        sessions: KeptSessions | None = None,
+        keys: Keys | None = None,
     ) -> None:
         self._pair = pair
+        self._keys: Keys = PlainKeys(pair) if keys is None else keys
         self._clock = clock
-        self._seen = SeenRequests(clock) if seen is None else seen
+        self._seen: Memory = SeenRequests(clock) if seen is None else seen
         self._sessions = KeptSessions(clock) if sessions is None else sessions
+
+    def open_body(self, body: bytes, caller: Identity, variant_of: Callable[[str], str]) -> Opened:
+        """Open a serialized request: as :meth:`open`.
+
+        Args:
+            body: a SealedInferRequest.
+            caller: identity of the verified token.
+            variant_of: deployment -> digest of the variant that it serves here; empty where it serves none.
+
+        Raises:
+            SealaneError: as :meth:`open`; it is malformed; or what `variant_of` raises.
+        """
+        head, chunks = envelope.parsed(body)
+        return self.open(head, caller, variant_of(head.deployment), chunks)
 
     def open(
         self,
@@ -105,7 +173,8 @@ class Opener:
             plaintext = ChunkCipher(opened.data_key, REQUEST).open(opened.digest, sent)
         except InvalidTag as error:
             raise _cannot_open() from error
-        return Opened(plaintext, request.method, self._sealer(opened))
+        sealed = request.deployment, variant_digest, request.sender_key
+        return Opened(plaintext, request.method, self._sealer(opened), False, *sealed)
 
     def open_session(self, request: pb.SealedInferRequest, caller: Identity, variant_digest: str) -> Opened:
         """Keep the session that an envelope opens, of its own or of a stream; arguments and errors as for :meth:`open`.
@@ -164,7 +233,7 @@ class Opener:
             issued_at_ms=request.issued_at_ms,
         )
         digest = envelope.envelope_hash(bound, request.sender_key, chunks, request.recipients)
-        Ed25519PublicKey.from_public_bytes(request.sender_key).verify(request.signature, digest)
+        self._keys.verify(request.sender_key, request.signature, digest)
         acceptable = (
             self._fresh(request, variant_digest)
             and len(request.request_id) == NONCE_BYTES
@@ -174,7 +243,7 @@ class Opener:
         if not acceptable or not self._seen.add(request.request_id, caller.project, request.issued_at_ms):
             raise _cannot_open()
         info = envelope.info_of(bound, self._pair.key_id, variant_digest)
-        keys = suites.unwrap(request.suite, self._pair, recipient.wrapped_key, info)
+        keys = self._keys.unwrap(recipient.wrapped_key, info)
         if len(keys) != 2 * KEY_BYTES:
             raise _cannot_open()
         return _Unwrapped(keys[:KEY_BYTES], keys[KEY_BYTES:], digest)
@@ -234,7 +303,7 @@ class Opener:
         prefix = prefix_of(place.counter)
         plaintext = session.ciphers.requests.open(digest, chunks, prefix)
         # Taken only now: what is not authentic uses no number up. Of two copies that open, one is taken.
-        if (place.end and plaintext) or not session.take(place.counter):
+        if (place.end and plaintext) or not session.numbers.take(place.counter):
             raise _cannot_open()
         if place.end:
             self._sessions.end(place.session_id)
@@ -244,7 +313,7 @@ class Opener:
                 key_id=self._pair.key_id, chunks=session.ciphers.answers.seal(digest, answer, prefix)
             )
 
-        return Opened(plaintext, method, seal, place.end)
+        return Opened(plaintext, method, seal, place.end, request.deployment, variant_digest)
 
     def _fresh(self, request: pb.SealedInferRequest, variant_digest: str) -> bool:
         age = abs(self._clock.now() - request.issued_at_ms / 1000)

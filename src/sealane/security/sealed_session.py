@@ -15,8 +15,10 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealane.inference.v1 import sealed_inference_service_pb2 as pb
-from sealane.security import envelope
-from sealane.security.envelope import KEY_BYTES, REQUEST, RESPONSE, Bound, ChunkCipher, Open, Sealed, Target, lp
+from sealane.security import envelope, native_envelope
+from sealane.security.envelope import KEY_BYTES, Bound, Open, Sealed, Target
+from sealane.security.length_prefixed import lp
+from sealane.security.sealed_chunks import REQUEST, RESPONSE, ChunkCipher, chunk_count
 
 LIFETIME_SECONDS = 600.0
 MAX_REQUESTS = 10_000
@@ -74,6 +76,7 @@ class SessionCiphers:
         info = lp("sealane/session/v1", key_id, session_id)
         first = envelope.expanded(secret, info)
         second = hmac.digest(secret, first + info + b"\x02", "sha256")
+        self.keys = first, second
         self.requests = ChunkCipher(first, REQUEST)
         self.answers = ChunkCipher(second, RESPONSE)
 
@@ -101,11 +104,13 @@ class ClientSession:
         bound: what the opening envelope is bound to; its method says whether this is a session or a stream.
         target: the worker.
         sender: the client's key.
+        native: seal by the native library, where it is installed.
     """
 
-    def __init__(self, bound: Bound, target: Target, sender: Ed25519PrivateKey) -> None:
+    def __init__(self, bound: Bound, target: Target, sender: Ed25519PrivateKey, *, native: bool = True) -> None:
         secret = os.urandom(KEY_BYTES)
         self._ciphers = SessionCiphers(secret, target.key_id, bound.request_id)
+        self._native = native_envelope.session_keys(secret, bound, target) if native else None
         self._bound = bound
         self._target = target
         self._lock = threading.Lock()
@@ -123,8 +128,10 @@ class ClientSession:
         """Seal the next request; the worker takes at most :data:`MAX_REQUESTS` of them."""
         with self._lock:
             counter, self._next = self._next, self._next + 1
+        if self._native is not None:
+            return self._native.seal(plaintext, (method, token_id, issued_at_ms), counter, end=end)
         place = pb.SessionPlace(key_id=self._target.key_id, session_id=self._bound.request_id, counter=counter, end=end)
-        digest = self._hash(method).digest(place, token_id, issued_at_ms, envelope.chunk_count(plaintext))
+        digest = self._hash(method).digest(place, token_id, issued_at_ms, chunk_count(plaintext))
         head = pb.SealedInferRequest(
             version=envelope.VERSION,
             suite=pb.Suite.ValueType(self._bound.suite),

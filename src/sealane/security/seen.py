@@ -12,7 +12,7 @@ from sealane.errors import ResourceExhausted
 #: Twice the time for which a request may be old or from the future, so that no clock within it reopens the window.
 KEEP_SECONDS = 120.0
 #: Ids are forgotten by the tenth of the window, all of a tenth at once.
-_BUCKET_SECONDS = KEEP_SECONDS / 10
+BUCKET_SECONDS = KEEP_SECONDS / 10
 #: 1,985 requests a second, some 25 MB; a worker runs about half as many.
 CAPACITY = 1 << 18
 #: One project must not fill the memory for all.
@@ -42,7 +42,7 @@ class SeenRequests:
     def __init__(self, clock: Clock, capacity: int = CAPACITY, project_capacity: int | None = None) -> None:
         self._clock = clock
         self._capacity = capacity
-        self._of_project = int(capacity * PROJECT_SHARE) if project_capacity is None else project_capacity
+        self._of_project = share_of(capacity) if project_capacity is None else project_capacity
         self._buckets: deque[_Bucket] = deque()
         self._size = 0
         self._forgotten_ms = 0
@@ -73,13 +73,9 @@ class SeenRequests:
             if any(request_id in bucket.ids for bucket in self._buckets):
                 return False
             if self._size >= self._capacity or self._counts[project] >= self._of_project:
-                raise ResourceExhausted(
-                    "too many sealed requests to remember; slow down, or open a session, which is remembered once",
-                    reason="REPLAY_MEMORY",
-                    retry_after=max(0.1, round(self._buckets[0].until - now, 1)),
-                )
+                raise no_room(self._buckets[0].until - now)
             if not self._buckets or self._buckets[-1].until < now + KEEP_SECONDS:
-                self._buckets.append(_Bucket(now + KEEP_SECONDS + _BUCKET_SECONDS))
+                self._buckets.append(_Bucket(now + KEEP_SECONDS + BUCKET_SECONDS))
             bucket = self._buckets[-1]
             bucket.ids.add(request_id)
             bucket.latest_ms = max(bucket.latest_ms, issued_at_ms)
@@ -94,3 +90,17 @@ class SeenRequests:
             self._size -= len(over.ids)
             self._forgotten_ms = max(self._forgotten_ms, over.latest_ms)
             self._counts -= over.counts  # drops what has come to nothing
+
+
+def share_of(capacity: int) -> int:
+    """Ids that one project may take."""
+    return int(capacity * PROJECT_SHARE)
+
+
+def no_room(seconds: float) -> ResourceExhausted:
+    """The error for a request that cannot be remembered for so long."""
+    return ResourceExhausted(
+        "too many sealed requests to remember; slow down, or open a session, which is remembered once",
+        reason="REPLAY_MEMORY",
+        retry_after=max(0.1, round(seconds, 1)),
+    )

@@ -32,6 +32,8 @@ class KeyPair:
     suite: int
     private_key: PrivateKey
     public_key: bytes
+    private_bytes: bytes = field(default=b"", repr=False)
+    """The seed of the lattice key (FIPS 203: d and z), where the suite has one, and the X25519 key."""
 
     key_id: str = field(init=False)
     """base64url of the SHA-256 of the public key."""
@@ -65,10 +67,21 @@ def generate(suite: int) -> KeyPair:
     """
     exchange = X25519PrivateKey.generate()
     if suite == X25519:
-        return KeyPair(suite, exchange, exchange.public_key().public_bytes_raw())
-    lattice = MLKEM768PrivateKey.generate()
-    public = lattice.public_key().public_bytes_raw() + exchange.public_key().public_bytes_raw()
-    return KeyPair(suite, hpke.MLKEM768X25519PrivateKey(lattice, exchange), public)
+        return pair_of(exchange)
+    return pair_of(exchange, MLKEM768PrivateKey.generate())
+
+
+def pair_of(exchange: X25519PrivateKey, lattice: MLKEM768PrivateKey | None = None) -> KeyPair:
+    """The key pair of these; of the hybrid suite where there is a lattice key."""
+    public, private = exchange.public_key().public_bytes_raw(), exchange.private_bytes_raw()
+    if lattice is None:
+        return KeyPair(X25519, exchange, public, private)
+    return KeyPair(
+        HYBRID,
+        hpke.MLKEM768X25519PrivateKey(lattice, exchange),
+        lattice.public_key().public_bytes_raw() + public,
+        lattice.private_bytes_raw() + private,
+    )
 
 
 def best_available() -> int:
@@ -89,7 +102,12 @@ def wrap(suite: int, public_key: bytes, secret: bytes, info: bytes) -> bytes:
     try:
         return _suite(suite).encrypt(secret, _public(suite, public_key), info)
     except ValueError as error:
-        raise InvalidArgument("the sealing key cannot be sealed to; do not use this worker", field="key") from error
+        raise unusable() from error
+
+
+def unusable() -> InvalidArgument:
+    """The error for a key that nothing can be sealed to."""
+    return InvalidArgument("the sealing key cannot be sealed to; do not use this worker", field="key")
 
 
 def unwrap(suite: int, pair: KeyPair, wrapped: bytes, info: bytes) -> bytes:

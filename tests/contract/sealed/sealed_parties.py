@@ -16,6 +16,7 @@ from typing import Protocol
 import sealed_reader
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from native_library import OpenerOf, ThroughLibrary
 from sealed_reader import INFER, OPEN_SESSION, OPEN_STREAM, Keys, Token, Worker, thumbprint
 from sealed_vectors import pair_of
 
@@ -23,9 +24,10 @@ from sealane.clock import ManualClock
 from sealane.errors import SealaneError
 from sealane.inference.v1.sealed_inference_service_pb2 import SealedInferRequest, SealedInferResponse, SessionPlace
 from sealane.rpc.call import Identity
-from sealane.security import envelope
+from sealane.security import envelope, native_envelope
 from sealane.security.envelope import Bound, Sealed, Target
 from sealane.security.opener import Opener
+from sealane.security.sealed_chunks import chunk_count
 from sealane.security.sealed_session import ClientSession
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -204,18 +206,22 @@ class OtherWorker:
 
 
 class OurClient:
-    """Our client's half."""
+    """Our client's half, in Python or by the native library."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, native: bool = False) -> None:
         self._world = world
+        self._native = native
         self._session: ClientSession | None = None
 
     def seal(self, plaintext: bytes, workers: tuple[Worker, ...], method: str = INFER) -> Sent:
         targets = [_target(worker) for worker in workers]
-        return _sent(envelope.seal(plaintext, self._bound(method), targets, self._world.sender))
+        prepare = native_envelope.prepare if self._native else envelope.prepare
+        envelope_ = prepare(chunk_count(plaintext), self._bound(method), targets, self._world.sender)
+        return _sent(envelope_.seal(plaintext))
 
     def begin(self, worker: Worker, method: str) -> Sent:
-        self._session = ClientSession(self._bound(method), _target(worker), self._world.sender)
+        bound, target = self._bound(method), _target(worker)
+        self._session = ClientSession(bound, target, self._world.sender, native=self._native)
         return _sent(self._session.opening)
 
     def next(self, plaintext: bytes, token: Token, *, end: bool = False) -> Sent:
@@ -246,9 +252,9 @@ def _sent(sealed: Sealed) -> Sent:
 class OurWorker:
     """Our worker's half, with a clock that stands at the time of all messages."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, opener: OpenerOf = Opener) -> None:
         self.variant = worker.variant
-        self._opener = Opener(pair_of(worker.suite, worker.private), ManualClock(ISSUED_AT_MS / 1000))
+        self._opener = opener(pair_of(worker.suite, worker.private), ManualClock(ISSUED_AT_MS / 1000))
 
     def open(self, message: SealedInferRequest, token: Token, jkt: str) -> Got:
         caller = Identity("somebody", token.project, token_id=token.token_id, key_thumbprint=jkt)
@@ -275,6 +281,16 @@ class Ours:
         return OurWorker(worker)
 
 
+class Native:
+    """The same by the native library."""
+
+    def client(self, world: World) -> ClientSide:
+        return OurClient(world, native=True)
+
+    def worker(self, worker: Worker) -> WorkerSide:
+        return OurWorker(worker, ThroughLibrary)
+
+
 @dataclass(frozen=True)
 class Other:
     """An implementation from the page."""
@@ -289,4 +305,5 @@ class Other:
 
 
 OURS: Party = Ours()
+NATIVE: Party = Native()
 READER: Party = Other(sealed_reader)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import native_library
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import DecodeError
@@ -17,6 +19,7 @@ from sealane.rpc.call import Identity
 from sealane.security import envelope, jws, suites
 from sealane.security.envelope import Bound, Target, seal
 from sealane.security.opener import Opener
+from sealane.security.sealed_chunks import CHUNK_BYTES
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 SENDER = Ed25519PrivateKey.generate()
@@ -27,6 +30,12 @@ VARIANT = "sha256:" + "ab" * 32
 #: Every refusal a caller may see; what comes after the key id has one text.
 PUBLIC = {"STALE_SEALING_KEY", "SENDER_KEY"}
 BOTH = pytest.mark.parametrize("suite", [suites.HYBRID, suites.X25519], ids=["hybrid", "x25519"])
+
+
+@pytest.fixture(autouse=True, params=native_library.OPENERS)
+def opener(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is opened in Python, and by the native library."""
+    monkeypatch.setattr(sys.modules[__name__], "Opener", native_library.opener_of(request.param))
 
 
 def bound(suite: int) -> Bound:
@@ -54,7 +63,7 @@ def outcome(pair: suites.KeyPair, wire: bytes, original: pb.SealedInferRequest) 
     if request == original:
         return "SAME"  # an unknown field, which protobuf drops before anybody looks
     try:
-        Opener(pair, CLOCK).open(request, CALLER, VARIANT)
+        Opener(pair, CLOCK).open_body(wire, CALLER, lambda _: VARIANT)
     except SealaneError as error:
         assert error.reason in PUBLIC or error.message == "cannot open sealed payload", error
         return error.reason
@@ -143,7 +152,7 @@ MOVED: dict[str, Change] = {
 @pytest.mark.parametrize("change", MOVED.values(), ids=MOVED)
 def test_chunks_that_were_moved(suite: int, change: Change) -> None:
     pair = suites.generate(suite)
-    request = seal(os.urandom(2 * envelope.CHUNK_BYTES + 5), bound(suite), [target(pair)], SENDER).request
+    request = seal(os.urandom(2 * CHUNK_BYTES + 5), bound(suite), [target(pair)], SENDER).request
     assert len(request.chunks) == 3
     change(request)
     with pytest.raises(InvalidArgument, match="cannot open sealed payload"):

@@ -8,26 +8,58 @@ vector's shared secret.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import cryptography_vectors
+import native_library
 import pytest
 import sealed_hpke as hpke
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hpke as their_hpke
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sealed_reader import KEMS
 from sealed_vectors import pair_of
 
+from sealane.clock import ManualClock
 from sealane.errors import InvalidArgument
+from sealane.native import library
 from sealane.security import suites
+from sealane.security.native_opening import NativeMemory
 
 SUITES = pytest.mark.parametrize("suite", [1, 2], ids=["hybrid", "x25519"])
 INFO, SECRET = b"info", bytes(range(64))
 Json = dict[str, Any]
+
+
+class Library:
+    """The native library in the place of :mod:`sealane.security.suites`."""
+
+    @staticmethod
+    def wrap(suite: int, public_key: bytes, secret: bytes, info: bytes) -> bytes:
+        wrapped = library.wrap(suite, public_key, secret, info)
+        if wrapped is None:
+            raise suites.unusable()
+        return wrapped
+
+    @staticmethod
+    def unwrap(suite: int, pair: suites.KeyPair, wrapped: bytes, info: bytes) -> bytes:
+        assert suite == pair.suite
+        return NativeMemory(pair, ManualClock()).unwrap(wrapped, info)
+
+
+@pytest.fixture(
+    scope="module", autouse=True, params=["python", pytest.param("native", marks=native_library.NEEDS_LIBRARY)]
+)
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything is wrapped and unwrapped in Python, and by the native library."""
+    with pytest.MonkeyPatch.context() as patched:
+        if request.param == "native":
+            patched.setattr(suites, "wrap", Library.wrap)
+            patched.setattr(suites, "unwrap", Library.unwrap)
+        yield
 
 
 @cache
@@ -132,7 +164,9 @@ def test_ml_kem_768_known_answers_inside_x_wing() -> None:
         private = each["d"] + each["z"] + exchange.private_bytes_raw()
         public = each["pk"] + curve
         assert hpke.public_of(hpke.XWING, private) == public
-        pair = suites.KeyPair(1, their_hpke.MLKEM768X25519PrivateKey(*hpke.expanded(private)), public)
+        lattice, curve_key = hpke.expanded(private)
+        pair = suites.pair_of(curve_key, lattice)
+        assert pair.public_key == public
         for ciphertext, secret in ((each["ct"], each["ss"]), (each["ct_n"], each["ss_n"])):
             shared_secret = hpke.combined(secret, agreed, enc, curve)
             assert hpke.decap(hpke.XWING, private, ciphertext + enc) == shared_secret

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 import sealed_checks as checks
 import sealed_reader
+from native_library import NEEDS_LIBRARY
 from sealed_cases import ANSWER_CHANGES, kept, read
 from sealed_hpke import LOW_ORDER, seal_as_agreed
-from sealed_parties import OURS, Other, Party, World
+from sealed_parties import NATIVE, OURS, Other, Party, World
 from sealed_reader import INFER, Worker
 from sealed_script import MISSING, Refused, Script
 from sealed_vectors import Maker
@@ -29,10 +30,18 @@ def script() -> Iterator[Script]:
     script.close()
 
 
-@pytest.fixture(params=["to ours", "from ours"])
+@pytest.fixture(
+    params=[
+        pytest.param((True, OURS), id="to ours"),
+        pytest.param((False, OURS), id="from ours"),
+        pytest.param((True, NATIVE), id="to native", marks=NEEDS_LIBRARY),
+        pytest.param((False, NATIVE), id="from native", marks=NEEDS_LIBRARY),
+    ]
+)
 def pair(request: pytest.FixtureRequest, script: Script) -> tuple[Party, Party]:
     """Client and worker: JavaScript is one, ours the other."""
-    return (Other(script), OURS) if request.param == "to ours" else (OURS, Other(script))
+    to_ours, ours = request.param
+    return (Other(script), ours) if to_ours else (ours, Other(script))
 
 
 @pytest.mark.parametrize("source", ["kept", "fresh"])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import sealed_checks as checks
 import sealed_reader as reader
+from native_library import NEEDS_LIBRARY, OPENERS, opener_of
 from sealed_cases import ANSWER_CHANGES, Vectors, kept, read
-from sealed_parties import OURS, READER, OurWorker, Party
+from sealed_parties import NATIVE, OURS, READER, OurWorker, Party
 from sealed_vectors import Maker
 
 from sealane.inference.v1 import sealed_inference_service_pb2 as pb
 from sealane.security.envelope import Sealed, answer_opener
+from sealane.security.opener import Opener
 from sealane.security.sealed_session import SessionCiphers, session_answer_opener
 
 #: Messages and answers in each file.
@@ -19,6 +21,9 @@ PAIRS = [
     pytest.param(READER, OURS, id="reader to ours"),
     pytest.param(OURS, READER, id="ours to reader"),
     pytest.param(READER, READER, id="reader to reader"),
+    pytest.param(READER, NATIVE, id="reader to native", marks=NEEDS_LIBRARY),
+    pytest.param(NATIVE, READER, id="native to reader", marks=NEEDS_LIBRARY),
+    pytest.param(NATIVE, OURS, id="native to ours", marks=NEEDS_LIBRARY),
 ]
 
 
@@ -50,12 +55,13 @@ def test_the_reader_finds_what_keys_are_bound_to(vectors: Vectors) -> None:
     assert infos == 14
 
 
-def test_our_worker_opens_every_vector_and_the_reader_its_answer(vectors: Vectors) -> None:
+@pytest.mark.parametrize("opener", OPENERS)
+def test_our_worker_opens_every_vector_and_the_reader_its_answer(vectors: Vectors, opener: type[Opener] | str) -> None:
     opened = 0
     for each in vectors.exchanges:
         for worker in vectors.workers:
             if worker.key_id in each.keys and each.opening is None:
-                far = OurWorker(worker)
+                far = OurWorker(worker, opener_of(opener))
                 for message in [each, *(placed for placed in vectors.exchanges if placed.opening is each)]:
                     got = far.open(message.message, message.token, message.jkt)
                     assert got.plaintext == message.plaintext

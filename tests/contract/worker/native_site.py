@@ -28,7 +28,6 @@ from sealane.rpc.dispatch import Dispatcher
 from sealane.rpc.fairness import FairShare
 from sealane.rpc.health import Health
 from sealane.security import suites
-from sealane.security.opener import Opener
 from sealane.telemetry import Telemetry
 from sealane.tensors import Array
 from sealane_worker.app import MAX_IN_FLIGHT, THREADS, services
@@ -68,7 +67,7 @@ class Tokens:
 
     def before(self, call: Call) -> None:
         """Set the caller, or refuse."""
-        token = call.metadata.get("authorization", "").removeprefix("Bearer ")
+        token = call.metadata.get("authorization", "").partition(" ")[2]
         self.seen.append(token)
         if token not in self.known:
             raise Unauthenticated("the token was revoked", reason="TOKEN_REVOKED")
@@ -91,6 +90,7 @@ class NativeSite:
     trust: bytes
     dispatcher: Dispatcher
     chain: list[middleware.Middleware]
+    sealing: SealingKey
     channels: list[grpc.Channel] = field(default_factory=list)
 
     def load(self, deployment: str, spec: ModelSpec, *, version: int = 1, epoch: int = 1, project: str = "p") -> None:
@@ -161,11 +161,14 @@ def told(text: str, name: str = "hostile") -> InferenceCall:
 
 
 @contextmanager
-def serving(folder: Path, limits: BoxLimits, sample_ratio: float = 0.0) -> Iterator[NativeSite]:
+def serving(
+    folder: Path, limits: BoxLimits, sample_ratio: float = 0.0, suite: int = suites.HYBRID
+) -> Iterator[NativeSite]:
     """The front, bound and started; without a model."""
     clock = SystemClock()
     engine = Engine(host=Host(limits, HostPolicy(native=True)))
-    express, spans, tokens = Express(engine, clock, MAX_IN_FLIGHT), InMemorySpanExporter(), Tokens()
+    sealing = SealingKey(suites.generate(suite), lambda: grpc.insecure_channel("127.0.0.1:1"), clock)
+    express, spans, tokens = Express(engine, clock, MAX_IN_FLIGHT, sealing), InMemorySpanExporter(), Tokens()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(spans))
     telemetry_ = Telemetry(provider.get_tracer("test"), sample_ratio)
@@ -180,18 +183,18 @@ def serving(folder: Path, limits: BoxLimits, sample_ratio: float = 0.0) -> Itera
     ]
     pki = Pki()
     identity = pki.identity(folder / "identity", "node", "cloud-1")
-    pair = suites.generate(suites.X25519)
-    sealing = SealingKey(pair, lambda: grpc.insecure_channel("127.0.0.1:1"), clock)
     about = Introduction("cloud-1", folder, {}, 0.0, (), sealing, counted, "127.0.0.1:7")
     serving_, streams = Serving(engine, telemetry_, "cloud-1", express.learn), Streams(8)
-    sealed = SealedServicer(serving_, Opener(pair, clock), about, telemetry_)
+    sealed = SealedServicer(serving_, express.opener, about, telemetry_, express)
     dispatcher = Dispatcher(services(serving_, sealed, Health(), streams), middleware.Chain(chain))
     streams.attach(dispatcher)
+    sealed.attach(dispatcher)
     server = NativeServer(dispatcher, express, threads=THREADS)
     port = server.bind("127.0.0.1:0", identity, sample_ratio)
     server.start()
     tokens.add("good")
-    site = NativeSite(engine, server, tokens, express, spans, f"127.0.0.1:{port}", pki.root_pem, dispatcher, chain)
+    address, trust = f"127.0.0.1:{port}", pki.root_pem
+    site = NativeSite(engine, server, tokens, express, spans, address, trust, dispatcher, chain, sealing)
     try:
         yield site
     finally:

@@ -16,6 +16,7 @@ from sealane.rpc.call import Identity
 from sealane.security import envelope, jws, suites
 from sealane.security.envelope import Bound, Sealed, Target, seal
 from sealane.security.opener import Opener, StaleKey
+from sealane.security.sealed_chunks import CHUNK_BYTES
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -49,7 +50,7 @@ def pair(request: pytest.FixtureRequest) -> suites.KeyPair:
     return suites.generate(request.param)
 
 
-@pytest.mark.parametrize("size", [0, 1, envelope.CHUNK_BYTES, envelope.CHUNK_BYTES + 1, 3 * envelope.CHUNK_BYTES])
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
 def test_round_trip(pair: suites.KeyPair, size: int) -> None:
     plaintext = os.urandom(size)
     sent = sealed_for(pair, plaintext)
@@ -93,7 +94,7 @@ CHANGES: dict[str, Change] = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_nothing_that_was_touched_opens(pair: suites.KeyPair, change: Change) -> None:
-    sent = sealed_for(pair, os.urandom(2 * envelope.CHUNK_BYTES))
+    sent = sealed_for(pair, os.urandom(2 * CHUNK_BYTES))
     change(sent.request)
     with pytest.raises(InvalidArgument) as caught:
         Opener(pair, CLOCK).open(sent.request, CALLER, DIGEST)
@@ -175,5 +176,5 @@ def test_a_prepared_envelope_seals_once_and_what_it_was_signed_for() -> None:
     with pytest.raises(ValueError, match="one plaintext"):
         once.seal(b"second")
     with pytest.raises(ValueError, match="as many chunks"):
-        envelope.prepare(1, bound, [target], sender).seal(bytes(envelope.CHUNK_BYTES + 1))
+        envelope.prepare(1, bound, [target], sender).seal(bytes(CHUNK_BYTES + 1))
     assert "data_key" not in repr(envelope.prepare(1, bound, [target], sender))

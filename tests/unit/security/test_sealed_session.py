@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -14,16 +16,19 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from native_library import OPENERS, ThroughLibrary
 
 from sealane.clock import ManualClock
 from sealane.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, SealaneError, Unauthenticated
 from sealane.inference.v1 import sealed_inference_service_pb2 as pb
 from sealane.protocols.sealed import OPEN_SESSION, OPEN_STREAM
 from sealane.rpc.call import Identity
-from sealane.security import envelope, jws, suites
+from sealane.security import envelope, jws, sealed_chunks, suites
 from sealane.security.envelope import ANSWER, Bound, Target
 from sealane.security.kept_sessions import IDLE_SECONDS, KeptSessions, Owner
+from sealane.security.length_prefixed import lp
 from sealane.security.opener import Opener, StaleKey
+from sealane.security.sealed_chunks import CHUNK_BYTES
 from sealane.security.sealed_session import LIFETIME_SECONDS, MAX_REQUESTS, ClientSession, SessionCiphers, prefix_of
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -35,13 +40,27 @@ CIPHERS = SessionCiphers(bytes(32), "key", b"session")
 CALLER = Identity("a", "p", frozenset({"infer"}), "token-1", THUMBPRINT)
 
 
+@pytest.fixture(scope="module", autouse=True, params=OPENERS)
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything is opened in Python, and by the native library."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Pair, "native", request.param is not Opener)
+        yield
+
+
 class Pair:
     """A worker and a client that agree on a session."""
+
+    native = False
+    """Whether both halves are the native library's."""
 
     def __init__(self, suite: int = suites.X25519, method: str = OPEN_SESSION, sessions: int = 16) -> None:
         self.clock = ManualClock()
         self.pair = suites.generate(suite)
-        self.opener = Opener(self.pair, self.clock, sessions=KeptSessions(self.clock, of_sender=sessions))
+        if self.native:
+            self.opener: Opener = ThroughLibrary(self.pair, self.clock, sessions=sessions)
+        else:
+            self.opener = Opener(self.pair, self.clock, sessions=KeptSessions(self.clock, of_sender=sessions))
         self.method = method
         self.session = self.open()
 
@@ -50,7 +69,8 @@ class Pair:
 
     def client(self, sender: Ed25519PrivateKey = SENDER, token_id: str = "token-1") -> ClientSession:
         bound = Bound(self.pair.suite, "p", DEPLOYMENT, self.method, os.urandom(16), token_id, self.now_ms())
-        return ClientSession(bound, Target(self.pair.key_id, self.pair.public_key, DIGEST), sender)
+        target = Target(self.pair.key_id, self.pair.public_key, DIGEST)
+        return ClientSession(bound, target, sender, native=self.native)
 
     def open(self) -> ClientSession:
         session = self.client()
@@ -70,7 +90,7 @@ def both(request: pytest.FixtureRequest) -> Pair:
     return Pair(request.param)
 
 
-@pytest.mark.parametrize("size", [0, 1, envelope.CHUNK_BYTES + 1])
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES + 1])
 def test_request_and_answer(both: Pair, size: int) -> None:
     plaintext = os.urandom(size)
     sent = both.seal(plaintext)
@@ -86,6 +106,21 @@ def test_no_two_requests_share_a_key(both: Pair) -> None:
     both.opener.open(second.request, CALLER, DIGEST)
     with pytest.raises(InvalidArgument, match="cannot open the sealed answer"):
         second.open(answer)
+
+
+def test_a_plaintext_is_not_kept(both: Pair) -> None:
+    """Not even until the collector finds a circle: it is large, and it was sealed."""
+    both.opener.open(both.seal().request, CALLER, DIGEST)
+    gc.disable()
+    try:
+        opened = both.opener.open(both.seal(os.urandom(100)).request, CALLER, DIGEST)
+        plaintext = opened.plaintext
+        held = sys.getrefcount(plaintext)
+        opened.answer(b"answer")
+        del opened
+        assert sys.getrefcount(plaintext) == held - 1
+    finally:
+        gc.enable()
 
 
 def test_requests_arrive_in_any_order_and_each_runs_once(both: Pair) -> None:
@@ -304,7 +339,7 @@ def test_a_stream_does_not_give_way_while_it_is_used() -> None:
 
 def test_keys_are_those_of_the_library_and_nonces_never_come_twice() -> None:
     """HKDF is written out for speed; here it is held against the library's."""
-    info = envelope.lp("sealane/session/v1", "key", b"session")
+    info = lp("sealane/session/v1", "key", b"session")
     expected = HKDFExpand(hashes.SHA256(), 64, info).derive(bytes(range(32)))
     ciphers = SessionCiphers(bytes(range(32)), "key", b"session")
     for cipher, key, direction in (
@@ -312,12 +347,14 @@ def test_keys_are_those_of_the_library_and_nonces_never_come_twice() -> None:
         (ciphers.answers, expected[32:], b"response"),
     ):
         (chunk,) = cipher.seal(b"digest", b"plaintext", prefix_of(7))
-        nonce, bound = bytes.fromhex("000000070000000000000001"), envelope.lp(direction, b"digest", 0)
+        nonce, bound = bytes.fromhex("000000070000000000000001"), lp(direction, b"digest", 0)
         assert AESGCM(key).decrypt(nonce, chunk, bound) == b"plaintext"
-    nonces = {envelope._nonce(prefix_of(n), i, total) for n in (0, 1, 9999) for total in (1, 64) for i in range(total)}
+    nonces = {
+        sealed_chunks._nonce(prefix_of(n), i, total) for n in (0, 1, 9999) for total in (1, 64) for i in range(total)
+    }
     assert len(nonces) == 3 * (64 + 1)
     secret, salt = os.urandom(32), os.urandom(16)
-    library = HKDF(hashes.SHA256(), 32, salt, envelope.lp("sealane/response/v1", "key", b"digest")).derive(secret)
+    library = HKDF(hashes.SHA256(), 32, salt, lp("sealane/response/v1", "key", b"digest")).derive(secret)
     assert envelope.response_key(salt, secret, "key", b"digest") == library
 
 

@@ -9,7 +9,7 @@ fn varint_size(value: u64) -> usize {
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
-fn put_varint(out: &mut impl BufMut, mut value: u64) {
+pub fn put_varint(out: &mut impl BufMut, mut value: u64) {
     while value >= 0x80 {
         out.put_u8(value as u8 | 0x80);
         value >>= 7;
@@ -18,11 +18,11 @@ fn put_varint(out: &mut impl BufMut, mut value: u64) {
 }
 
 /// Bytes of a length-delimited field with a number below 16.
-fn field_size(size: usize) -> usize {
+pub fn field_size(size: usize) -> usize {
     1 + varint_size(size as u64) + size
 }
 
-fn put_head(out: &mut impl BufMut, number: u8, size: usize) {
+pub fn put_head(out: &mut impl BufMut, number: u8, size: usize) {
     out.put_u8(number << 3 | LENGTH_DELIMITED as u8);
     put_varint(out, size as u64);
 }
@@ -32,10 +32,32 @@ pub fn put_field(out: &mut impl BufMut, number: u8, value: &[u8]) {
     out.put_slice(value);
 }
 
-/// Frame and message of an answer: `head` is the message without tensors and id, serialized.
-pub fn answer(kind: Kind, head: &[u8], id: &[u8], layout: &Layout, body: &[u8]) -> Option<Bytes> {
-    let mut out = BytesMut::with_capacity(5 + head.len() + id.len() + layout.size + 64 * (layout.tensors.len() + 1));
-    out.put_slice(&[0; 5]);
+/// What stands before a message on the wire: a flag, and its length.
+pub const FRAME_HEAD: usize = 5;
+
+/// The message that stands behind room for the frame's head.
+pub fn framed(mut out: BytesMut) -> Option<Bytes> {
+    let size = u32::try_from(out.len() - FRAME_HEAD).ok()?;
+    out[..FRAME_HEAD].copy_from_slice(&[&[0][..], &size.to_be_bytes()].concat());
+    Some(out.freeze())
+}
+
+/// What comes back for a request.
+pub struct Answered<'a> {
+    pub kind: Kind,
+    /// The message without tensors and id, serialized.
+    pub head: &'a [u8],
+    pub id: &'a [u8],
+    pub layout: &'a Layout,
+    pub body: &'a [u8],
+}
+
+/// The message of an answer behind some bytes.
+pub fn answer(before: &[u8], answered: &Answered<'_>) -> Option<BytesMut> {
+    let Answered { kind, head, id, layout, body } = *answered;
+    let size = before.len() + head.len() + id.len() + layout.size + 64 * (layout.tensors.len() + 1);
+    let mut out = BytesMut::with_capacity(size);
+    out.put_slice(before);
     out.put_slice(head);
     match kind {
         Kind::OpenInference => {
@@ -59,9 +81,7 @@ pub fn answer(kind: Kind, head: &[u8], id: &[u8], layout: &Layout, body: &[u8]) 
             }
         }
     }
-    let size = u32::try_from(out.len() - 5).ok()?;
-    out[1..5].copy_from_slice(&size.to_be_bytes());
-    Some(out.freeze())
+    Some(out)
 }
 
 fn packed(shape: &[u64]) -> Vec<u8> {

@@ -12,27 +12,29 @@ use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request};
 use tokio::time::{sleep, timeout};
 
+use crate::answer::FRAME_HEAD;
 use crate::arrivals::Arrival;
 use crate::desk::{Letter, Reply};
 use crate::express::Express;
 use crate::front::{Client, CountedOut, Front};
 use crate::head::{metadata, shorten, size_of, Head};
 use crate::message::{cut, Content};
-use crate::monotonic;
+use crate::places::Place;
 use crate::relay::{relay, Begun, Reset};
 use crate::reply::{refuse, refuse_with, send};
 use crate::rope::Rope;
+use crate::run::Run;
+use crate::sealed::Inside;
 use crate::table::{key_of, Ticket};
+use crate::{beside, monotonic};
 
 /// How large bodies are at most that are read in here; others go to Python as they come.
 const BODY_BYTES: usize = 4 << 20;
 /// Pieces of a body that are kept: who sends more of them sends nothing but overhead.
 const PIECES: usize = 1024;
 const SMALL_PIECE: usize = 4096;
-/// Flag and length of a message.
-const FRAME_HEAD: usize = 5;
 /// Python says itself when a call's time is over; it is given so much longer to do so.
-const GRACE: Duration = Duration::from_millis(20);
+pub const GRACE: Duration = Duration::from_millis(20);
 
 /// Metadata of a call that is carried to Python, for Python alone: secret and ticket.
 static EXPRESS: HeaderName = HeaderName::from_static("x-sealane-express");
@@ -148,7 +150,7 @@ fn whole(begun: &Begun) -> Option<Rope<'_>> {
 pub struct Known<'a> {
     pub front: &'a Arc<Front>,
     pub head: &'a Head<'a>,
-    caller: u64,
+    pub caller: u64,
     pub message: &'a Rope<'a>,
     pub started: Instant,
 }
@@ -163,13 +165,24 @@ impl Known<'_> {
         respond: &mut SendResponse<Bytes>,
     ) -> Result<(), Reset> {
         let (mut ticket, mut sampled) = (None, false);
-        if let Some((kind, found)) = self.head.kind.and_then(|kind| Some((kind, cut(kind, self.message)?))) {
+        if let Some((inside, place)) = self.opened() {
+            sampled = self.head.untraced && self.front.drawn();
+            let message = inside.message();
+            let express = Express { known: self, run: inside.run(self.front, &message) };
+            if !sampled && express.answer(place, respond).await? {
+                return Ok(());
+            }
+        } else if let Some((kind, found)) = self.head.kind.and_then(|kind| Some((kind, cut(kind, self.message)?))) {
             let key = key_of(self.caller, kind, &found.rest);
             match self.front.table.entry(&key) {
                 Some(entry) => {
                     sampled = self.head.untraced && self.front.drawn();
-                    if !sampled && (Express { known: self, entry, found: &found }).run(respond).await? {
-                        return Ok(());
+                    let run = Run { front: self.front, entry, message: self.message, found: &found, right: None };
+                    let place = (!sampled).then(|| self.front.places.enter(&run.entry.told.project)).flatten();
+                    if let Some(place) = place {
+                        if (Express { known: self, run }).answer(place, respond).await? {
+                            return Ok(());
+                        }
                     }
                 }
                 None => ticket = Some(self.begin(Some((key, found.contents)))),
@@ -187,6 +200,15 @@ impl Known<'_> {
             arrival,
         };
         self.ask(letter, respond).await
+    }
+
+    /// What is inside, where it came sealed, opens, and was answered before; and a place to run it.
+    fn opened(&self) -> Option<(Inside, Place)> {
+        if !self.head.sealed {
+            return None;
+        }
+        let open = || Inside::of(self.front, self.caller, self.message, |project| self.front.places.enter(project));
+        beside(self.message.len(), open)
     }
 
     fn begin(&self, request: Option<(Vec<u8>, Vec<Content>)>) -> Ticket {

@@ -23,6 +23,18 @@ pub enum Failed {
     Left,
 }
 
+impl Failed {
+    fn told(self) -> (&'static str, Vec<u8>) {
+        match self {
+            Self::Told(told) => ("told", told),
+            Self::Crashed => ("crashed", Vec::new()),
+            Self::Lied => ("lied", Vec::new()),
+            Self::Late => ("late", Vec::new()),
+            Self::Left => ("left", Vec::new()),
+        }
+    }
+}
+
 /// Headers of the answer to a call that failed; None where Python itself fails.
 pub async fn fail(
     front: Arc<Front>,
@@ -33,17 +45,23 @@ pub async fn fail(
 ) -> Option<Headers> {
     let asked = move || {
         Python::attach(|py| {
-            let (kind, told) = match failed {
-                Failed::Told(told) => ("told", told),
-                Failed::Crashed => ("crashed", Vec::new()),
-                Failed::Lied => ("lied", Vec::new()),
-                Failed::Late => ("late", Vec::new()),
-                Failed::Left => ("left", Vec::new()),
-            };
+            let (kind, told) = failed.told();
             let about = entry.told.about.clone_ref(py);
             let arguments = (about, kind, PyBytes::new(py, &told), request_id, spent.as_secs_f64());
             front.fail.call1(py, arguments)?.extract::<Vec<(String, String)>>(py)
         })
     };
     Some(headers(tokio::task::spawn_blocking(asked).await.ok()?.ok()?))
+}
+
+/// What is said inside the seal of a call that failed: a serialized `google.rpc.Status`; None where Python itself fails.
+pub async fn fail_inside(front: Arc<Front>, entry: Arc<Entry>, failed: Failed, request_id: String) -> Option<Vec<u8>> {
+    let asked = move || {
+        Python::attach(|py| {
+            let (kind, told) = failed.told();
+            let arguments = (entry.told.about.clone_ref(py), kind, PyBytes::new(py, &told), request_id);
+            front.fail_inside.call1(py, arguments)?.extract::<Vec<u8>>(py)
+        })
+    };
+    tokio::task::spawn_blocking(asked).await.ok()?.ok()
 }

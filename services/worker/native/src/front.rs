@@ -22,6 +22,7 @@ use crate::monotonic;
 use crate::places::Counters;
 use crate::relay::Upstream;
 use crate::runtime;
+use crate::seal::opening::Opener;
 use crate::table::Table;
 use crate::tls::Identity;
 
@@ -74,6 +75,10 @@ pub struct Front {
     pub ratio: f64,
     /// Puts a failure in the words of the protocol, and into the log.
     pub fail: Py<PyAny>,
+    /// The same inside a seal.
+    pub fail_inside: Py<PyAny>,
+    /// Opens what came sealed.
+    pub opener: Arc<Opener>,
     pub arrivals: Arc<Arrivals>,
     pub connections: AtomicUsize,
     pub numbers: AtomicU64,

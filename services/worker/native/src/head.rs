@@ -8,6 +8,7 @@ use http::HeaderMap;
 
 use crate::message::Kind;
 
+const SEALED: &str = "/sealane.inference.v1.SealedInferenceService/SealedInfer";
 /// A longer credential is no token of ours.
 const MAX_CREDENTIAL: usize = 4096 + 16;
 
@@ -33,6 +34,8 @@ pub struct Head<'a> {
     pub path: &'a str,
     /// Its message, where it may have been answered before: with no metadata that something may depend on, untraced.
     pub kind: Option<Kind>,
+    /// The same of a message that came sealed.
+    pub sealed: bool,
     pub credential: HeaderValue,
     pub timeout: Option<Duration>,
     pub request_id: Option<HeaderValue>,
@@ -62,6 +65,7 @@ impl<'a> Head<'a> {
         Some(Self {
             path,
             kind: if plain { kind_of(path) } else { None },
+            sealed: plain && path == SEALED,
             credential,
             timeout,
             request_id: headers.get(&REQUEST_ID).cloned(),
@@ -76,7 +80,8 @@ impl<'a> Head<'a> {
     }
 }
 
-fn kind_of(path: &str) -> Option<Kind> {
+/// The message of a method.
+pub fn kind_of(path: &str) -> Option<Kind> {
     match path {
         "/inference.GRPCInferenceService/ModelInfer" => Some(Kind::OpenInference),
         "/tensorflow.serving.PredictionService/Predict" => Some(Kind::TensorFlowServing),

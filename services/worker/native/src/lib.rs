@@ -2,8 +2,11 @@
 //!
 //! It holds the client port. A call that Python has answered before, for the same caller and the same request but for
 //! the contents of its tensors, goes from the socket to the model process and back in here (`front`, `table`,
-//! `message`, `slots`). Every other call is Python's: threads of it take what was read of callers that are known (`desk`),
-//! and the rest is carried to its own server as it comes (`relay`). See `docs/adr/0025-native-front.md`.
+//! `message`, `run`, `slots`). Every other call is Python's: threads of it take what was read of callers that are known
+//! (`desk`), and the rest is carried to its own server as it comes (`relay`). See `docs/adr/0025-native-front.md`.
+//!
+//! What comes sealed is opened and answered in the same way (`sealed`, and `lane` for what a gateway has carried), by what
+//! `seal` knows of the protocol, which clients use as well. See `docs/adr/0026-sealed-past-the-interpreter.md`.
 
 mod answer;
 mod arrivals;
@@ -14,6 +17,7 @@ mod failure;
 mod front;
 mod guard;
 mod head;
+mod lane;
 mod layout;
 mod message;
 mod places;
@@ -21,6 +25,9 @@ mod relay;
 mod reply;
 mod rings;
 mod rope;
+mod run;
+mod seal;
+mod sealed;
 mod slot;
 mod slots;
 mod stats;
@@ -34,16 +41,23 @@ use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::desk::{Asked, Desk};
-use crate::message::Kind;
+use crate::lane::Carried;
+use crate::message::{cut, Kind};
 use crate::places::Places;
+use crate::rope::Rope;
+use crate::seal::client::{Envelope, SessionKeys};
+use crate::seal::opening::{verified, Answering, Context, Opening, Sent};
+use crate::seal::sessions::Numbers;
+use crate::seal::suite::wrapped;
 use crate::slots::Slots;
 use crate::stats::Statistics;
-use crate::table::{Lesson, Table, Told};
+use crate::table::{Lesson, Sealed, Table, Told};
 
 /// What a mutex guards; one that was held in a panic as well, for no state here is left half changed.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -74,6 +88,16 @@ fn runtime() -> &'static Runtime {
     })
 }
 
+/// Do work over so many bytes; where they are many the calls that wait for this thread go on in another one.
+fn beside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    const MANY: usize = 512 << 10;
+    if bytes > MANY {
+        tokio::task::block_in_place(work)
+    } else {
+        work()
+    }
+}
+
 /// What Python says that a call came to, to be repeated.
 #[pyclass(frozen, module = "sealane_native")]
 struct Repeat {
@@ -91,6 +115,8 @@ impl Repeat {
     ///     how: rows, priority and flow of the request.
     ///     head: the answer without tensors and id, serialized.
     ///     about: comes back where a call fails.
+    ///     sealed: what the request came sealed to: deployment, method, digest of what is served, id and thumbprint of
+    ///         the token, the sender's key where it came by itself; and what was inside.
     #[new]
     #[allow(clippy::too_many_arguments)] // keyword arguments in Python
     fn new(
@@ -103,15 +129,24 @@ impl Repeat {
         how: (u32, u8, u32),
         head: Vec<u8>,
         about: Py<PyAny>,
+        sealed: Option<CameSealed>,
     ) -> Self {
         let kind = if tfserving { Kind::TensorFlowServing } else { Kind::OpenInference };
         let ((slots, statistics), (rows, priority, flow)) = (model, how);
+        let sealed = sealed.map(|came| {
+            let (deployment, method, variant, token_id, thumbprint, sender, plaintext) = came;
+            let context =
+                Arc::new(Context { project: project.clone(), token_id, thumbprint, sender: sender.to_vec(), variant });
+            Sealed { deployment, method, context, cut: cut(kind, &Rope::of(&plaintext)) }
+        });
         let told = Told { project, statistics, kind, layout, rows, priority, flow, head, about };
         let tensors = tensors.into_iter().map(|(name, size)| (name.into_bytes(), size)).collect();
         let slots = Arc::clone(&slots.borrow(py).inner);
-        Self { lesson: Lesson { told: Arc::new(told), slots, tensors } }
+        Self { lesson: Lesson { told: Arc::new(told), slots, tensors, sealed } }
     }
 }
+
+type CameSealed = (String, String, String, String, String, PyBackedBytes, PyBackedBytes);
 
 /// The listener of a worker.
 #[pyclass(frozen, module = "sealane_native")]
@@ -135,7 +170,9 @@ impl Front {
     ///     places: the worker's admission.
     ///     ratio: share of calls without a trace that begin one.
     ///     fail: gets `about`, what happened, what the model said (JSON), the request id and the seconds spent; gives
-    ///         the headers of the answer.
+    ///         the headers of the answer. And another that gets the same but the seconds, and gives what is said inside
+    ///         a seal.
+    ///     opening: opens what came sealed.
     ///
     /// Raises:
     ///     OSError: the port cannot be had.
@@ -151,7 +188,8 @@ impl Front {
         limits: front::Limits,
         places: &Places,
         ratio: f64,
-        fail: Py<PyAny>,
+        fail: (Py<PyAny>, Py<PyAny>),
+        opening: &Opening,
     ) -> PyResult<Self> {
         let identity = Arc::new(tls::Identity::new(&identity.0, &identity.1).map_err(PyValueError::new_err)?);
         let config = tls::config(Arc::clone(&identity)).map_err(PyValueError::new_err)?;
@@ -170,7 +208,9 @@ impl Front {
             upstream: upstream.0.into(),
             secret: upstream.1,
             ratio,
-            fail,
+            fail: fail.0,
+            fail_inside: fail.1,
+            opener: Arc::clone(&opening.opener),
             arrivals: Arc::default(),
             connections: AtomicUsize::new(0),
             numbers: AtomicU64::new(1),
@@ -209,6 +249,11 @@ impl Front {
         py.detach(|| self.front.desk.take())
     }
 
+    /// A call with a credential that came over a lane, and that Python has looked at.
+    fn carried(&self, credential: &str) -> Carried {
+        Carried::new(&self.front, credential)
+    }
+
     /// Have the threads that take calls end.
     fn close(&self) {
         self.front.desk.close();
@@ -228,11 +273,22 @@ impl Front {
 
 #[pymodule]
 fn sealane_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    // Of what Python expects (`sealane.native`): another one where something that is there changes.
+    module.add("INTERFACE", 2)?;
     module.add_class::<Places>()?;
     module.add_class::<Slots>()?;
     module.add_class::<Statistics>()?;
     module.add_class::<Repeat>()?;
     module.add_class::<Asked>()?;
     module.add_class::<Front>()?;
+    module.add_class::<Opening>()?;
+    module.add_class::<Carried>()?;
+    module.add_class::<Sent>()?;
+    module.add_class::<Answering>()?;
+    module.add_class::<Numbers>()?;
+    module.add_class::<Envelope>()?;
+    module.add_class::<SessionKeys>()?;
+    module.add_function(wrap_pyfunction!(verified, module)?)?;
+    module.add_function(wrap_pyfunction!(wrapped, module)?)?;
     Ok(())
 }

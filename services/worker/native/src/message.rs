@@ -38,13 +38,51 @@ pub const MAX_REST: usize = 4096;
 /// A TensorProto has fewer fields, and typed values are left to Python.
 const MAX_FIELDS: usize = 16;
 
-struct Reader<'a> {
+/// Reads the fields of a message, or of a part of one.
+pub struct Reader<'a> {
     message: &'a Rope<'a>,
     at: usize,
     end: usize,
 }
 
-impl Reader<'_> {
+/// The value of a field.
+#[derive(Clone, Copy)]
+pub enum Value {
+    Number(u64),
+    Range(usize, usize),
+    /// Of 4 or 8 bytes.
+    Fixed,
+}
+
+impl Value {
+    pub fn number(self) -> Option<u64> {
+        match self {
+            Self::Number(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    pub fn range(self) -> Option<(usize, usize)> {
+        match self {
+            Self::Range(start, end) => Some((start, end)),
+            _ => None,
+        }
+    }
+
+    pub fn bytes(self, message: &Rope<'_>) -> Option<Vec<u8>> {
+        self.range().map(|(start, end)| message.to_vec(start, end))
+    }
+
+    pub fn text(self, message: &Rope<'_>) -> Option<String> {
+        String::from_utf8(self.bytes(message)?).ok()
+    }
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(message: &'a Rope<'a>, start: usize, end: usize) -> Self {
+        Self { message, at: start, end }
+    }
+
     fn varint(&mut self) -> Option<u64> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
@@ -66,31 +104,35 @@ impl Reader<'_> {
         Some((start, self.at))
     }
 
-    /// The number of the next field, after which its value comes; of every other kind than length-delimited the value
-    /// is skipped and there is no range.
-    fn field(&mut self) -> Option<Option<(u64, (usize, usize))>> {
+    /// Number and value of the next field.
+    pub fn next(&mut self) -> Option<Option<(u64, Value)>> {
         if self.at == self.end {
             return Some(None);
         }
         let tag = self.varint()?;
-        let range = match tag & 7 {
-            0 => {
-                self.varint()?;
-                (0, 0)
-            }
+        let value = match tag & 7 {
+            0 => Value::Number(self.varint()?),
             1 => self.skip(8)?,
-            LENGTH_DELIMITED => self.value()?,
+            LENGTH_DELIMITED => {
+                let (start, end) = self.value()?;
+                Value::Range(start, end)
+            }
             5 => self.skip(4)?,
             _ => return None, // groups
         };
-        // A number of an unexpected kind is an unknown field to protobuf: none of those that are looked for.
-        let number = if tag & 7 == LENGTH_DELIMITED { tag >> 3 } else { 0 };
-        Some(Some((number, range)))
+        Some(Some((tag >> 3, value)))
     }
 
-    fn skip(&mut self, size: usize) -> Option<(usize, usize)> {
+    /// The number of the next field, and the range of its value where it is length-delimited.
+    fn field(&mut self) -> Option<Option<(u64, (usize, usize))>> {
+        // A number of an unexpected kind is an unknown field to protobuf: none of those that are looked for.
+        let field = self.next()?;
+        Some(field.map(|(number, value)| value.range().map_or((0, (0, 0)), |range| (number, range))))
+    }
+
+    fn skip(&mut self, size: usize) -> Option<Value> {
         self.at = self.at.checked_add(size).filter(|end| *end <= self.end)?;
-        Some((0, 0))
+        Some(Value::Fixed)
     }
 }
 
@@ -105,7 +147,7 @@ pub fn cut(kind: Kind, message: &Rope<'_>) -> Option<Cut> {
 fn cut_open_inference(message: &Rope<'_>) -> Option<Cut> {
     const ID: u64 = 3;
     const RAW_INPUT_CONTENTS: u64 = 7;
-    let mut reader = Reader { message, at: 0, end: message.len() };
+    let mut reader = Reader::new(message, 0, message.len());
     let mut cut = Cut::default();
     let mut kept = 0;
     loop {
@@ -137,7 +179,7 @@ fn cut_open_inference(message: &Rope<'_>) -> Option<Cut> {
 
 fn cut_tensorflow_serving(message: &Rope<'_>) -> Option<Cut> {
     const INPUTS: u64 = 2;
-    let mut reader = Reader { message, at: 0, end: message.len() };
+    let mut reader = Reader::new(message, 0, message.len());
     let mut cut = Cut::default();
     let mut kept = 0;
     loop {
@@ -164,7 +206,7 @@ fn content_of_entry(message: &Rope<'_>, start: usize, end: usize) -> Option<Cont
     const KEY: u64 = 1;
     const VALUE: u64 = 2;
     const TENSOR_CONTENT: u64 = 4;
-    let mut entry = Reader { message, at: start, end };
+    let mut entry = Reader::new(message, start, end);
     let (mut name, mut value) = (None, None);
     let mut fields = 0;
     while let Some((number, range)) = entry.field()? {
@@ -178,7 +220,7 @@ fn content_of_entry(message: &Rope<'_>, start: usize, end: usize) -> Option<Cont
         }
     }
     let (name, (start, end)) = (name?, value?);
-    let mut tensor = Reader { message, at: start, end };
+    let mut tensor = Reader::new(message, start, end);
     let mut content = None;
     while let Some((number, range)) = tensor.field()? {
         fields += 1;

@@ -27,6 +27,11 @@ impl<'a> Rope<'a> {
         Self { pieces, len, last: AtomicUsize::new(0) }
     }
 
+    /// A message that lies in one piece.
+    pub fn of(piece: &'a [u8]) -> Self {
+        Self { pieces: vec![(0, piece)], len: piece.len(), last: AtomicUsize::new(0) }
+    }
+
     pub fn len(&self) -> usize {
         self.len
     }

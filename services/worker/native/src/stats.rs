@@ -135,7 +135,7 @@ impl Statistics {
     }
 
     /// Calls, seconds that a call which came now would wait, seconds that the model takes.
-    fn load(&self) -> (usize, f64, f64) {
+    pub fn load(&self) -> (usize, f64, f64) {
         self.state().load()
     }
 

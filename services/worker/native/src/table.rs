@@ -12,8 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use pyo3::{Py, PyAny};
 
 use crate::locked;
-use crate::message::{Content, Kind};
+use crate::message::{Content, Cut, Kind};
 use crate::monotonic;
+use crate::seal::format::Lp;
+use crate::seal::opening::Context;
 use crate::slots::Inner as SlotsInner;
 use crate::stats::Statistics;
 
@@ -45,6 +47,17 @@ pub struct Lesson {
     pub slots: Arc<SlotsInner>,
     /// Name and bytes of each tensor, in the layout's order.
     pub tensors: Vec<(Vec<u8>, usize)>,
+    /// Where the request came sealed.
+    pub sealed: Option<Sealed>,
+}
+
+/// A request that came sealed.
+pub struct Sealed {
+    pub deployment: String,
+    pub method: String,
+    pub context: Arc<Context>,
+    /// What was inside; none where that is not to be repeated.
+    pub cut: Option<Cut>,
 }
 
 /// What requests of one caller with one rest come to.
@@ -80,6 +93,7 @@ struct Pending {
 struct State {
     callers: HashMap<Vec<u8>, Caller>,
     entries: HashMap<Vec<u8>, Arc<Entry>>,
+    contexts: HashMap<Vec<u8>, (f64, Arc<Context>)>,
     pending: HashMap<u64, Pending>,
     numbers: u64,
 }
@@ -95,6 +109,23 @@ pub fn key_of(caller: u64, kind: Kind, rest: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(rest.len() + 9);
     key.extend(caller.to_le_bytes());
     key.push(kind as u8);
+    key.extend(rest);
+    key
+}
+
+/// Names what a known caller seals for a deployment and a method: by itself, or under a session.
+pub fn key_of_context(caller: u64, deployment: &str, method: &str, alone: bool) -> Vec<u8> {
+    let mut key = caller.to_le_bytes().to_vec();
+    key.push(u8::from(alone));
+    key.extend(Lp(Vec::new()).text(deployment).text(method).0);
+    key
+}
+
+/// Names a request of a known caller that came sealed; however it was sealed, it means the same.
+pub fn key_of_sealed(caller: u64, deployment: &str, method: &str, rest: &[u8]) -> Vec<u8> {
+    const SEALED: u8 = 0x80;
+    let mut key = key_of_context(caller, deployment, method, false);
+    key[8] = SEALED;
     key.extend(rest);
     key
 }
@@ -121,12 +152,20 @@ impl Table {
         None
     }
 
+    /// What a caller's envelopes are bound to.
+    pub fn context(&self, key: &[u8]) -> Option<Arc<Context>> {
+        let state = self.state();
+        let (_, context) = state.contexts.get(key).filter(|(until, _)| monotonic() < *until)?;
+        Some(Arc::clone(context))
+    }
+
     /// Forget everything; what is on its way through Python teaches nothing any more.
     pub fn forget(&self) {
         let _over; // declared first, so that it is dropped behind the lock
         let mut state = self.state();
         self.generation.fetch_add(1, Ordering::AcqRel);
         state.callers.clear();
+        state.contexts.clear();
         _over = std::mem::take(&mut state.entries);
     }
 
@@ -151,10 +190,16 @@ impl Table {
         }
         let now = monotonic();
         let until = until.min(now + LONGEST_SECONDS);
-        let caller = state.caller(pending.credential, until, now);
-        let (Some(lesson), Some((key, contents))) = (lesson, pending.request) else { return true };
+        let number = state.caller(pending.credential.clone(), until, now).number;
+        let Some(lesson) = lesson else { return true };
+        let request = match &lesson.sealed {
+            Some(sealed) => state.context(number, sealed, until, now),
+            None => pending.request,
+        };
         // Its caller may have been forgotten and learned anew meanwhile: then the key names nobody.
+        let Some((key, contents)) = request else { return true };
         let Some(order) = lesson.order(&contents) else { return false };
+        let caller = state.caller(pending.credential, until, now);
         caller.entries += 1;
         if caller.entries > MAX_OF_CALLER {
             // Who asks for something else each time loses his own, and nobody else's.
@@ -190,6 +235,22 @@ impl State {
         let caller = self.callers.entry(credential).or_insert(Caller { number, until, entries: 0 });
         caller.until = until;
         caller
+    }
+
+    /// Keep what a caller's envelopes are bound to; gives the key and the contents of what was inside.
+    fn context(&mut self, caller: u64, sealed: &Sealed, until: f64, now: f64) -> Option<(Vec<u8>, Vec<Content>)> {
+        let cut = sealed.cut.as_ref()?;
+        if self.contexts.len() >= MAX_ENTRIES {
+            self.contexts.retain(|_, (until, _)| now < *until);
+            if self.contexts.len() >= MAX_ENTRIES {
+                self.contexts.clear();
+            }
+        }
+        let alone = !sealed.context.sender.is_empty();
+        let key = key_of_context(caller, &sealed.deployment, &sealed.method, alone);
+        self.contexts.insert(key, (until, Arc::clone(&sealed.context)));
+        let key = key_of_sealed(caller, &sealed.deployment, &sealed.method, &cut.rest);
+        Some((key, cut.contents.clone()))
     }
 }
 

@@ -1,0 +1,83 @@
+//! Calls that come over a lane: Python has read them, looked at their tokens and counted them in; what came sealed and was
+//! answered before is answered in here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::PyBytes;
+use tokio::sync::Notify;
+
+use crate::answer::FRAME_HEAD;
+use crate::failure::Failed;
+use crate::front::Front;
+use crate::rope::Rope;
+use crate::run::Ended;
+use crate::sealed::Inside;
+use crate::table::Ticket;
+use crate::{monotonic, runtime};
+
+/// A call that came over a lane.
+#[pyclass(frozen, module = "sealane_native")]
+pub struct Carried {
+    left: Arc<Notify>,
+    ticket: Ticket,
+    caller: Option<u64>,
+    front: Arc<Front>,
+}
+
+impl Carried {
+    pub fn new(front: &Arc<Front>, credential: &str) -> Self {
+        let credential = credential.as_bytes();
+        let (caller, ticket) = (front.table.caller(credential), front.table.begin(credential, None));
+        Self { left: Arc::default(), ticket, caller, front: Arc::clone(front) }
+    }
+}
+
+#[pymethods]
+impl Carried {
+    /// Under which Python says what it came to; as long as this object is there.
+    #[getter]
+    fn ticket(&self) -> u64 {
+        self.ticket.number
+    }
+
+    /// Nobody waits for the answer any more.
+    fn leave(&self) {
+        self.left.notify_one();
+    }
+
+    /// Answer a request that came sealed as it was answered before, and say how busy its model is; None where nothing ran
+    /// and Python is to answer it.
+    ///
+    /// Args:
+    ///     body: the serialized request.
+    ///     deadline: monotonic time at which nobody waits any more.
+    ///     request_id: for what is said of a failure.
+    fn answer<'py>(
+        &self,
+        py: Python<'py>,
+        body: PyBackedBytes,
+        deadline: f64,
+        request_id: String,
+    ) -> Option<(Bound<'py, PyBytes>, (usize, f64, f64))> {
+        let (frame, load) = py.detach(|| {
+            // Python has counted it in.
+            let (inside, ()) = Inside::of(&self.front, self.caller?, &Rope::of(&body), |_| Some(()))?;
+            let left = Duration::try_from_secs_f64(deadline - monotonic()).unwrap_or_default();
+            let message = inside.message();
+            let run = inside.run(&self.front, &message);
+            let frame = runtime().block_on(async {
+                match run.run(left, self.left.notified()).await {
+                    Ended::NotRun => None,
+                    Ended::Answered(frame) => Some(frame),
+                    Ended::Failed(failed) => run.failed_inside(failed, request_id).await,
+                    Ended::Gone(()) => run.failed_inside(Failed::Left, request_id).await,
+                }
+            });
+            Some((frame?, run.entry.told.statistics.get().load()))
+        })?;
+        Some((PyBytes::new(py, &frame[FRAME_HEAD..]), load))
+    }
+}
