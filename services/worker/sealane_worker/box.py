@@ -68,6 +68,11 @@ class BoxState(enum.Enum):
     CLOSED = "closed"
 
 
+def closed() -> Unavailable:
+    """For a caller whose model has left, or leaves, this worker."""
+    return Unavailable("the model was taken off this worker; ask for a new route", reason="MODEL_CLOSED")
+
+
 def crashed(retry_after: float) -> Unavailable:
     """For a caller whose request was in a process when it ended."""
     return Unavailable(
@@ -204,7 +209,7 @@ class Box:
                 reason="MODEL_RESTARTING",
                 retry_after=self._backoff(),
             )
-        raise Unavailable("the model was taken off this worker; ask for a new route", reason="MODEL_CLOSED")
+        raise closed()
 
     def _start_child(self) -> tuple[Child, Watch, LoadedModel]:
         limit = self._spec.serving.memory_limit_bytes or self._policy.memory_limit_bytes

@@ -28,7 +28,7 @@ from sealane.security.native_opening import NativeOpener
 from sealane.security.opener import Opened
 from sealane.security.tokens import LEEWAY_SECONDS
 from sealane_worker import slots, wire
-from sealane_worker.box import Box, crashed
+from sealane_worker.box import Box, closed, crashed
 from sealane_worker.deployment import Inference, Model
 from sealane_worker.engine import Engine
 from sealane_worker.sealed import told_inside
@@ -57,7 +57,7 @@ def wanted(setting: str) -> bool:
         )
     if setting == NATIVE and library is None:
         raise InvalidArgument(
-            "SEALANE_WORKER_FRONT is 'native' and the native front is not installed; "
+            "SEALANE_WORKER_FRONT is 'native' and the native front is not installed, or of another version; "
             "pip install ./services/worker/native (needs Rust), or leave the setting out",
             reason="SETTING_INVALID",
         )
@@ -213,6 +213,8 @@ def _failure(box: Box | None, kind: str, told: bytes) -> SealaneError:
         return slots.told(told)
     if kind == "crashed":
         return box.crashed() if box is not None else crashed(_TRY_AGAIN)
+    if kind == "closed":
+        return closed()
     if kind == "late":
         return slots.late()
     if kind == "left":

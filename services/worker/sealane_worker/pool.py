@@ -14,7 +14,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 
 from sealane.errors import DeadlineExceeded, Internal, ResourceExhausted, SealaneError, Unavailable
-from sealane_worker.box import Box, BoxLimits, BoxState
+from sealane_worker.box import Box, BoxLimits, BoxState, closed
 from sealane_worker.child import LoadedModel
 from sealane_worker.spec import HostPolicy, ModelSpec, Ran, Run, size_on_disk
 
@@ -131,7 +131,7 @@ class PooledModel:
             if self._box is not None:
                 return self._box
             if self._closed:
-                raise Unavailable("the model was taken off this worker; ask for a new route", reason="MODEL_CLOSED")
+                raise closed()
             loading = self._loading
             if loading is None:
                 self._loading = loading = Future()

@@ -60,8 +60,8 @@ class SealingKey:
 
     @property
     def ends(self) -> float:
-        """Time at which the statement ends; endless while there is none."""
-        return self._expires if self.statement else math.inf
+        """Time at which the statement ends, or has ended; endless where there never was one."""
+        return self._expires if self._statement else math.inf
 
     def facts(self) -> dict[str, str]:
         """What the statement says of this worker; empty while there is none."""

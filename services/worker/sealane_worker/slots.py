@@ -268,9 +268,11 @@ def told(encoded: bytes) -> SealaneError:
     """What a model process says that went wrong: JSON, of which nothing is believed that it cannot know."""
     try:
         said = json.loads(encoded)
-        kind, reason, field, message = (str(said[key]) for key in ("kind", "reason", "field", "message"))
+        # Half a surrogate pair is no text that could be sent on.
+        texts = (str(said[key]).encode().decode() for key in ("kind", "reason", "field", "message"))
+        kind, reason, field, message = texts
         retry_after = float(said["retry_after"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return Internal("the model process sent an error that cannot be read")
     return BY_KIND.get(kind, Internal)(
         message,

@@ -222,10 +222,10 @@ class Sealing:
 
         # All that an envelope is bound to, but its id and time.
         kind = (context.deployment, call.method, token.token_id, chunks, recipients)
-        ready = self._ahead.take(kind) or prepare(ahead=False)
+        made = (self._ahead.take(kind) or prepare(ahead=False)).seal(call.plaintext)
         if self._under_way == 1:  # else there are callers enough for the processor
             self._ahead.make(kind, lambda: prepare(ahead=True), at_once=native_envelope.installed())
-        return ready.seal(call.plaintext)
+        return made
 
     def _session_of(self, call: SealedCall, context: Context, deadline: float) -> _Session:
         candidate = context.choose(call.asked.require, most=1, keep=call.sequence, affinity=call.affinity)[0]

@@ -27,6 +27,7 @@ from sealane.security.sealed_session import ClientSession
 from sealane.security.sealing_policy import SealingPolicy
 from sealane.tensors import Array
 from sealane_worker.box import BoxLimits
+from sealane_worker.model.queueing import Batching
 from sealane_worker.spec import ModelSpec, Serving
 
 pytest.importorskip("sealane_native", reason="the native front is not built: make .venv/.native needs cargo")
@@ -304,17 +305,58 @@ def test_what_finds_no_place_uses_nothing_up(hostile: NativeSite, kind: str) -> 
     assert b"done last" in caller.exchange(last), "it was not looked at, and may come again"
 
 
-def test_large_ones_that_find_no_room_run_in_python_once(site: NativeSite, digits: tuple[Array, Array]) -> None:
-    image = np.resize(digits[0], (15_000, *digits[0].shape[1:]))
-    callers = [SealedCaller(site, WAYS[number % 2], KINDS[number // 2 % 2]) for number in range(12)]
-    want = callers[0].infer(digits_call(image))["probabilities"]
+@pytest.mark.parametrize("kind", KINDS)
+def test_large_ones_that_find_no_room_are_given_back_and_run_in_python_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The front's part of the ring takes 17 of them, while the first ones sleep."""
+    hostile_box.find_hostile(monkeypatch)
+    with serving(tmp_path, BoxLimits(load=20, hang=20)) as site:
+        site.load("hostile", hostile_box.spec_of(tmp_path, Batching(max_queue_bytes=256 << 20)))
+        find_no_room(site, kind)
+
+
+def find_no_room(hostile: NativeSite, kind: str) -> None:
+    code = np.zeros((60_000, 64), np.uint8)
+    code[0, :9] = np.frombuffer(b"sleep 0.2", np.uint8)
+    plaintext = tfserving.encode_request(InferenceCall(Target("hostile", signature="code"), {"code": code}))
+    first = SealedCaller(hostile, "direct", kind, "hostile")
+    callers = [SealedCaller(hostile, WAYS[n % 2], kind, "hostile", token=first.token, key=first.key) for n in range(24)]
     for caller in callers:
-        learned(caller, lambda caller=caller: caller.infer(digits_call(image)))
-    before = runs(site)
+        caller.session = first.session or first.open_session()
+    learned(first, lambda: first.exchange(first.seal(plaintext.SerializeToString(), PREDICT), timeout=60.0))
+    ran, native = runs(hostile, "hostile"), hostile.native("hostile")
+    sent = [caller.seal(plaintext.SerializeToString(), PREDICT) for caller in callers]
     with ThreadPoolExecutor(len(callers)) as threads:
-        for given in threads.map(lambda caller: caller.infer(digits_call(image), timeout=60.0), callers * 3):
-            np.testing.assert_allclose(given["probabilities"], want, atol=1e-6)
-    assert runs(site) == before + 3 * len(callers)
+        answers = threads.map(lambda pair: pair[0].exchange(pair[1], timeout=60.0), zip(callers, sent, strict=True))
+        assert all(b"done" in answer for answer in answers)
+    assert runs(hostile, "hostile") == ran + len(callers)
+    assert 0 < hostile.native("hostile") - native < len(callers), "some found no room"
+    for caller, each in zip(callers, sent, strict=True):
+        assert refused(lambda caller=caller, each=each: caller.exchange(each)).reason == "CANNOT_OPEN"
+    assert runs(hostile, "hostile") == ran + len(callers)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_whose_process_is_closed_under_it_does_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """It may have run: whoever sealed it hears so, and a copy of it is of no use to anybody."""
+    hostile_box.find_hostile(monkeypatch)
+    with serving(tmp_path, BoxLimits(load=20, hang=20, drain=0.2)) as site:
+        site.load("hostile", hostile_box.spec_of(tmp_path))
+        caller = SealedCaller(site, way, deployment="hostile")
+        learned(caller, lambda: caller.predict(told("echo x")))
+        slow = caller.seal(tfserving.encode_request(told("sleep 3")).SerializeToString(), PREDICT)
+        with ThreadPoolExecutor(1) as threads:
+            running = threads.submit(lambda: refused(lambda: caller.exchange(slow)))
+            _wait(lambda: site.express.places.in_flight == 1 or way == "lane")
+            time.sleep(0.3)
+            site.engine._loaded["projects/p/deployments/hostile"].pooled.give_way()
+            told_ = running.result()
+        assert (told_.kind, told_.reason) == ("UNAVAILABLE", "MODEL_CLOSED")
+        assert caller.predict(told("echo back"))["said"].tolist() == [b"done back"]
+        assert refused(lambda: caller.exchange(slow)).reason == "CANNOT_OPEN"
 
 
 def test_what_python_must_look_at_it_looks_at(site: NativeSite, digits: tuple[Array, Array]) -> None:
@@ -348,6 +390,7 @@ def test_streams_are_pythons(site: NativeSite, digits: tuple[Array, Array]) -> N
     caller = SealedCaller(site)
     learned(caller, lambda: caller.infer(digits_call(digits[0][:1])))
     plaintext, before = openinference.encode_request(digits_call(digits[0][:1])).SerializeToString(), runs(site)
+    native = site.native("digits")
     stream = ClientSession(caller.bound(sealed.OPEN_STREAM), caller.target(), caller.key)
     now = int(time.time() * 1000)
     sent = [stream.seal(plaintext, INFER, caller.token, now) for _ in range(3)]
@@ -361,7 +404,7 @@ def test_streams_are_pythons(site: NativeSite, digits: tuple[Array, Array]) -> N
     assert next(answers) and next(answers)
     with pytest.raises(Exception, match="cannot open sealed payload"):
         next(answers)
-    assert runs(site) == before + 1
+    assert (runs(site), site.native("digits")) == (before + 1, native)
 
 
 def test_owners_that_demand_a_seal_get_one(
@@ -381,6 +424,7 @@ def test_owners_that_demand_a_seal_get_one(
         learned(caller, lambda: caller.infer(digits_call(digits[0][:1])))
         time.sleep(1.1)
         assert refused(lambda: caller.infer(digits_call(digits[0][:1]))).reason == "SEALING_POLICY", "it has ended"
+        assert site.sealing.ends < time.time(), "what ended well just now is not repeated either"
 
 
 class Auth:

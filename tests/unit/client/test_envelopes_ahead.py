@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sealane.client import envelopes_ahead
 from sealane.client.envelopes_ahead import EnvelopesAhead
-from sealane.security.envelope import Prepared
+from sealane.clock import SystemClock
+from sealane.errors import InvalidArgument
+from sealane.rpc.call import Identity
+from sealane.security import jws, native_envelope, suites
+from sealane.security.envelope import Bound, Prepared, Target
+from sealane.security.opener import Opener
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 def envelope(name: str) -> Prepared:
@@ -117,3 +126,46 @@ def test_one_is_not_used_after_the_machine_slept(monkeypatch: pytest.MonkeyPatch
     later = time.time() + 3600
     monkeypatch.setattr("time.time", lambda: later)
     assert ahead.take("a") is None
+
+
+@pytest.mark.skipif(not native_envelope.installed(), reason="the native library is not installed: make native")
+class TestNative:
+    """Those that the library makes in a thread of its own."""
+
+    def test_a_key_that_cannot_be_sealed_to_is_told_by_whoever_seals(self) -> None:
+        made = prepared_for(bytes(32))
+        with pytest.raises(InvalidArgument, match="cannot be sealed to"):
+            made.seal(b"x")
+
+    def test_answers_of_a_later_version_open(self) -> None:
+        """What is added beside the sealed answer is passed over, as protobuf does it."""
+        pair, sender = suites.generate(suites.X25519), Ed25519PrivateKey.generate()
+        now = int(time.time() * 1000)
+        bound = Bound(pair.suite, "p", "projects/p/deployments/d", INFER, os.urandom(16), "token", now)
+        target = Target(pair.key_id, pair.public_key, "sha256:x")
+        sent = native_envelope.prepare(1, bound, [target], sender).seal(b"question")
+        caller = Identity("a", "p", frozenset(), "token", jws.thumbprint(sender.public_key().public_bytes_raw()))
+        opened = Opener(pair, SystemClock()).open(sent.request, caller, "sha256:x")
+        assert sent.read(opened.answer(b"answer") + bytes.fromhex("7a0141")) == b"answer"
+
+    def test_a_fork_makes_its_own(self) -> None:
+        """The thread is not there in it."""
+        public = suites.generate(suites.X25519).public_key
+        assert prepared_for(public).seal(b"x").wire
+        child = os.fork()
+        if not child:
+            os._exit(0 if prepared_for(public).seal(b"x").wire else 1)
+        until = time.monotonic() + 10
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < until:
+            time.sleep(0.01)
+        if ended == (0, 0):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        assert ended[1] == 0 and ended != (0, 0)
+
+
+def prepared_for(public_key: bytes) -> native_envelope.NativePrepared:
+    """An envelope for an X25519 key, made ahead."""
+    bound = Bound(suites.X25519, "p", "projects/p/deployments/d", "/m", os.urandom(16), "token", 1)
+    target = Target("key", public_key, "sha256:x")
+    return native_envelope.NativePrepared(1, bound, [target], Ed25519PrivateKey.generate(), ahead=True)

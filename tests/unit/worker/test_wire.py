@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from sealane.errors import Internal, ResourceExhausted, SealaneError
 from sealane.tensors import NUMPY_OF, Array
-from sealane_worker import wire
+from sealane_worker import slots, wire
 from sealane_worker.control import Disconnected, read_control, send_control
 from sealane_worker.rings import HEAD_BYTES, RING_BYTES, FrontRings, ModelRings, Regions
+from sealane_worker.sealed import told_inside
 from sealane_worker.slots import Slots
 from sealane_worker.spec import Run
 
@@ -290,3 +291,19 @@ def test_only_requests_whose_tensors_have_as_many_rows_can_run_together() -> Non
     assert key((3, 4)) != key((3, 5))
     assert key((3, 4), (1, 2)) is None
     assert key(()) is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"[]",
+        b"{}",
+        b"\xff",
+        b'{"kind":"INTERNAL","reason":"\\ud800","field":"","message":"","retry_after":0}',
+        b'{"kind":"INTERNAL","reason":"","field":"","message":"","retry_after":1' + b"0" * 500 + b"}",
+    ],
+)
+def test_an_error_that_cannot_be_sent_on_is_told_as_one(said: bytes) -> None:
+    error = slots.told(said)
+    assert (error.kind, error.message) == ("INTERNAL", "the model process sent an error that cannot be read")
+    assert told_inside(error, "request-1")

@@ -15,6 +15,8 @@ pub enum Failed {
     Told(Vec<u8>),
     /// It ended while it ran the request.
     Crashed,
+    /// It was taken off this worker meanwhile.
+    Closed,
     /// It sent what cannot be read.
     Lied,
     /// No answer by the deadline.
@@ -28,6 +30,7 @@ impl Failed {
         match self {
             Self::Told(told) => ("told", told),
             Self::Crashed => ("crashed", Vec::new()),
+            Self::Closed => ("closed", Vec::new()),
             Self::Lied => ("lied", Vec::new()),
             Self::Late => ("late", Vec::new()),
             Self::Left => ("left", Vec::new()),

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
@@ -17,6 +18,9 @@ use crate::run::Ended;
 use crate::sealed::Inside;
 use crate::table::Ticket;
 use crate::{monotonic, runtime};
+
+/// An answer, and how busy its model is: calls, and the seconds that one waits and takes.
+type Answered<'py> = (Bound<'py, PyBytes>, (usize, f64, f64));
 
 /// A call that came over a lane.
 #[pyclass(frozen, module = "sealane_native")]
@@ -55,14 +59,17 @@ impl Carried {
     ///     body: the serialized request.
     ///     deadline: monotonic time at which nobody waits any more.
     ///     request_id: for what is said of a failure.
+    ///
+    /// Raises:
+    ///     RuntimeError: it ran and failed, and Python could not say how.
     fn answer<'py>(
         &self,
         py: Python<'py>,
         body: PyBackedBytes,
         deadline: f64,
         request_id: String,
-    ) -> Option<(Bound<'py, PyBytes>, (usize, f64, f64))> {
-        let (frame, load) = py.detach(|| {
+    ) -> PyResult<Option<Answered<'py>>> {
+        let ran = py.detach(|| {
             // Python has counted it in.
             let (inside, ()) = Inside::of(&self.front, self.caller?, &Rope::of(&body), |_| Some(()))?;
             let left = Duration::try_from_secs_f64(deadline - monotonic()).unwrap_or_default();
@@ -71,13 +78,15 @@ impl Carried {
             let frame = runtime().block_on(async {
                 match run.run(left, self.left.notified()).await {
                     Ended::NotRun => None,
-                    Ended::Answered(frame) => Some(frame),
-                    Ended::Failed(failed) => run.failed_inside(failed, request_id).await,
-                    Ended::Gone(()) => run.failed_inside(Failed::Left, request_id).await,
+                    Ended::Answered(frame) => Some(Some(frame)),
+                    Ended::Failed(failed) => Some(run.failed_inside(failed, request_id).await),
+                    Ended::Gone(()) => Some(run.failed_inside(Failed::Left, request_id).await),
                 }
             });
             Some((frame?, run.entry.told.statistics.get().load()))
-        })?;
-        Some((PyBytes::new(py, &frame[FRAME_HEAD..]), load))
+        });
+        let Some((frame, load)) = ran else { return Ok(None) };
+        let frame = frame.ok_or_else(|| PyRuntimeError::new_err("a failure could not be put in words"))?;
+        Ok(Some((PyBytes::new(py, &frame[FRAME_HEAD..]), load)))
     }
 }

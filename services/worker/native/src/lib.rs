@@ -52,9 +52,10 @@ use crate::message::{cut, Kind};
 use crate::places::Places;
 use crate::rope::Rope;
 use crate::seal::client::{Envelope, SessionKeys};
-use crate::seal::opening::{verified, Answering, Context, Opening, Sent};
+use crate::seal::opening::Context;
 use crate::seal::sessions::Numbers;
 use crate::seal::suite::wrapped;
+use crate::seal::worker::{verified, Answering, Opening, Sent};
 use crate::slots::Slots;
 use crate::stats::Statistics;
 use crate::table::{Lesson, Sealed, Table, Told};
@@ -135,8 +136,7 @@ impl Repeat {
         let ((slots, statistics), (rows, priority, flow)) = (model, how);
         let sealed = sealed.map(|came| {
             let (deployment, method, variant, token_id, thumbprint, sender, plaintext) = came;
-            let context =
-                Arc::new(Context { project: project.clone(), token_id, thumbprint, sender: sender.to_vec(), variant });
+            let context = Arc::new(Context::new((project.clone(), token_id, thumbprint), sender.to_vec(), variant));
             Sealed { deployment, method, context, cut: cut(kind, &Rope::of(&plaintext)) }
         });
         let told = Told { project, statistics, kind, layout, rows, priority, flow, head, about };

@@ -88,6 +88,9 @@ impl<'a> Reader<'a> {
         for shift in (0..64).step_by(7) {
             let byte = self.message.get(self.at).filter(|_| self.at < self.end)?;
             self.at += 1;
+            if shift == 63 && byte > 1 {
+                return None; // more than 64 bits
+            }
             value |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
                 return Some(value);
@@ -96,9 +99,16 @@ impl<'a> Reader<'a> {
         None
     }
 
+    /// A tag or a length: at most 32 bits in at most five bytes, as protobuf reads them.
+    fn short(&mut self) -> Option<u64> {
+        let from = self.at;
+        let value = self.varint()?;
+        (self.at - from <= 5 && u32::try_from(value).is_ok()).then_some(value)
+    }
+
     /// The range of the next length-delimited value.
     fn value(&mut self) -> Option<(usize, usize)> {
-        let size = usize::try_from(self.varint()?).ok()?;
+        let size = usize::try_from(self.short()?).ok()?;
         let start = self.at;
         self.at = start.checked_add(size).filter(|end| *end <= self.end)?;
         Some((start, self.at))
@@ -109,7 +119,7 @@ impl<'a> Reader<'a> {
         if self.at == self.end {
             return Some(None);
         }
-        let tag = self.varint()?;
+        let tag = self.short()?;
         let value = match tag & 7 {
             0 => Value::Number(self.varint()?),
             1 => self.skip(8)?,
@@ -253,6 +263,16 @@ mod tests {
         let mut out = Vec::new();
         put_field(&mut out, number, value);
         out
+    }
+
+    #[test]
+    fn tags_and_lengths_are_read_as_protobuf_reads_them() {
+        let read = |bytes: &[u8]| Reader::new(&Rope::of(bytes), 0, bytes.len()).next().is_some();
+        assert!(read(&[0x0a, 0x01, b'x']) && read(&[0x8a, 0x80, 0x00, 0x81, 0x00, b'x']));
+        assert!(!read(&[0x8a, 0x80, 0x80, 0x80, 0x80, 0x00, 0x01, b'x']), "a tag of six bytes");
+        assert!(!read(&[0x0a, 0x81, 0x80, 0x80, 0x80, 0x80, 0x00, b'x']), "a length of six bytes");
+        assert!(read(&[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]));
+        assert!(!read(&[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02]), "more than 64 bits");
     }
 
     #[test]

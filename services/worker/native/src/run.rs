@@ -29,7 +29,8 @@ pub struct Run<'a> {
 }
 
 pub enum Ended<G> {
-    /// Nothing ran, and Python is to say why, or to help.
+    /// The model was not asked, and Python is to say why, or to help. Of what came unsealed also: its process was closed on
+    /// purpose before it answered, and Python asks the one that is there now, as it does with its own calls.
     NotRun,
     /// Frame and message.
     Answered(Bytes),
@@ -60,7 +61,9 @@ impl Run<'_> {
             gone = gone => return Ended::Gone(gone),
         };
         match outcome {
-            Outcome::Busy | Outcome::Gone { closing: true } => {
+            // What came sealed runs once, and this may have run.
+            Outcome::Gone { closing: true, asked: true } if self.right.is_some() => Ended::Failed(Failed::Closed),
+            Outcome::Busy | Outcome::Gone { closing: true, .. } => {
                 counted.never();
                 if let Some(right) = &self.right {
                     right.take_back();
@@ -75,7 +78,7 @@ impl Run<'_> {
                 None => Ended::Failed(Failed::Lied),
             },
             Outcome::Failed(told) => Ended::Failed(Failed::Told(told)),
-            Outcome::Gone { closing: false } => Ended::Failed(Failed::Crashed),
+            Outcome::Gone { closing: false, .. } => Ended::Failed(Failed::Crashed),
             Outcome::Lied => Ended::Failed(Failed::Lied),
         }
     }

@@ -3,6 +3,7 @@
 //! Python has said what the envelopes of this caller for this deployment are bound to, and what a request like the one
 //! inside comes to. Whatever does not open by that, or was inside for the first time, is Python's as it came.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -46,10 +47,17 @@ impl Inside {
         let kind = kind_of(&request.method)?;
         let Request { deployment, method, .. } = &request;
         let context = front.table.context(&key_of_context(caller, deployment, method, request.session.is_none()))?;
-        let place = admit(&context.project)?;
+        let place = context.pays().then(|| admit(&context.project)).flatten()?;
         let (plaintext, right) = front.opener.open(&request, message, &context)?;
-        let found = cut(kind, &Rope::of(&plaintext))?;
-        let entry = front.table.entry(&key_of_sealed(caller, deployment, method, &found.rest))?;
+        let known = cut(kind, &Rope::of(&plaintext)).and_then(|found| {
+            let entry = front.table.entry(&key_of_sealed(caller, deployment, method, &found.rest))?;
+            Some((found, entry))
+        });
+        let Some((found, entry)) = known else {
+            context.misses.fetch_add(1, Ordering::Relaxed);
+            return None;
+        };
+        context.misses.store(0, Ordering::Relaxed);
         Some((Self { plaintext, found, entry, request, context, right: Mutex::new(Some(right)) }, place))
     }
 

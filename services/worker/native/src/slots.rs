@@ -68,9 +68,10 @@ pub enum Outcome {
     Failed(Vec<u8>),
     /// No slot, no room in the ring, or the process is being ended: nothing ran.
     Busy,
-    /// The process ended; whether it was meant to.
+    /// The process ended: whether it was meant to, and whether it was asked before.
     Gone {
         closing: bool,
+        asked: bool,
     },
     /// It sent what cannot be read and is to be ended.
     Lied,
@@ -88,12 +89,12 @@ impl Inner {
         match held.send(ask, sizes) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Outcome::Busy,
-            Err(_) => return self.gone(),
+            Err(_) => return self.gone(false),
         }
         let packet = match held.slot().receive().await {
-            Ok(packet) if packet.is_empty() => return self.gone(),
+            Ok(packet) if packet.is_empty() => return self.gone(true),
             Ok(packet) => packet,
-            Err(_) => return self.gone(),
+            Err(_) => return self.gone(true),
         };
         held.answered = true;
         held.read(&packet).unwrap_or_else(|| {
@@ -102,8 +103,8 @@ impl Inner {
         })
     }
 
-    fn gone(&self) -> Outcome {
-        Outcome::Gone { closing: self.planned.load(Ordering::Acquire) }
+    fn gone(&self, asked: bool) -> Outcome {
+        Outcome::Gone { closing: self.planned.load(Ordering::Acquire), asked }
     }
 
     fn layout(&self, encoded: &[u8]) -> Option<Arc<Layout>> {

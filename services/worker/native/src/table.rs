@@ -248,7 +248,11 @@ impl State {
         }
         let alone = !sealed.context.sender.is_empty();
         let key = key_of_context(caller, &sealed.deployment, &sealed.method, alone);
-        self.contexts.insert(key, (until, Arc::clone(&sealed.context)));
+        // One that is good stays, and knows how often it was of no use.
+        let known = self.contexts.get(&key).is_some_and(|(until, known)| now < *until && known.same(&sealed.context));
+        if !known {
+            self.contexts.insert(key, (until, Arc::clone(&sealed.context)));
+        }
         let key = key_of_sealed(caller, &sealed.deployment, &sealed.method, &cut.rest);
         Some((key, cut.contents.clone()))
     }

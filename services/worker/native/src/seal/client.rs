@@ -1,5 +1,7 @@
 //! The client's half: envelopes, and the requests of a session.
 
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{channel, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -102,7 +104,9 @@ impl Envelope {
     ) -> PyResult<Self> {
         let making = Arc::new(Making::default());
         let envelope = Self { chunks, made: Arc::clone(&making) };
-        let make = move || making.put(Made::new(chunks, bound, targets, &sender));
+        // Whoever seals with it waits until it is made, or until it is known that it will not be.
+        let made = move || catch_unwind(AssertUnwindSafe(|| Made::new(chunks, bound, targets, &sender)));
+        let make = move || making.put(made().unwrap_or(None));
         if ahead {
             beside(Box::new(make));
         } else {
@@ -171,21 +175,35 @@ impl Making {
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Have work done by a thread that makes envelopes ahead: this process's own, for a fork has none.
+/// Have work done by a thread that makes envelopes ahead: this process's own, for a fork has none. Where much waits for it
+/// already, the work is done here.
 fn beside(work: Work) {
+    const MOST: usize = 16;
+    static WAITING: AtomicUsize = AtomicUsize::new(0);
+    if WAITING.fetch_add(1, Ordering::AcqRel) >= MOST {
+        WAITING.fetch_sub(1, Ordering::AcqRel);
+        return work();
+    }
+    let work: Work = Box::new(move || {
+        WAITING.fetch_sub(1, Ordering::AcqRel);
+        work();
+    });
     static MAKER: Mutex<Option<(u32, Sender<Work>)>> = Mutex::new(None);
     let (process, mut maker) = (std::process::id(), locked(&MAKER));
-    let known = maker.as_ref().filter(|(owner, _)| *owner == process).map(|(_, sender)| sender.clone());
-    let sender = known.unwrap_or_else(|| {
+    if maker.as_ref().is_none_or(|(owner, _)| *owner != process) {
         let (sender, jobs) = channel::<Work>();
-        std::thread::Builder::new()
-            .name("seal-ahead".into())
-            .spawn(move || jobs.into_iter().for_each(|work| work()))
-            .expect("threads can be started");
-        *maker = Some((process, sender.clone()));
-        sender
-    });
-    let _ = sender.send(work); // its thread ends with the process
+        let thread = std::thread::Builder::new().name("seal-ahead".into());
+        if thread.spawn(move || jobs.into_iter().for_each(|work| work())).is_err() {
+            drop(maker);
+            return work(); // there are no more threads to be had
+        }
+        // That of the process which this one was forked off may be in use there, in the middle of something.
+        std::mem::forget(maker.replace((process, sender)));
+    }
+    let Some((_, sender)) = maker.as_ref() else { return work() };
+    if let Err(left) = sender.send(work) {
+        (left.0)(); // its thread is gone
+    }
 }
 
 impl Made {

@@ -8,3 +8,4 @@ pub mod request;
 pub mod seen;
 pub mod sessions;
 pub mod suite;
+pub mod worker;

@@ -3,28 +3,25 @@
 //! `sealane.security.opener` is the same in Python, and has the last word: what does not open here is opened there, and
 //! said there what is wrong with it. Both take from one memory what may run once.
 
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand;
 use aws_lc_rs::signature::{UnparsedPublicKey, ED25519};
 use bytes::{Bytes, BytesMut};
-use pyo3::exceptions::PyValueError;
-use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::PyBytes;
 
 use crate::answer::{framed, FRAME_HEAD};
+use crate::monotonic;
 use crate::rope::Rope;
 use crate::seal::chunks::{size_of, Chunks, Cipher, Direction, ALONE};
 use crate::seal::format::{
     envelope_hash, info, response_key, session_hash, Bound, Digest, Key, SessionBound, Turn, KEY_BYTES, NONCE_BYTES,
 };
 use crate::seal::request::{put_chunks, response_head, size_of_chunks, Place, Request, ANSWER_CHUNKS};
-use crate::seal::seen::{Bounds, Id, Memory, Verdict};
-use crate::seal::sessions::{Numbers, Session, Sessions};
+use crate::seal::seen::{Id, Memory, Verdict};
+use crate::seal::sessions::{Session, Sessions};
 use crate::seal::suite::Pair;
-use crate::{locked, monotonic};
 
 const WINDOW_MS: u64 = 60_000;
 
@@ -38,6 +35,30 @@ pub struct Context {
     pub sender: Vec<u8>,
     /// Digest of what the deployment serves.
     pub variant: String,
+    /// How many requests in a row have opened by it and were none to repeat.
+    pub misses: AtomicU32,
+}
+
+impl Context {
+    /// Args: project, id and thumbprint of the token; the sender's key; digest of what is served.
+    pub fn new(token: (String, String, String), sender: Vec<u8>, variant: String) -> Self {
+        let (project, token_id, thumbprint) = token;
+        Self { project, token_id, thumbprint, sender, variant, misses: AtomicU32::new(0) }
+    }
+
+    /// Whether it is worth to open by it: who always asks for something else is opened for in Python, once.
+    pub fn pays(&self) -> bool {
+        const MISSES: u32 = 8;
+        self.misses.load(Ordering::Relaxed) < MISSES
+    }
+
+    pub fn same(&self, other: &Self) -> bool {
+        self.project == other.project
+            && self.token_id == other.token_id
+            && self.thumbprint == other.thumbprint
+            && self.sender == other.sender
+            && self.variant == other.variant
+    }
 }
 
 /// What a request leaves open when it has opened: its one run, and its one answer.
@@ -81,13 +102,17 @@ impl Now {
 }
 
 pub struct Opener {
-    pair: Pair,
+    pub pair: Pair,
+    pub seen: Memory,
+    pub sessions: Sessions,
     key_id: String,
-    seen: Memory,
-    sessions: Sessions,
 }
 
 impl Opener {
+    pub fn new(pair: Pair, key_id: String, seen: Memory) -> Self {
+        Self { pair, seen, sessions: Sessions::default(), key_id }
+    }
+
     /// Plaintext of a request, and the right to run it; None for whatever Python is to look at.
     pub fn open(&self, request: &Request, message: &Rope<'_>, context: &Context) -> Option<(Vec<u8>, Right)> {
         let unwrapped = self.unwrap(request, context, &Now::here())?;
@@ -96,14 +121,15 @@ impl Opener {
         Some((plaintext, unwrapped.right))
     }
 
-    fn unwrap(&self, request: &Request, context: &Context, now: &Now) -> Option<Unwrapped> {
+    /// The keys of a request; None for whatever Python is to look at.
+    pub fn unwrap(&self, request: &Request, context: &Context, now: &Now) -> Option<Unwrapped> {
         let fresh = now.wall_ms.abs_diff(request.issued_at_ms) <= WINDOW_MS;
         if request.suite != self.pair.suite || context.variant.is_empty() || !fresh {
             return None;
         }
         match &request.session {
             Some(place) => self.in_session(request, place, context, now),
-            None => self.alone(request, context),
+            None => self.alone(request, context, now),
         }
     }
 
@@ -112,7 +138,8 @@ impl Opener {
             return None;
         }
         let session = self.sessions.find(&place.session_id, now.monotonic)?;
-        if session.sender != context.thumbprint {
+        // Before it costs anything: a copy is no reason to decrypt.
+        if session.sender != context.thumbprint || session.is_taken(place.counter) {
             return None;
         }
         let bound = SessionBound {
@@ -135,7 +162,7 @@ impl Opener {
         Some(Unwrapped { right: Right::Session { session, counter: place.counter, digest }, data: None })
     }
 
-    fn alone(&self, request: &Request, context: &Context) -> Option<Unwrapped> {
+    fn alone(&self, request: &Request, context: &Context, now: &Now) -> Option<Unwrapped> {
         let id = Id::try_from(&request.request_id[..]).ok()?;
         let recipient = request.recipients.iter().find(|recipient| recipient.key_id == self.key_id)?;
         let mut names: Vec<&str> = request.recipients.iter().map(|recipient| recipient.key_id.as_str()).collect();
@@ -143,7 +170,7 @@ impl Opener {
         if context.sender.is_empty()
             || request.sender != context.sender
             || names.windows(2).any(|pair| pair[0] == pair[1])
-            || self.seen.knows(&id)
+            || self.seen.look(&id, &context.project, request.issued_at_ms, now.monotonic) != Verdict::New
         {
             return None;
         }
@@ -191,7 +218,7 @@ impl Opener {
         framed(out)
     }
 
-    fn answer(&self, right: Right) -> Answer {
+    pub fn answer(&self, right: Right) -> Answer {
         match right {
             Right::Alone { secret, digest, .. } => {
                 let mut nonce = [0; NONCE_BYTES];
@@ -214,7 +241,7 @@ enum Keys {
 }
 
 /// An answer that is still to be sealed.
-struct Answer {
+pub struct Answer {
     head: Vec<u8>,
     cipher: Keys,
     digest: Digest,
@@ -222,11 +249,11 @@ struct Answer {
 }
 
 impl Answer {
-    fn size(&self, plaintext: &[u8]) -> usize {
+    pub fn size(&self, plaintext: &[u8]) -> usize {
         self.head.len() + size_of_chunks(plaintext.len())
     }
 
-    fn put(&self, out: &mut [u8], plaintext: &[u8]) {
+    pub fn put(&self, out: &mut [u8], plaintext: &[u8]) {
         let (head, chunks) = out.split_at_mut(self.head.len());
         head.copy_from_slice(&self.head);
         let cipher = match &self.cipher {
@@ -235,165 +262,4 @@ impl Answer {
         };
         put_chunks(chunks, ANSWER_CHUNKS, cipher, &self.digest, self.prefix, plaintext);
     }
-}
-
-/// A request, for Python.
-#[pyclass(frozen, module = "sealane_native")]
-pub struct Sent {
-    body: PyBackedBytes,
-    request: Request,
-}
-
-#[pymethods]
-impl Sent {
-    /// A serialized request; None where Python is to say what it means.
-    #[staticmethod]
-    fn parse(body: PyBackedBytes) -> Option<Self> {
-        let request = Request::parse(&Rope::of(&body))?;
-        Some(Self { body, request })
-    }
-
-    #[getter]
-    fn deployment(&self) -> &str {
-        &self.request.deployment
-    }
-
-    #[getter]
-    fn method(&self) -> &str {
-        &self.request.method
-    }
-
-    /// The sender's key; empty under a session.
-    #[getter]
-    fn sender<'py>(&self, py: Python<'py>) -> Bytes_<'py> {
-        PyBytes::new(py, &self.request.sender)
-    }
-}
-
-/// The right to answer a request, for Python.
-#[pyclass(frozen, module = "sealane_native")]
-pub struct Answering {
-    opener: Arc<Opener>,
-    right: Mutex<Option<Right>>,
-}
-
-#[pymethods]
-impl Answering {
-    /// The sealed answer, serialized; None for the second time.
-    fn seal<'py>(&self, py: Python<'py>, plaintext: &[u8]) -> PyResult<Option<Bytes_<'py>>> {
-        let Some(right) = locked(&self.right).take() else { return Ok(None) };
-        let answer = self.opener.answer(right);
-        let sealed = PyBytes::new_with(py, answer.size(plaintext), |out| {
-            answer.put(out, plaintext);
-            Ok(())
-        });
-        sealed.map(Some)
-    }
-}
-
-/// The same for Python: the key, what was seen, and the numbers of sessions.
-#[pyclass(frozen, module = "sealane_native")]
-pub struct Opening {
-    pub opener: Arc<Opener>,
-}
-
-#[pymethods]
-impl Opening {
-    /// Args:
-    ///     suite: of the key pair.
-    ///     private: the seed of the lattice key, where the suite has one, and the X25519 key.
-    ///     key_id: of the public key.
-    ///     bounds: of the memory of requests: ids in all and of one project, seconds that each is kept, and seconds of
-    ///         which all are forgotten at once.
-    ///
-    /// Raises:
-    ///     ValueError: no such key.
-    #[new]
-    fn new(suite: u32, private: &[u8], key_id: String, bounds: (usize, usize, f64, f64)) -> PyResult<Self> {
-        let pair = Pair::new(suite, private).ok_or_else(|| PyValueError::new_err("no key pair of that suite"))?;
-        let (capacity, of_project, keep_seconds, bucket_seconds) = bounds;
-        let seen = Memory::new(Bounds { capacity, of_project, keep_seconds, bucket_seconds });
-        Ok(Self { opener: Arc::new(Opener { pair, key_id, seen, sessions: Sessions::default() }) })
-    }
-
-    /// The plaintext of a request that may run now, and the right to answer it; None where it does not open, or was
-    /// here before: Python says which.
-    ///
-    /// Args:
-    ///     sent: the request.
-    ///     context: project, id and thumbprint of the token, the sender's key, where that has this thumbprint, and the
-    ///         digest of what the deployment serves.
-    ///     now: milliseconds since 1970, and monotonic seconds.
-    fn open<'py>(
-        &self,
-        py: Python<'py>,
-        sent: &Sent,
-        context: (String, String, String, PyBackedBytes, String),
-        now: (u64, f64),
-    ) -> Option<(Bytes_<'py>, Answering)> {
-        let (project, token_id, thumbprint, sender, variant) = context;
-        let context = Context { project, token_id, thumbprint, sender: sender.to_vec(), variant };
-        let now = Now { wall_ms: now.0, monotonic: now.1 };
-        let unwrapped = py.detach(|| self.opener.unwrap(&sent.request, &context, &now))?;
-        let (message, chunks) = (Rope::of(&sent.body), &sent.request.chunks);
-        let plaintext = PyBytes::new_with(py, size_of(chunks)?, |out| {
-            unwrapped.decrypt(&message, chunks, out).ok_or_else(|| PyValueError::new_err("it was altered"))
-        });
-        let (plaintext, right) = (plaintext.ok()?, unwrapped.right);
-        let taken = self.opener.take(&right, &sent.request, &context, now.monotonic);
-        let answering = Answering { opener: Arc::clone(&self.opener), right: Mutex::new(Some(right)) };
-        taken.then_some((plaintext, answering))
-    }
-
-    /// What was wrapped to the key; None where it does not open.
-    fn unwrap<'py>(&self, py: Python<'py>, wrapped: &[u8], info: &[u8]) -> Option<Bytes_<'py>> {
-        let secret = py.detach(|| self.opener.pair.unwrap(wrapped, info));
-        secret.map(|secret| PyBytes::new(py, &secret))
-    }
-
-    /// Ids that are remembered.
-    #[getter]
-    fn known(&self) -> usize {
-        self.opener.seen.len()
-    }
-
-    /// Remember an id: whether it is new, and where there is no room for it, for how many seconds.
-    ///
-    /// Raises:
-    ///     ValueError: it is no id.
-    fn see(&self, request_id: &[u8], project: &str, issued_at_ms: u64, now: f64) -> PyResult<(bool, Option<f64>)> {
-        let id = Id::try_from(request_id).map_err(|_| PyValueError::new_err("an id has 16 bytes"))?;
-        Ok(match self.opener.seen.add(&id, project, issued_at_ms, now) {
-            Verdict::New => (true, None),
-            Verdict::Seen => (false, None),
-            Verdict::Full(seconds) => (false, Some(seconds)),
-        })
-    }
-
-    /// Keep a session whose requests may come in any order.
-    ///
-    /// Args:
-    ///     session_id: its id.
-    ///     keys: of requests and of answers.
-    ///     sender: thumbprint of the key that opened it.
-    ///     most: requests that it takes.
-    ///     until: monotonic time at which it ends.
-    fn keep(&self, session_id: Vec<u8>, keys: (Key, Key), sender: String, most: u32, until: f64) -> Numbers {
-        let session = Arc::new(Session::new((&keys.0, &keys.1), sender, most, until, monotonic()));
-        self.opener.sessions.keep(session_id, Arc::clone(&session));
-        Numbers { session }
-    }
-
-    /// Forget a session.
-    fn end(&self, session_id: &[u8]) {
-        self.opener.sessions.end(session_id);
-    }
-}
-
-type Bytes_<'py> = pyo3::Bound<'py, PyBytes>;
-
-/// Whether an Ed25519 signature is right.
-#[pyfunction]
-pub fn verified(py: Python<'_>, key: &[u8], message: &[u8], signature: &[u8]) -> bool {
-    py.detach(|| UnparsedPublicKey::new(&ED25519, key).verify(message, signature).is_ok())
 }

@@ -1,6 +1,7 @@
 //! `SealedInferRequest` and `SealedInferResponse` on the wire.
 //!
-//! What is written twice, unknown or odd is not read here: Python says what it means, or what is wrong with it.
+//! A request in which something is written twice, unknown or odd is not read here: Python says what it means, or what is
+//! wrong with it.
 
 use bytes::BufMut;
 
@@ -198,25 +199,22 @@ pub struct Response {
 }
 
 impl Response {
-    /// None where it is not plainly written.
+    /// As protobuf reads it: of a field that comes twice the last counts, and unknown ones are passed over. None where it
+    /// is malformed, or has too many chunks.
     pub fn parse(message: &Rope<'_>) -> Option<Self> {
         let mut reader = Reader::new(message, 0, message.len());
-        let (mut key_id, mut nonce, mut chunks) = (None, None, Vec::new());
+        let mut response = Self { key_id: String::new(), nonce: Vec::new(), chunks: Vec::new() };
         while let Some((number, value)) = reader.next()? {
-            let again = match number {
-                1 => key_id.replace(value.text(message)?).is_some(),
-                2 => nonce.replace(value.bytes(message)?).is_some(),
-                3 => {
-                    chunks.push(value.range()?);
-                    chunks.len() > MAX_CHUNKS
-                }
-                _ => true,
-            };
-            if again {
-                return None;
+            let Some(range) = value.range() else { continue };
+            match number {
+                1 => response.key_id = value.text(message)?,
+                2 => response.nonce = value.bytes(message)?,
+                3 if response.chunks.len() == MAX_CHUNKS => return None,
+                3 => response.chunks.push(range),
+                _ => {}
             }
         }
-        Some(Self { key_id: key_id.unwrap_or_default(), nonce: nonce.unwrap_or_default(), chunks })
+        Some(response)
     }
 }
 
@@ -290,6 +288,7 @@ mod tests {
             let start = wire.len();
             wire.resize(start + size_of_chunks(size), 0);
             put_chunks(&mut wire[start..], ANSWER_CHUNKS, &cipher, &[3; 32], [0; 4], &vec![4; size]);
+            wire.extend([15 << 3 | 2, 1, b'?', 14 << 3, 9]); // fields of a later version
             let message = Rope::of(&wire);
             let read = Response::parse(&message).unwrap();
             assert_eq!((read.key_id.as_str(), read.nonce.as_slice()), ("key", &[2; 16][..]));

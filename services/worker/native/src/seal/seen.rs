@@ -62,21 +62,20 @@ impl Memory {
         self.state().size
     }
 
-    /// Whether an id is kept.
-    pub fn knows(&self, id: &Id) -> bool {
-        self.state().buckets.iter().any(|bucket| bucket.ids.contains(id))
+    /// What [`Memory::add`] would say.
+    pub fn look(&self, id: &Id, project: &str, issued_at_ms: u64, now: f64) -> Verdict {
+        let mut state = self.state();
+        state.forget(now);
+        state.look(&self.bounds, id, project, issued_at_ms, now)
     }
 
     /// Remember an id. What is no later than a request that is forgotten may have been here too: a clock was set back.
     pub fn add(&self, id: &Id, project: &str, issued_at_ms: u64, now: f64) -> Verdict {
         let mut state = self.state();
         state.forget(now);
-        if issued_at_ms <= state.forgotten_ms || state.buckets.iter().any(|bucket| bucket.ids.contains(id)) {
-            return Verdict::Seen;
-        }
-        let mine = state.counts.get(project).copied().unwrap_or(0);
-        if state.size >= self.bounds.capacity || mine >= self.bounds.of_project {
-            return Verdict::Full(state.buckets.front().map_or(0.0, |bucket| bucket.until - now));
+        let verdict = state.look(&self.bounds, id, project, issued_at_ms, now);
+        if verdict != Verdict::New {
+            return verdict;
         }
         if state.buckets.back().is_none_or(|bucket| bucket.until < now + self.bounds.keep_seconds) {
             state.buckets.push_back(Bucket {
@@ -107,6 +106,17 @@ impl Memory {
 }
 
 impl State {
+    fn look(&self, bounds: &Bounds, id: &Id, project: &str, issued_at_ms: u64, now: f64) -> Verdict {
+        if issued_at_ms <= self.forgotten_ms || self.buckets.iter().any(|bucket| bucket.ids.contains(id)) {
+            return Verdict::Seen;
+        }
+        let mine = self.counts.get(project).copied().unwrap_or(0);
+        if self.size >= bounds.capacity || mine >= bounds.of_project {
+            return Verdict::Full(self.buckets.front().map_or(0.0, |bucket| bucket.until - now));
+        }
+        Verdict::New
+    }
+
     fn forget(&mut self, now: f64) {
         while self.buckets.front().is_some_and(|bucket| bucket.until < now) {
             let Some(over) = self.buckets.pop_front() else { return };
@@ -145,9 +155,9 @@ mod tests {
         assert_eq!(memory.add(&id(1), "p", 5, 1.0), Verdict::Seen);
         memory.take_back(&id(1), "p");
         memory.take_back(&id(1), "p");
-        assert!(!memory.knows(&id(1)));
+        assert_eq!(memory.look(&id(1), "p", 5, 1.5), Verdict::New);
         assert_eq!((memory.len(), memory.add(&id(1), "p", 5, 2.0), memory.len()), (0, Verdict::New, 1));
-        assert!(memory.knows(&id(1)));
+        assert_eq!(memory.look(&id(1), "p", 5, 2.5), Verdict::Seen);
     }
 
     #[test]

@@ -36,6 +36,12 @@ impl Session {
         }
     }
 
+    /// Whether request `counter` was taken, or never can be.
+    pub fn is_taken(&self, counter: u32) -> bool {
+        let taken = locked(&self.taken).get(counter as usize >> 3).is_some_and(|bits| bits & 1u8 << (counter & 7) != 0);
+        taken || counter >= self.most
+    }
+
     /// Whether request `counter` may run: once.
     pub fn take(&self, counter: u32) -> bool {
         if counter >= self.most {
@@ -106,6 +112,7 @@ mod tests {
     fn numbers_are_taken_once() {
         let session = Session::new((&[1; 32], &[2; 32]), "sender".into(), 20, 10.0, 0.0);
         assert!(session.take(19) && session.take(0) && session.take(8));
+        assert!(session.is_taken(19) && session.is_taken(20) && !session.is_taken(18) && !session.is_taken(7));
         assert!(!session.take(19) && !session.take(0) && !session.take(20) && !session.take(u32::MAX));
         session.take_back(8);
         session.take_back(4000);
