@@ -40,6 +40,18 @@ def long_rust_modules() -> list[str]:
     return [f"{path}: {count} lines, at most {MODULE_LINES}" for path, count in lines.items() if count > MODULE_LINES]
 
 
+def namesakes() -> list[str]:
+    """Modules of the tests that have one name: each is imported by it alone, and the second would be the first."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "tests/*.py"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    places: dict[str, list[str]] = {}
+    for name in listed:
+        if Path(name).exists() and Path(name).name not in ("conftest.py", "__init__.py"):
+            places.setdefault(Path(name).name, []).append(name)
+    return [f"{' and '.join(found)}: one name for several modules" for found in places.values() if len(found) > 1]
+
+
 def problems_of(path: Path) -> list[str]:
     """Everything wrong with one module."""
     text = path.read_text()
@@ -70,7 +82,8 @@ def problems_of(path: Path) -> list[str]:
 
 def main() -> int:
     """Print problems; 1 where there are any."""
-    problems = [problem for path in python_files() for problem in problems_of(path)] + long_rust_modules()
+    problems = [problem for path in python_files() for problem in problems_of(path)]
+    problems += long_rust_modules() + namesakes()
     print("\n".join(problems) or "house in order")
     return 1 if problems else 0
 

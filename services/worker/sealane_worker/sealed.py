@@ -6,9 +6,9 @@ import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
 
@@ -36,7 +36,8 @@ from sealane_worker.serving import BoundServing, Serving
 if TYPE_CHECKING:
     import sealane_native
 
-    from sealane_worker.express import Express
+#: Gives a call to the native front; see :meth:`sealane_worker.express.Express.carried`.
+Carry: TypeAlias = "Callable[[Call], sealane_native.Carried | None]"
 
 log = logging.getLogger("sealane.worker.sealed")
 
@@ -98,9 +99,9 @@ class SealedServicer:
         opener: Opener,
         introduction: Introduction,
         telemetry_: Telemetry,
-        express: Express | None = None,
+        carried: Carry | None = None,
     ) -> None:
-        self._express = express
+        self._carried = carried
         self._serving = serving
         self._opener = opener
         self._introduction = introduction
@@ -128,7 +129,7 @@ class SealedServicer:
 
     def SealedInfer(self, request: None, call: Call) -> bytes:
         """One sealed inference; what goes wrong after opening is sealed too."""
-        known = self._express.carried(call) if self._express is not None else None
+        known = self._carried(call) if self._carried is not None else None
         if known is not None:
             answer = self._repeated(known, call)
             if answer is not None:

@@ -14,8 +14,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from sealane.security.envelope import Prepared
-from sealane.security.native_envelope import NativePrepared
+from sealane.security.native_envelope import AnyPrepared
 
 #: An envelope is good for 60 s from when it was made; one that waited so long is not used any more.
 FRESH_SECONDS = 5.0
@@ -43,17 +42,17 @@ class EnvelopesAhead:
     """At most one envelope for each kind of call. May be used from any thread."""
 
     def __init__(self) -> None:
-        self._kept: dict[Hashable, tuple[_Made, Prepared | NativePrepared]] = {}
+        self._kept: dict[Hashable, tuple[_Made, AnyPrepared]] = {}
         self._making: set[Hashable] = set()
         self._pool: ThreadPoolExecutor | None = None
         self._process = os.getpid()
 
-    def take(self, kind: Hashable) -> Prepared | NativePrepared | None:
+    def take(self, kind: Hashable) -> AnyPrepared | None:
         """The envelope that was made for such a call; None where there is none, or none that is fresh."""
         made, prepared = self._kept.pop(kind, (None, None))
         return prepared if made is not None and made.fresh() else None
 
-    def make(self, kind: Hashable, make: Callable[[], Prepared | NativePrepared], *, at_once: bool = False) -> None:
+    def make(self, kind: Hashable, make: Callable[[], AnyPrepared], *, at_once: bool = False) -> None:
         """Have one made for the next such call, unless there is one.
 
         Args:
@@ -73,15 +72,17 @@ class EnvelopesAhead:
         self._making.add(kind)
         self._pool.submit(self._make, kind, make)
 
-    def _make(self, kind: Hashable, make: Callable[[], Prepared | NativePrepared]) -> None:
+    def _make(self, kind: Hashable, make: Callable[[], AnyPrepared]) -> None:
         try:
             time.sleep(_LATER_SECONDS)
             self._keep(kind, make)
         finally:
             self._making.discard(kind)
 
-    def _keep(self, kind: Hashable, make: Callable[[], Prepared | NativePrepared]) -> None:
+    def _keep(self, kind: Hashable, make: Callable[[], AnyPrepared]) -> None:
         for old in [each for each, (made, _) in list(self._kept.items()) if not made.fresh()]:
             self._kept.pop(old, None)  # its secrets are of no use to anybody
+        if len(self._kept) >= KINDS:
+            return
         made = _Made(time.monotonic(), time.time(), os.getpid())
         self._kept[kind] = (made, make())

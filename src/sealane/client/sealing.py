@@ -29,8 +29,8 @@ from sealane.protocols import sealed
 from sealane.rpc.channel import Target
 from sealane.rpc.status import from_status
 from sealane.security import envelope, native_envelope, sealed_session
-from sealane.security.envelope import ANSWER, STATUS, Bound, Prepared, Sealed
-from sealane.security.native_envelope import NativePrepared
+from sealane.security.envelope import ANSWER, STATUS, Bound, Sealed
+from sealane.security.native_envelope import AnyPrepared
 from sealane.security.sealed_chunks import chunk_count
 from sealane.security.sealed_session import ClientSession
 
@@ -216,7 +216,7 @@ class Sealing:
     def _seal(self, call: SealedCall, context: Context, chosen: Sequence[Candidate], token: Token) -> Sealed:
         chunks, recipients = chunk_count(call.plaintext), tuple(item.recipient for item in chosen)
 
-        def prepare(ahead: bool) -> Prepared | NativePrepared:
+        def prepare(*, ahead: bool) -> AnyPrepared:
             bound = self.bound(context, call.method, chosen[0].statement.suite, token)
             return native_envelope.prepare(chunks, bound, recipients, self.session.tokens.key, ahead=ahead)
 

@@ -99,9 +99,12 @@ class NativePrepared:
         return NativeSealed(wire, self._made.digest, self._key_ids, self._made.open)
 
 
+AnyPrepared = Prepared | NativePrepared
+
+
 def prepare(
     chunks: int, bound: Bound, targets: Sequence[Target], sender: Ed25519PrivateKey, *, ahead: bool = False
-) -> Prepared | NativePrepared:
+) -> AnyPrepared:
     """As :func:`sealane.security.envelope.prepare`.
 
     Args:
@@ -135,8 +138,3 @@ class NativeSession:
         """
         wire, digest = self._keys.seal(plaintext, said, counter, end)
         return NativeSealed(wire, digest, self._key_ids, lambda answer: self._keys.open(answer, digest, counter))
-
-
-def session_keys(secret: bytes, bound: Bound, target: Target) -> NativeSession | None:
-    """The keys of a session; None where the library is not installed."""
-    return NativeSession(secret, bound, target) if installed() else None

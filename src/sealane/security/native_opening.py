@@ -99,14 +99,12 @@ class NativeOpener(Opener):
     Args:
         pair: the key pair of this process start.
         clock: time.
-        memory: shared with whoever else opens.
         sessions: most sessions of one sender.
     """
 
-    def __init__(
-        self, pair: KeyPair, clock: Clock, memory: NativeMemory | None = None, sessions: int = MAX_OF_SENDER
-    ) -> None:
-        self.memory = NativeMemory(pair, clock) if memory is None else memory
+    def __init__(self, pair: KeyPair, clock: Clock, sessions: int = MAX_OF_SENDER) -> None:
+        self.memory = NativeMemory(pair, clock)
+        """Shared with the front, which opens too."""
         kept = KeptSessions(clock, of_sender=sessions, keeper=self.memory)
         super().__init__(pair, clock, self.memory, kept, self.memory)
 

@@ -18,6 +18,7 @@ from sealane.inference.v1 import sealed_inference_service_pb2 as pb
 from sealane.security import envelope, native_envelope
 from sealane.security.envelope import KEY_BYTES, Bound, Open, Sealed, Target
 from sealane.security.length_prefixed import lp
+from sealane.security.native_envelope import NativeSession
 from sealane.security.sealed_chunks import REQUEST, RESPONSE, ChunkCipher, chunk_count
 
 LIFETIME_SECONDS = 600.0
@@ -109,8 +110,11 @@ class ClientSession:
 
     def __init__(self, bound: Bound, target: Target, sender: Ed25519PrivateKey, *, native: bool = True) -> None:
         secret = os.urandom(KEY_BYTES)
-        self._ciphers = SessionCiphers(secret, target.key_id, bound.request_id)
-        self._native = native_envelope.session_keys(secret, bound, target) if native else None
+        self._keys: SessionCiphers | NativeSession
+        if native and native_envelope.installed():
+            self._keys = NativeSession(secret, bound, target)
+        else:
+            self._keys = SessionCiphers(secret, target.key_id, bound.request_id)
         self._bound = bound
         self._target = target
         self._lock = threading.Lock()
@@ -128,8 +132,9 @@ class ClientSession:
         """Seal the next request; the worker takes at most :data:`MAX_REQUESTS` of them."""
         with self._lock:
             counter, self._next = self._next, self._next + 1
-        if self._native is not None:
-            return self._native.seal(plaintext, (method, token_id, issued_at_ms), counter, end=end)
+        keys = self._keys
+        if isinstance(keys, NativeSession):
+            return keys.seal(plaintext, (method, token_id, issued_at_ms), counter, end=end)
         place = pb.SessionPlace(key_id=self._target.key_id, session_id=self._bound.request_id, counter=counter, end=end)
         digest = self._hash(method).digest(place, token_id, issued_at_ms, chunk_count(plaintext))
         head = pb.SealedInferRequest(
@@ -140,10 +145,8 @@ class ClientSession:
             method=method,
             session=place,
         )
-        wire = envelope.on_the_wire(
-            head.SerializeToString(), self._ciphers.requests, digest, plaintext, prefix_of(counter)
-        )
-        return Sealed(wire, digest, {self._target.key_id: session_answer_opener(self._ciphers, digest, counter)})
+        wire = envelope.on_the_wire(head.SerializeToString(), keys.requests, digest, plaintext, prefix_of(counter))
+        return Sealed(wire, digest, {self._target.key_id: session_answer_opener(keys, digest, counter)})
 
     def _hash(self, method: str) -> SessionHash:
         if method not in self._hashes:

@@ -32,7 +32,7 @@ class KeyPair:
     suite: int
     private_key: PrivateKey
     public_key: bytes
-    private_bytes: bytes = field(default=b"", repr=False)
+    private_bytes: bytes = field(repr=False)
     """The seed of the lattice key (FIPS 203: d and z), where the suite has one, and the X25519 key."""
 
     key_id: str = field(init=False)

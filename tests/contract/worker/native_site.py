@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,7 +185,7 @@ def serving(
     identity = pki.identity(folder / "identity", "node", "cloud-1")
     about = Introduction("cloud-1", folder, {}, 0.0, (), sealing, counted, "127.0.0.1:7")
     serving_, streams = Serving(engine, telemetry_, "cloud-1", express.learn), Streams(8)
-    sealed = SealedServicer(serving_, express.opener, about, telemetry_, express)
+    sealed = SealedServicer(serving_, express.opener, about, telemetry_, express.carried)
     dispatcher = Dispatcher(services(serving_, sealed, Health(), streams), middleware.Chain(chain))
     streams.attach(dispatcher)
     sealed.attach(dispatcher)
@@ -202,3 +202,18 @@ def serving(
             channel.close()
         assert server.stop(2.0).wait(5.0)
         engine.close()
+
+
+def learn(site: NativeSite, deployment: str, call: Callable[[], object]) -> None:
+    """Have a call answered by Python until it needs none any more."""
+    before = site.native(deployment)
+    for _ in range(3):
+        call()
+    assert site.native(deployment) > before, "the first tells the caller, the second the request"
+
+
+def wait(holds: Callable[[], bool], seconds: float = 5.0) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, "it did not come about"
+        time.sleep(0.01)

@@ -38,7 +38,7 @@ from sealane_worker.statistics import Begun, StatisticsRecorder
 
 pytest.importorskip("sealane_native", reason="the native front is not built: make .venv/.native needs cargo")
 
-from native_site import INFER, LIGHT, PREDICT, Caller, NativeSite, digits_call, parsed, serving, told
+from native_site import INFER, LIGHT, PREDICT, Caller, NativeSite, digits_call, learn, parsed, serving, told, wait
 
 FLOAT = LIGHT / "litert-float.tflite"
 
@@ -71,14 +71,6 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[N
         caller = Caller(site.channel())
         learn(site, "hostile", lambda: caller.predict(told("echo x")))
         yield site, caller
-
-
-def learn(site: NativeSite, deployment: str, call: Callable[[], object]) -> None:
-    """Have a call answered by Python until it needs none any more."""
-    before = site.native(deployment)
-    for _ in range(3):
-        call()
-    assert site.native(deployment) > before, "the first tells the caller, the second the request"
 
 
 def failure_of(call: Callable[[], object]) -> grpc.RpcError:
@@ -293,7 +285,7 @@ def test_a_deadline_that_passes_while_the_model_runs(hostile: tuple[NativeSite, 
     assert time.monotonic() - begun < 0.9
     # The slot comes back when the model has answered, and nothing is left behind.
     assert caller.predict(told("echo y"))["said"].tolist() == [b"done y"]
-    _wait(lambda: site.engine._loaded["projects/p/deployments/hostile"].pooled.box.in_flight == 0)  # type: ignore[union-attr]
+    wait(lambda: site.engine._loaded["projects/p/deployments/hostile"].pooled.box.in_flight == 0)  # type: ignore[union-attr]
     assert site.express.places.in_flight == 0
     assert site.statistics("hostile").failed == 1
 
@@ -303,10 +295,10 @@ def test_a_caller_that_leaves_frees_its_place(hostile: tuple[NativeSite, Caller]
     body = tfserving.encode_request(told("sleep 0.5")).SerializeToString()
     metadata = (("authorization", "Bearer good"),)
     futures = [caller.channel.unary_unary(PREDICT).future(body, timeout=10, metadata=metadata) for _ in range(8)]
-    _wait(lambda: site.express.places.in_flight == 8)
+    wait(lambda: site.express.places.in_flight == 8)
     for future in futures:
         future.cancel()
-    _wait(lambda: site.express.places.in_flight == 0)
+    wait(lambda: site.express.places.in_flight == 0)
     begun = time.monotonic()
     assert caller.predict(told("echo z"))["said"].tolist() == [b"done z"]
     assert time.monotonic() - begun < 1.5, "those that had not begun are struck off"
@@ -326,9 +318,9 @@ def test_a_crash_fails_those_that_ran_and_no_others(hostile: tuple[NativeSite, C
             assert error.code() is grpc.StatusCode.UNAVAILABLE
             return False
 
-    _wait(again, 10.0)
+    wait(again, 10.0)
     before = site.native("hostile")
-    _wait(lambda: again() and site.native("hostile") > before)
+    wait(lambda: again() and site.native("hostile") > before)
 
 
 def test_a_process_that_lies_is_ended(hostile: tuple[NativeSite, Caller]) -> None:
@@ -338,7 +330,7 @@ def test_a_process_that_lies_is_ended(hostile: tuple[NativeSite, Caller]) -> Non
     pid = box.pid
     failure = failure_of(lambda: caller.predict(told("lie")))
     assert failure.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE)
-    _wait(lambda: box.pid != pid, 10.0)
+    wait(lambda: box.pid != pid, 10.0)
 
 
 def test_a_model_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +344,7 @@ def test_a_model_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.Monkey
         pid = box.pid
         failure = failure_of(lambda: caller.predict(told("sleep 60"), timeout="0.1"))
         assert failure.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        _wait(lambda: box.pid != pid, 10.0)
+        wait(lambda: box.pid != pid, 10.0)
 
 
 def test_both_ways_share_one_admission(hostile: tuple[NativeSite, Caller]) -> None:
@@ -361,13 +353,13 @@ def test_both_ways_share_one_admission(hostile: tuple[NativeSite, Caller]) -> No
     plain, other = (("authorization", "Bearer good"),), (("authorization", "Bearer good"), ("x-other", "1"))
     method = caller.channel.unary_unary(PREDICT)
     sent = [method.future(body, timeout=20, metadata=other if number % 2 else plain) for number in range(44)]
-    _wait(lambda: site.express.places.in_flight == 44)
+    wait(lambda: site.express.places.in_flight == 44)
     failure = failure_of(lambda: caller.predict(told("echo x")))
     assert failure.code() is grpc.StatusCode.UNAVAILABLE, "overload, in the words of TensorFlow Serving"
     assert from_rpc_error(failure).reason == "FAIR_SHARE"
     for future in sent:
         future.cancel()
-    _wait(lambda: site.express.places.in_flight == 0)
+    wait(lambda: site.express.places.in_flight == 0)
 
 
 def test_requests_that_python_refuses_are_refused(
@@ -458,7 +450,7 @@ def test_what_was_under_way_when_all_was_forgotten_teaches_nothing(hostile: tupl
     caller.predict(told("echo x"))
     with ThreadPoolExecutor(1) as threads:
         slow = threads.submit(caller.predict, told("sleep 0.5"))
-        _wait(lambda: site.express.places.in_flight == 1)
+        wait(lambda: site.express.places.in_flight == 1)
         site.server.forget()
         slow.result()
     before = site.native("hostile")
@@ -491,7 +483,7 @@ def test_callers_that_leave_at_once_leave_nothing_at_the_desk(hostile: tuple[Nat
         sent = [method.future(body, timeout=0.01, metadata=metadata) for _ in range(40)]
         for future in sent:
             future.exception()
-    _wait(lambda: site.express.places.in_flight == 0, 10.0)
+    wait(lambda: site.express.places.in_flight == 0, 10.0)
     assert caller.predict(told("echo z"))["said"].tolist() == [b"done z"]
 
 
@@ -596,7 +588,7 @@ def test_a_stop_lets_calls_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         with ThreadPoolExecutor(2) as threads:
             through_front = threads.submit(caller.predict, told("sleep 0.5"))
             through_python = threads.submit(lambda: caller.predict(told("sleep 0.5"), x_other="1"))
-            _wait(lambda: site.express.places.in_flight == 2)
+            wait(lambda: site.express.places.in_flight == 2)
             assert site.server.stop(5.0).wait(5.0)
             for call in (through_front, through_python):
                 assert call.result()["said"].tolist() == [b"done None"]
@@ -706,10 +698,3 @@ def _certificate(site: NativeSite) -> bytes:
     context.set_alpn_protocols(["h2"])
     with socket.create_connection((host, int(port)), timeout=5) as raw, context.wrap_socket(raw) as secured:
         return secured.getpeercert(binary_form=True) or b""
-
-
-def _wait(holds: Callable[[], bool], seconds: float = 5.0) -> None:
-    until = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < until, "it did not come about"
-        time.sleep(0.01)

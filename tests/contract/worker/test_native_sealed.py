@@ -32,8 +32,8 @@ from sealane_worker.spec import ModelSpec, Serving
 
 pytest.importorskip("sealane_native", reason="the native front is not built: make .venv/.native needs cargo")
 
-from native_site import INFER, LIGHT, PREDICT, NativeSite, digits_call, parsed, serving, told
-from sealed_site import KINDS, WAYS, SealedCaller
+from native_site import INFER, LIGHT, PREDICT, NativeSite, digits_call, learn, parsed, serving, told, wait
+from sealed_callers import KINDS, WAYS, SealedCaller
 
 FLOAT = LIGHT / "litert-float.tflite"
 #: Every refusal of an envelope that was altered.
@@ -64,10 +64,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NativeS
 
 def learned(caller: SealedCaller, call: Callable[[], object]) -> None:
     """Have a call answered by Python until it needs none any more."""
-    before = caller.site.native(caller.deployment)
-    for _ in range(3):
-        call()
-    assert caller.site.native(caller.deployment) > before, "the first tells the caller, the second the request"
+    learn(caller.site, caller.deployment, call)
 
 
 def runs(site: NativeSite, deployment: str = "digits") -> int:
@@ -296,12 +293,12 @@ def test_what_finds_no_place_uses_nothing_up(hostile: NativeSite, kind: str) -> 
     method = caller.channel.unary_unary(sealed.INFER)
     metadata = (("authorization", f"DPoP {caller.token}"),)
     sent = [method.future(item.wire, timeout=60, metadata=metadata) for item in slow]
-    _wait(lambda: hostile.express.places.in_flight == 44)
+    wait(lambda: hostile.express.places.in_flight == 44)
     last = caller.seal(tfserving.encode_request(told("echo last")).SerializeToString(), PREDICT)
     assert refused(lambda: caller.exchange(last)).reason == "FAIR_SHARE"
     for future in sent:
         future.cancel()
-    _wait(lambda: hostile.express.places.in_flight == 0)
+    wait(lambda: hostile.express.places.in_flight == 0)
     assert b"done last" in caller.exchange(last), "it was not looked at, and may come again"
 
 
@@ -350,9 +347,9 @@ def test_one_whose_process_is_closed_under_it_does_not_run_again(
         slow = caller.seal(tfserving.encode_request(told("sleep 3")).SerializeToString(), PREDICT)
         with ThreadPoolExecutor(1) as threads:
             running = threads.submit(lambda: refused(lambda: caller.exchange(slow)))
-            _wait(lambda: site.express.places.in_flight == 1 or way == "lane")
-            time.sleep(0.3)
-            site.engine._loaded["projects/p/deployments/hostile"].pooled.give_way()
+            pooled = site.engine._loaded["projects/p/deployments/hostile"].pooled
+            wait(lambda: pooled.box is not None and pooled.box.in_flight == 1)
+            pooled.give_way()
             told_ = running.result()
         assert (told_.kind, told_.reason) == ("UNAVAILABLE", "MODEL_CLOSED")
         assert caller.predict(told("echo back"))["said"].tolist() == [b"done back"]
@@ -422,9 +419,8 @@ def test_owners_that_demand_a_seal_get_one(
         assert refused(lambda: caller.infer(digits_call(digits[0][:1]))).reason == "SEALING_POLICY", "at once"
         stated("eu", seconds=1.0)
         learned(caller, lambda: caller.infer(digits_call(digits[0][:1])))
-        time.sleep(1.1)
+        wait(lambda: site.sealing.ends < time.time())
         assert refused(lambda: caller.infer(digits_call(digits[0][:1]))).reason == "SEALING_POLICY", "it has ended"
-        assert site.sealing.ends < time.time(), "what ended well just now is not repeated either"
 
 
 class Auth:
@@ -448,10 +444,3 @@ class Auth:
         )
         self._answer.expire_time.FromNanoseconds(int((now + seconds) * 1e9))
         self._sealing.publish()
-
-
-def _wait(done: Callable[[], bool], seconds: float = 5.0) -> None:
-    until = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < until
-        time.sleep(0.01)

@@ -1,7 +1,7 @@
 //! Calls that come over a lane: Python has read them, looked at their tokens and counted them in; what came sealed and was
 //! answered before is answered in here.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use pyo3::exceptions::PyRuntimeError;
@@ -26,25 +26,23 @@ type Answered<'py> = (Bound<'py, PyBytes>, (usize, f64, f64));
 #[pyclass(frozen, module = "sealane_native")]
 pub struct Carried {
     left: Arc<Notify>,
-    ticket: Ticket,
-    caller: Option<u64>,
+    credential: String,
+    ticket: OnceLock<Ticket>,
     front: Arc<Front>,
 }
 
 impl Carried {
-    pub fn new(front: &Arc<Front>, credential: &str) -> Self {
-        let credential = credential.as_bytes();
-        let (caller, ticket) = (front.table.caller(credential), front.table.begin(credential, None));
-        Self { left: Arc::default(), ticket, caller, front: Arc::clone(front) }
+    pub fn new(front: &Arc<Front>, credential: String) -> Self {
+        Self { left: Arc::default(), credential, ticket: OnceLock::new(), front: Arc::clone(front) }
     }
 }
 
 #[pymethods]
 impl Carried {
-    /// Under which Python says what it came to; as long as this object is there.
+    /// Under which Python says what it came to; as long as this object is there. It is to be had before Python decides.
     #[getter]
     fn ticket(&self) -> u64 {
-        self.ticket.number
+        self.ticket.get_or_init(|| self.front.table.begin(self.credential.as_bytes(), None)).number
     }
 
     /// Nobody waits for the answer any more.
@@ -70,8 +68,9 @@ impl Carried {
         request_id: String,
     ) -> PyResult<Option<Answered<'py>>> {
         let ran = py.detach(|| {
+            let caller = self.front.table.caller(self.credential.as_bytes())?;
             // Python has counted it in.
-            let (inside, ()) = Inside::of(&self.front, self.caller?, &Rope::of(&body), |_| Some(()))?;
+            let (inside, ()) = Inside::of(&self.front, caller, &Rope::of(&body), |_| Some(()))?;
             let left = Duration::try_from_secs_f64(deadline - monotonic()).unwrap_or_default();
             let message = inside.message();
             let run = inside.run(&self.front, &message);

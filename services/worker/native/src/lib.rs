@@ -250,7 +250,7 @@ impl Front {
     }
 
     /// A call with a credential that came over a lane, and that Python has looked at.
-    fn carried(&self, credential: &str) -> Carried {
+    fn carried(&self, credential: String) -> Carried {
         Carried::new(&self.front, credential)
     }
 

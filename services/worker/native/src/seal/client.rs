@@ -1,9 +1,6 @@
 //! The client's half: envelopes, and the requests of a session.
 
-use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{channel, Sender};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::rand;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
@@ -14,6 +11,7 @@ use pyo3::types::PyBytes;
 
 use crate::locked;
 use crate::rope::Rope;
+use crate::seal::ahead::{self, Making};
 use crate::seal::chunks::{self, size_of, Chunks, Cipher, Direction, ALONE};
 use crate::seal::format::{
     envelope_hash, info, response_key, session_hash, session_keys, Bound, Digest, Key, Recipient, SessionBound, Turn,
@@ -65,7 +63,7 @@ fn opened<'py>(
 #[pyclass(frozen, module = "sealane_native")]
 pub struct Envelope {
     chunks: usize,
-    made: Arc<Making>,
+    made: Arc<Making<Made>>,
 }
 
 /// Suite, project, deployment, method, request id, token id and time.
@@ -104,11 +102,9 @@ impl Envelope {
     ) -> PyResult<Self> {
         let making = Arc::new(Making::default());
         let envelope = Self { chunks, made: Arc::clone(&making) };
-        // Whoever seals with it waits until it is made, or until it is known that it will not be.
-        let made = move || catch_unwind(AssertUnwindSafe(|| Made::new(chunks, bound, targets, &sender)));
-        let make = move || making.put(made().unwrap_or(None));
+        let make = move || making.make(|| Made::new(chunks, bound, targets, &sender));
         if ahead {
-            beside(Box::new(make));
+            ahead::ahead(Box::new(make));
         } else {
             py.detach(make);
             envelope.made(py)?;
@@ -140,69 +136,6 @@ impl Envelope {
     fn made(&self, py: Python<'_>) -> PyResult<Arc<Made>> {
         let made = self.made.ready().or_else(|| py.detach(|| self.made.wait()));
         made.ok_or_else(|| PyValueError::new_err("the sealing key cannot be sealed to"))
-    }
-}
-
-/// An envelope that is being made.
-#[derive(Default)]
-struct Making {
-    made: Mutex<Option<Option<Arc<Made>>>>,
-    done: Condvar,
-}
-
-impl Making {
-    fn put(&self, made: Option<Made>) {
-        *locked(&self.made) = Some(made.map(Arc::new));
-        self.done.notify_all();
-    }
-
-    /// It, where it is made.
-    fn ready(&self) -> Option<Arc<Made>> {
-        locked(&self.made).clone().flatten()
-    }
-
-    /// It, when it is made; None where it cannot be.
-    fn wait(&self) -> Option<Arc<Made>> {
-        let mut made = locked(&self.made);
-        loop {
-            if let Some(made) = made.as_ref() {
-                return made.clone();
-            }
-            made = self.done.wait(made).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-type Work = Box<dyn FnOnce() + Send>;
-
-/// Have work done by a thread that makes envelopes ahead: this process's own, for a fork has none. Where much waits for it
-/// already, the work is done here.
-fn beside(work: Work) {
-    const MOST: usize = 16;
-    static WAITING: AtomicUsize = AtomicUsize::new(0);
-    if WAITING.fetch_add(1, Ordering::AcqRel) >= MOST {
-        WAITING.fetch_sub(1, Ordering::AcqRel);
-        return work();
-    }
-    let work: Work = Box::new(move || {
-        WAITING.fetch_sub(1, Ordering::AcqRel);
-        work();
-    });
-    static MAKER: Mutex<Option<(u32, Sender<Work>)>> = Mutex::new(None);
-    let (process, mut maker) = (std::process::id(), locked(&MAKER));
-    if maker.as_ref().is_none_or(|(owner, _)| *owner != process) {
-        let (sender, jobs) = channel::<Work>();
-        let thread = std::thread::Builder::new().name("seal-ahead".into());
-        if thread.spawn(move || jobs.into_iter().for_each(|work| work())).is_err() {
-            drop(maker);
-            return work(); // there are no more threads to be had
-        }
-        // That of the process which this one was forked off may be in use there, in the middle of something.
-        std::mem::forget(maker.replace((process, sender)));
-    }
-    let Some((_, sender)) = maker.as_ref() else { return work() };
-    if let Err(left) = sender.send(work) {
-        (left.0)(); // its thread is gone
     }
 }
 

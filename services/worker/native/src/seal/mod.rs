@@ -1,5 +1,6 @@
 //! Sealed payloads: what `sealane.security` is in Python (docs/sealed-protocol.md), for calls that go past it.
 
+pub mod ahead;
 pub mod chunks;
 pub mod client;
 pub mod format;
